@@ -1,0 +1,169 @@
+//! Typed ids with their prefixes. They are made outside (`ports::Ids`); here they are only typed, written and read.
+
+use std::{collections::HashSet, fmt, str::FromStr};
+
+use apache_avro::{AvroSchemaComponent, Schema, schema::{Name, NamespaceRef, RecordField}};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Characters after the prefix: base62 of 128 bits.
+const DIGITS: usize = 22;
+
+/// A text that is not the id it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("expected {prefix} and 22 base62 characters")]
+pub struct InvalidId {
+    prefix: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta] $name:ident $prefix:literal),+ $(,)?) => {$(
+        #[$doc]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u128);
+
+        impl $name {
+            /// What its text begins with.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// Types 128 bits, time-ordered if they were (UUID v7).
+            pub const fn from_bits(bits: u128) -> Self {
+                Self(bits)
+            }
+
+            /// The 128 bits.
+            pub const fn bits(self) -> u128 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_id($prefix, self.0, out)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, out)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                read_id($prefix, text).map(Self).ok_or(InvalidId { prefix: $prefix })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = crate::json::text(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl AvroSchemaComponent for $name {
+            fn get_schema_in_ctxt(_: &mut HashSet<Name>, _: NamespaceRef) -> Schema {
+                Schema::String
+            }
+
+            fn get_record_fields_in_ctxt(_: &mut HashSet<Name>, _: NamespaceRef) -> Option<Vec<RecordField>> {
+                None
+            }
+        }
+    )+};
+}
+
+id! {
+    /// A tenant.
+    TenantId "tn_",
+    /// A fleet of a tenant.
+    FleetId "fl_",
+    /// An agent: the same name in the same fleet keeps it for ever.
+    AgentId "ag_",
+    /// An API key (not the secret).
+    KeyId "key_",
+    /// A memory entry, kept over versions.
+    MemoryId "mem_",
+    /// A direct message.
+    MessageId "msg_",
+    /// One connection's life in the log.
+    SessionId "ses_",
+    /// One append of one command.
+    CommandId "cmd_",
+    /// One life of one edge process.
+    EdgeId "edge_",
+}
+
+impl TenantId {
+    /// The operator's commands have no tenant.
+    pub const NONE: Self = Self(0);
+}
+
+impl FleetId {
+    /// The directory's events have no fleet.
+    pub const NONE: Self = Self(0);
+}
+
+/// Whose: every row, topic key, path and frame belongs to one tenant and one of its fleets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Scope {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its fleet; `FleetId::NONE` in the directory.
+    pub fleet: FleetId,
+}
+
+impl Scope {
+    /// Of the whole installation.
+    pub const OPERATOR: Self = Self { tenant: TenantId::NONE, fleet: FleetId::NONE };
+
+    /// The directory of one tenant.
+    pub fn directory(tenant: TenantId) -> Self {
+        Self { tenant, fleet: FleetId::NONE }
+    }
+}
+
+fn write_id(prefix: &str, bits: u128, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut digits = [b'0'; 32];
+    let len = base62::encode_bytes(bits, &mut digits).map_err(|_| fmt::Error)?;
+    let text = std::str::from_utf8(&digits[..len]).map_err(|_| fmt::Error)?;
+    write!(out, "{prefix}{text:0>DIGITS$}")
+}
+
+fn read_id(prefix: &str, text: &str) -> Option<u128> {
+    let digits = text.strip_prefix(prefix)?;
+    if digits.len() != DIGITS {
+        return None;
+    }
+    base62::decode(digits).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_and_keep_their_order() {
+        let (low, high) = (AgentId::from_bits(7), AgentId::from_bits(u128::MAX));
+        assert!(low.to_string() < high.to_string());
+        for id in [low, high] {
+            assert_eq!(id.to_string().parse::<AgentId>().ok(), Some(id));
+            assert_eq!(id.to_string().len(), "ag_".len() + DIGITS);
+        }
+    }
+
+    #[test]
+    fn another_kind_of_id_is_refused() {
+        for text in ["", "ag_", "ag_1", "fl_0000000000000000000007", "ag_zzzzzzzzzzzzzzzzzzzzzz", "ag_00000000000000000000!7"] {
+            assert!(text.parse::<AgentId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Every bound in the system. Those an operator may change are fields of `Limits`; the rest are constants.
+
+use serde::{Deserialize, Serialize};
+
+/// Records of one append.
+pub const APPEND_RECORDS_MAX: usize = 256;
+/// Bytes of one append.
+pub const APPEND_BYTES_MAX: usize = 8 << 20;
+/// Records waiting for the log writer; one more is refused.
+pub const APPEND_QUEUE_MAX: usize = 8_192;
+/// Records of one group commit.
+pub const GROUP_RECORDS_MAX: usize = 1_024;
+/// Bytes of one group commit, about.
+pub const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Records of one batch read from the log.
+pub const READ_RECORDS_MAX: usize = 1_024;
+/// Bytes of one batch read from the log, about.
+pub const READ_BYTES_MAX: usize = 4 << 20;
+/// Offsets of one seek.
+pub const SEEK_MAX: usize = 1_024;
+
+/// Nesting of a frame.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Keys of a frame's envelope.
+pub const ENVELOPE_KEYS_MAX: usize = 256;
+/// Integers beyond this are not the same number in every language.
+pub const INTEGER_MAX: u64 = 1 << 53;
+/// Bytes that an Avro decode may allocate at once.
+pub const AVRO_ALLOCATION_MAX: usize = 2 << 20;
+
+/// Bytes of `ref`, `correlation_id`, `caused_by`, `trace`, as text.
+pub const TOKEN_BYTES_MAX: usize = 255;
+/// Bytes of `idempotency_key`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// How long an answer is remembered, in log time.
+pub const ANSWER_MICROS: i64 = 24 * 3_600 * 1_000_000;
+/// A command that lands this much after its deadline is refused by the fold.
+pub const LATE_MICROS: i64 = 5 * 60 * 1_000_000;
+/// The longest `ttl` in seconds: ten years.
+pub const TTL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
+/// Bytes of a glob.
+pub const GLOB_BYTES_MAX: usize = 256;
+/// Stars of a glob.
+pub const GLOB_STARS_MAX: usize = 8;
+/// Entries of `reads`.
+pub const READS_MAX: usize = 32;
+/// Subscriptions kept in an agent's row, ended ones included; the oldest ended are forgotten first.
+pub const SPANS_MAX: usize = 1_024;
+/// Capabilities of an agent.
+pub const CAPABILITIES_MAX: usize = 64;
+/// Bytes of the text that memory search looks at.
+pub const SEARCH_TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// Messages waiting for one recipient from one sender.
+pub const MAILBOX_PAIR_MAX: u32 = 100;
+/// Messages waiting for one recipient.
+pub const MAILBOX_MAX: u32 = 1_000;
+/// How long a message waits: normal.
+pub const MAIL_SECONDS: f64 = 300.0;
+/// How long a message waits: priority high or critical.
+pub const MAIL_URGENT_SECONDS: f64 = 86_400.0;
+/// How long a message waits at most, and how long a status waits for its sender.
+pub const MAIL_SECONDS_MAX: f64 = 7.0 * 86_400.0;
+
+/// Entries of one memory page.
+pub const PAGE_MAX: u32 = 100;
+/// Entries of a page when the client names no limit.
+pub const PAGE_DEFAULT: u32 = 20;
+/// Agents of one roster page.
+pub const ROSTER_PAGE_MAX: u32 = 1_000;
+/// Items of one replay.
+pub const REPLAY_MAX: u32 = 1_000;
+/// Items of a replay when the client names no limit.
+pub const REPLAY_DEFAULT: u32 = 100;
+/// Filter values of one query, each kind.
+pub const FILTER_VALUES_MAX: usize = 64;
+/// An offline agent stays in the roster this long.
+pub const OFFLINE_SHOWN_MICROS: i64 = 24 * 3_600 * 1_000_000;
+/// Rows of one page of an adapter's query.
+pub const ROWS_PAGE_MAX: u32 = 1_000;
+/// Rounds in which the needs of a batch are loaded.
+pub const NEEDS_ROUNDS_MAX: usize = 4;
+
+/// What an operator may change and every agent is told in `auth_ok.config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of a message, `memory.set` apart.
+    pub message_bytes: usize,
+    /// Bytes of a memory value.
+    pub memory_value_bytes: usize,
+    /// Bytes of a memory key.
+    pub memory_key_bytes: usize,
+    /// Tags of one thing.
+    pub tags: usize,
+    /// Bytes of a tag.
+    pub tag_bytes: usize,
+    /// Bytes of a description.
+    pub description_bytes: usize,
+    /// Bytes of a name.
+    pub name_bytes: usize,
+    /// Bytes of metadata.
+    pub metadata_bytes: usize,
+    /// Subscriptions of one agent in force at a time.
+    pub subscriptions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 64 << 10,
+            memory_value_bytes: 1 << 20,
+            memory_key_bytes: 512,
+            tags: 20,
+            tag_bytes: 50,
+            description_bytes: 10_000,
+            name_bytes: 100,
+            metadata_bytes: 8 << 10,
+            subscriptions: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// Bytes of the largest frame that is parsed at all: a memory value and its envelope.
+    pub fn frame_bytes(&self) -> usize {
+        self.memory_value_bytes + (16 << 10)
+    }
+}

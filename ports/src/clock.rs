@@ -1,0 +1,133 @@
+//! Time and ids, passed in so that nothing else asks for them.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ringforge_domain::position::LogTime;
+
+/// The time. Only `Log` adapters turn it into log time.
+pub trait Clock: Send + Sync {
+    /// Wall-clock time, for display and for the log's stamp. May jump.
+    fn wall(&self) -> LogTime;
+    /// Time since some start. Never falls.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The machine's clocks.
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// Starts the monotonic count.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
+    pub fn start() -> Arc<Self> {
+        Arc::new(Self { start: Instant::now() })
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
+    fn wall(&self) -> LogTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        LogTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// A clock that moves only when told to.
+pub struct ManualClock {
+    micros: AtomicI64,
+    start: i64,
+}
+
+impl ManualClock {
+    /// Starts at `wall`.
+    pub fn at(wall: LogTime) -> Arc<Self> {
+        Arc::new(Self { micros: AtomicI64::new(wall.0), start: wall.0 })
+    }
+
+    /// Moves both clocks on.
+    pub fn advance(&self, by: Duration) {
+        self.micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> LogTime {
+        LogTime(self.micros.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed).abs_diff(self.start))
+    }
+}
+
+/// Where ids and secrets come from: 128 bits, never the same twice.
+pub trait Ids: Send + Sync {
+    /// Time-ordered bits, for ids.
+    fn next(&self) -> u128;
+    /// Unpredictable bits, for keys and tokens.
+    fn secret(&self) -> [u8; 32];
+}
+
+/// UUID v7 and the machine's entropy.
+pub struct SystemIds;
+
+impl Ids for SystemIds {
+    fn next(&self) -> u128 {
+        uuid::Uuid::now_v7().as_u128()
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        bytes[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        bytes
+    }
+}
+
+/// A row of ids that a seed decides.
+pub struct SeededIds {
+    state: Mutex<u64>,
+    count: AtomicU64,
+}
+
+impl SeededIds {
+    /// The row of `seed`.
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(seed), count: AtomicU64::new(1) })
+    }
+
+    fn word(&self) -> u64 {
+        let mut state = self.state.lock().expect("no panic while the lock is held");
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = *state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+}
+
+impl Ids for SeededIds {
+    fn next(&self) -> u128 {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        (u128::from(count) << 64) | u128::from(self.word())
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for part in bytes.chunks_mut(8) {
+            part.copy_from_slice(&self.word().to_le_bytes());
+        }
+        bytes
+    }
+}

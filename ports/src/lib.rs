@@ -1,0 +1,33 @@
+//! What the house asks of the world: narrow, object-safe traits whose doc comments are promises.
+//! Every promise is a function of the contract suites; no vendor type may appear here.
+
+pub mod clock;
+pub mod log;
+
+use ringforge_domain::position::Offset;
+
+/// What can go wrong behind a port.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// It may work later.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// Somebody else was first.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// What is stored is damaged.
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+    /// More than the bound.
+    #[error("too large: {0}")]
+    TooLarge(String),
+    /// It has been shut down.
+    #[error("closed")]
+    Closed,
+    /// What was asked for is no longer kept.
+    #[error("gone, oldest kept is {}", oldest.0)]
+    Gone {
+        /// The first offset still there.
+        oldest: Offset,
+    },
+}
