@@ -1,0 +1,58 @@
+# Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help run test lint unit gen drift sim examples bench
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Seeds of one `make sim`.
+SEEDS ?= 2000
+# Arguments of the server, as in: make run ARGS="all --port 4001"
+ARGS ?=
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: ## start everything in one process
+	cargo run --locked -p ringforge -- $(ARGS)
+
+test: lint unit drift sim examples ## all checks; installs what they need below target/
+
+lint: ## format, clippy, and licences where cargo-deny is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
+	else echo "SKIPPED: licences and bans, because cargo-deny is not installed"; fi
+
+unit: ## tests of all crates
+	cargo test --workspace --locked
+
+gen: ## write schemas, goldens and docs/protocol.md from the catalogue
+	cargo run --locked -q -p ringforge -- gen
+
+drift: gen ## what `make gen` writes is what is checked in
+	git diff --exit-code --stat -- schemas docs
+	@new=$$(git ls-files --others --exclude-standard -- schemas docs); \
+	if [ -n "$$new" ]; then echo "make gen wrote files that are not checked in:"; echo "$$new"; exit 1; fi
+
+sim: ## simulate SEEDS=n worlds with faults
+	cargo run --locked -q -p ringforge-sim -- --seeds $(SEEDS)
+
+# scripts/test-examples finds the server in RINGFORGE, python with `websockets` in PYTHON; `ws` is in examples/node_modules.
+examples: $(TARGET)/venv/done $(TARGET)/node/done ## run the examples against a server
+	cargo build --locked -p ringforge
+	@if [ -x scripts/test-examples ]; then \
+	  ln -sfn "$(abspath $(TARGET))/node/node_modules" examples/node_modules && \
+	  RINGFORGE="$(abspath $(TARGET))/debug/ringforge" PYTHON="$(abspath $(TARGET))/venv/bin/python" scripts/test-examples; \
+	else echo "SKIPPED: examples, because there is no scripts/test-examples"; fi
+
+bench: ## criterion benches
+	cargo bench --locked -p ringforge-loadtest
+
+$(TARGET)/venv/done:
+	python3 -m venv $(TARGET)/venv
+	$(TARGET)/venv/bin/pip install --quiet --disable-pip-version-check "websockets==15.0.1"
+	@touch $@
+
+$(TARGET)/node/done:
+	npm install --no-audit --no-fund --loglevel=error --prefix $(TARGET)/node "ws@8.18.3"
+	@touch $@
