@@ -72,8 +72,9 @@ fn commands_have_goldens() {
 
 #[test]
 fn a_missing_golden_is_found() {
-    finds(names::goldens, &[CATALOG], &[(CATALOG.0, 2)]);
-    finds(names::goldens, &[CATALOG, ("schemas/golden/memory.set.v1.json", "{}")], &[]);
+    let json = ("schemas/golden/memory.set.v1.json", "{}");
+    finds(names::goldens, &[CATALOG, json], &[(CATALOG.0, 2)]);
+    finds(names::goldens, &[CATALOG, json, ("schemas/golden/memory.set.v1.avro", "")], &[]);
 }
 
 #[test]

@@ -36,9 +36,11 @@ pub fn goldens(world: &World) -> Vec<Violation> {
     };
     let mut missing = Vec::new();
     for literal in catalog.literals.iter().filter(|literal| block.contains(&literal.at) && is_kind(&literal.text)) {
-        let golden = format!("schemas/golden/{}.v1.json", literal.text);
-        if !world.files.contains_key(&golden) {
-            missing.push(Violation::at(CATALOG, literal.line, format!("no {golden}: `make gen` writes it")));
+        for encoding in ["json", "avro"] {
+            let golden = format!("schemas/golden/{}.v1.{encoding}", literal.text);
+            if !world.files.contains_key(&golden) {
+                missing.push(Violation::at(CATALOG, literal.line, format!("no {golden}: `make gen` writes it")));
+            }
         }
     }
     missing

@@ -51,7 +51,7 @@ pub struct Rust {
 
 /// Everything a rule may look at.
 pub struct World {
-    /// Text files by their path from the root, with `/`.
+    /// Files by their path from the root, with `/`.
     pub files: BTreeMap<String, String>,
     /// The Rust files among them.
     pub rust: BTreeMap<String, Rust>,
@@ -107,8 +107,8 @@ pub fn is_test(path: &str) -> bool {
     path.split('/').any(|part| matches!(part, "tests" | "benches" | "examples" | "tests.rs"))
 }
 
-const EXTENSIONS: [&str; 14] =
-    ["rs", "toml", "md", "sql", "sh", "py", "js", "mjs", "ts", "json", "jsonl", "avsc", "yml", "yaml"];
+const EXTENSIONS: [&str; 15] =
+    ["rs", "toml", "md", "sql", "sh", "py", "js", "mjs", "ts", "json", "jsonl", "avro", "avsc", "yml", "yaml"];
 const SKIPPED: [&str; 6] = ["target", "node_modules", "ringforge-data", "__pycache__", "dist", "shared"];
 
 fn read_folder(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>) {
@@ -119,15 +119,14 @@ fn read_folder(root: &Path, folder: &Path, files: &mut BTreeMap<String, String>)
             if !SKIPPED.contains(&name.as_str()) && (!name.starts_with('.') || name == ".ci") {
                 read_folder(root, &path, files);
             }
-        } else if is_text(&path, &name)
-            && let Ok(text) = fs::read_to_string(&path)
-        {
-            files.insert(relative(root, &path), text);
+        } else if is_ours(&path, &name) {
+            let bytes = fs::read(&path).expect("the workspace can be read");
+            files.insert(relative(root, &path), String::from_utf8_lossy(&bytes).into_owned());
         }
     }
 }
 
-fn is_text(path: &Path, name: &str) -> bool {
+fn is_ours(path: &Path, name: &str) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned());
     name == "Makefile" || name == "run" || extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
 }
