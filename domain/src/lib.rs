@@ -1,6 +1,25 @@
 //! The pure heart: types, the catalogue of kinds, and the fold. No I/O, clock, randomness or unordered maps.
 
+pub mod activity;
+pub mod auth;
+pub mod catalog;
+pub mod code;
+pub mod cursor;
+pub mod direct;
+pub mod event;
+pub mod fleet;
+pub mod fold;
+pub mod frame;
+pub mod glob;
 pub mod ids;
+pub mod interest;
 pub mod json;
 pub mod limits;
+pub mod memory;
 pub mod position;
+pub mod presence;
+pub mod replay;
+pub mod row;
+pub mod schema;
+pub mod tenant;
+pub mod verdict;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{code::Refusal, json::Json};
+
 /// Records of one append.
 pub const APPEND_RECORDS_MAX: usize = 256;
 /// Bytes of one append.
@@ -38,12 +40,16 @@ pub const ANSWER_MICROS: i64 = 24 * 3_600 * 1_000_000;
 pub const LATE_MICROS: i64 = 5 * 60 * 1_000_000;
 /// The longest `ttl` in seconds: ten years.
 pub const TTL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
+/// Bytes of a memory value that an `op` may grow to. The fold reads no configuration, so this is fixed.
+pub const OP_VALUE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a glob.
 pub const GLOB_BYTES_MAX: usize = 256;
 /// Stars of a glob.
 pub const GLOB_STARS_MAX: usize = 8;
 /// Entries of `reads`.
 pub const READS_MAX: usize = 32;
+/// Subscriptions of one agent in force at a time.
+pub const SUBSCRIPTIONS_MAX: usize = 256;
 /// Subscriptions kept in an agent's row, ended ones included; the oldest ended are forgotten first.
 pub const SPANS_MAX: usize = 1_024;
 /// Capabilities of an agent.
@@ -101,8 +107,6 @@ pub struct Limits {
     pub name_bytes: usize,
     /// Bytes of metadata.
     pub metadata_bytes: usize,
-    /// Subscriptions of one agent in force at a time.
-    pub subscriptions: usize,
 }
 
 impl Default for Limits {
@@ -116,7 +120,6 @@ impl Default for Limits {
             description_bytes: 10_000,
             name_bytes: 100,
             metadata_bytes: 8 << 10,
-            subscriptions: 256,
         }
     }
 }
@@ -126,4 +129,53 @@ impl Limits {
     pub fn frame_bytes(&self) -> usize {
         self.memory_value_bytes + (16 << 10)
     }
+
+    /// Bounds on tags.
+    ///
+    /// # Errors
+    /// `invalid_message` with `details.limit`.
+    pub fn tags(&self, field: &str, tags: &[String]) -> Result<(), Refusal> {
+        if tags.len() > self.tags {
+            return Err(Refusal::over(field, self.tags));
+        }
+        if tags.iter().any(|tag| tag.is_empty() || tag.len() > self.tag_bytes) {
+            return Err(Refusal::over(field, self.tag_bytes));
+        }
+        Ok(())
+    }
+
+    /// Bounds on metadata.
+    ///
+    /// # Errors
+    /// `invalid_message` with `details.limit`.
+    pub fn metadata(&self, metadata: Option<&Json>) -> Result<(), Refusal> {
+        let too_long = metadata.is_some_and(|metadata| metadata.text().len() > self.metadata_bytes);
+        if too_long { Err(Refusal::over("metadata", self.metadata_bytes)) } else { Ok(()) }
+    }
+
+    /// Bounds on a text.
+    ///
+    /// # Errors
+    /// `invalid_message` with `details.limit`.
+    pub fn text(&self, field: &str, text: Option<&String>, bytes_max: usize) -> Result<(), Refusal> {
+        if text.is_some_and(|text| text.len() > bytes_max) { Err(Refusal::over(field, bytes_max)) } else { Ok(()) }
+    }
+
+    /// Bounds on a time to live, in seconds.
+    ///
+    /// # Errors
+    /// `invalid_message` with `details.limit`.
+    pub fn ttl(&self, ttl: Option<f64>, seconds_max: f64) -> Result<(), Refusal> {
+        let wrong = ttl.is_some_and(|ttl| !(ttl > 0.0 && ttl <= seconds_max));
+        if !wrong {
+            return Ok(());
+        }
+        Err(Refusal::invalid("ttl", format!("`ttl` must be more than 0 and at most {seconds_max} seconds.")).with("limit", seconds_max))
+    }
+}
+
+/// A checked time to live in microseconds, rounded up so that it never ends early.
+#[expect(clippy::cast_possible_truncation, reason = "`Limits::ttl` bounds it to ten years")]
+pub fn ttl_micros(seconds: f64) -> i64 {
+    (seconds * 1e6).ceil() as i64
 }

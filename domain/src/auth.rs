@@ -1,0 +1,109 @@
+//! The `auth` frame: who comes in, as whom, and from where in the log.
+
+use serde::Deserialize;
+
+use crate::{
+    code::{Code, Refusal},
+    json::Json,
+    limits::{CAPABILITIES_MAX, Limits, TOKEN_BYTES_MAX},
+};
+
+/// Protocol versions this build speaks, newest first.
+pub const VERSIONS: [&str; 1] = ["1.0"];
+
+/// How an agent wants to see the presence of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PresenceMode {
+    /// A frame for each change.
+    #[default]
+    Each,
+    /// Changes gathered, a frame per 250 ms at most.
+    Delta,
+    /// Not at all.
+    None,
+}
+
+/// What an agent says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Profile {
+    /// The name it is known by; without one it gets a new id each time.
+    pub name: Option<String>,
+    /// What it is built with.
+    pub framework: Option<String>,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+    /// Its own version.
+    pub version: Option<String>,
+    /// Anything else.
+    pub metadata: Option<Json>,
+    /// Whether only a resume token may take its name over.
+    pub exclusive: bool,
+}
+
+/// `auth`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Auth {
+    /// The key, unless it came as Bearer on the upgrade.
+    pub api_key: Option<String>,
+    /// Who.
+    pub agent: Profile,
+    /// The agent to take over, with `resume_token`.
+    pub agent_id: Option<String>,
+    /// The proof from an earlier `auth_ok`.
+    pub resume_token: Option<String>,
+    /// Resume after this event.
+    pub last_event_id: Option<String>,
+    /// The version the client speaks.
+    pub protocol_version: Option<String>,
+    /// Slug or id, for keys that span fleets.
+    pub fleet: Option<String>,
+    /// How to see presence.
+    pub presence: PresenceMode,
+    /// Whether a text message may hold several JSON lines.
+    pub batch: bool,
+}
+
+impl Auth {
+    /// Its `type`.
+    pub const TYPE: &'static str = "auth";
+
+    /// Whether it is within bounds.
+    ///
+    /// # Errors
+    /// `invalid_message`, `version_unsupported`.
+    pub fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        if let Some(version) = self.protocol_version.as_ref().filter(|version| !VERSIONS.contains(&version.as_str())) {
+            let message = format!("Protocol version {} is not supported.", version.chars().take(20).collect::<String>());
+            return Err(Refusal::because(Code::VersionUnsupported, message).with("versions", VERSIONS.to_vec()));
+        }
+        let profile = &self.agent;
+        if let Some(name) = &profile.name {
+            if name.trim().is_empty() || name.contains('\0') {
+                return Err(Refusal::invalid("name", "`agent.name` must not be empty."));
+            }
+        }
+        let texts = [("name", &profile.name), ("framework", &profile.framework), ("version", &profile.version)];
+        for (field, text) in texts {
+            if text.as_ref().is_some_and(|text| text.len() > limits.name_bytes) {
+                return Err(Refusal::over(field, limits.name_bytes));
+            }
+        }
+        limits.metadata(profile.metadata.as_ref())?;
+        if profile.capabilities.len() > CAPABILITIES_MAX {
+            return Err(Refusal::over("capabilities", CAPABILITIES_MAX));
+        }
+        if profile.capabilities.iter().any(|name| name.is_empty() || name.len() > limits.name_bytes) {
+            return Err(Refusal::over("capabilities", limits.name_bytes));
+        }
+        let tokens = [("agent_id", &self.agent_id), ("resume_token", &self.resume_token), ("last_event_id", &self.last_event_id), ("fleet", &self.fleet), ("api_key", &self.api_key)];
+        for (field, text) in tokens {
+            if text.as_ref().is_some_and(|text| text.len() > TOKEN_BYTES_MAX) {
+                return Err(Refusal::over(field, TOKEN_BYTES_MAX));
+            }
+        }
+        Ok(())
+    }
+}

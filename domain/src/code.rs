@@ -1,0 +1,233 @@
+//! Every error code: HTTP status, whether a retry can help, what to do. No other file writes a code.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What went wrong, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Malformed, missing or out of bounds.
+    InvalidMessage,
+    /// Not authenticated, or without the proof that was asked for.
+    Unauthorized,
+    /// No such key, or it no longer counts.
+    InvalidApiKey,
+    /// Authenticated, but not allowed.
+    Forbidden,
+    /// Nothing there that the asker may see.
+    NotFound,
+    /// Something else is there than was expected.
+    Conflict,
+    /// The same idempotency key with another body.
+    IdempotencyMismatch,
+    /// Larger than its type may be.
+    PayloadTooLarge,
+    /// No common protocol version.
+    VersionUnsupported,
+    /// Too often.
+    RateLimited,
+    /// The projector is too far behind to take more.
+    Overloaded,
+    /// No verdict in time.
+    Timeout,
+    /// A service behind is away, or we are shutting down.
+    Unavailable,
+    /// A bug or damage on our side.
+    ServerError,
+}
+
+/// What everyone who meets a code is told.
+struct Entry {
+    status: u16,
+    retryable: bool,
+    message: &'static str,
+    fix: &'static str,
+}
+
+impl Code {
+    /// All of them, for generators and tests.
+    pub const ALL: [Self; 14] = [
+        Self::InvalidMessage,
+        Self::Unauthorized,
+        Self::InvalidApiKey,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Conflict,
+        Self::IdempotencyMismatch,
+        Self::PayloadTooLarge,
+        Self::VersionUnsupported,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::Timeout,
+        Self::Unavailable,
+        Self::ServerError,
+    ];
+
+    /// Its text on the wire.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::InvalidMessage => "invalid_message",
+            Self::Unauthorized => "unauthorized",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::VersionUnsupported => "version_unsupported",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::ServerError => "server_error",
+        }
+    }
+
+    /// Its HTTP status.
+    pub fn status(self) -> u16 {
+        self.entry().status
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn retryable(self) -> bool {
+        self.entry().retryable
+    }
+
+    /// What happened, when nothing more exact is known.
+    pub fn message(self) -> &'static str {
+        self.entry().message
+    }
+
+    /// What to do about it, when nothing more exact is known.
+    pub fn fix(self) -> &'static str {
+        self.entry().fix
+    }
+
+    fn entry(self) -> Entry {
+        let (status, retryable, message, fix) = match self {
+            Self::InvalidMessage => (400, false, "The message is not valid.", "Compare the message with the protocol reference; `details` names the field."),
+            Self::Unauthorized => (401, false, "Authentication is required.", "Send `auth` with an API key first; to take over a protected agent, add its `resume_token`."),
+            Self::InvalidApiKey => (401, false, "The API key is not valid.", "Check the key for typos and ask for a new one if it was revoked or has expired."),
+            Self::Forbidden => (403, false, "This is not allowed.", "Use a key and a session that hold the right; `details` says which is missing."),
+            Self::NotFound => (404, false, "There is no such thing here.", "Check the id, name or key, and that it belongs to your fleet."),
+            Self::Conflict => (409, false, "Something else is there than was expected.", "Read the current state in `details`, merge, and try again with its version."),
+            Self::IdempotencyMismatch => (409, false, "This idempotency key was used with another body.", "Use a new idempotency key for a new command."),
+            Self::PayloadTooLarge => (413, false, "The message is too large.", "Split it, or store the content elsewhere and send a reference; `auth_ok.config` lists the limits."),
+            Self::VersionUnsupported => (426, false, "This protocol version is not supported.", "Use one of the versions listed in `auth_required`."),
+            Self::RateLimited => (429, true, "Too many requests.", "Wait `retry_after_ms`, then try again."),
+            Self::Overloaded => (503, true, "The server is catching up.", "Wait `retry_after_ms`, then try again; nothing was recorded."),
+            Self::Timeout => (504, true, "There was no verdict in time.", "Try again with the same `idempotency_key`; the command may still take effect."),
+            Self::Unavailable => (503, true, "The service is not available right now.", "Try again shortly; with `outcome` unknown use the same `idempotency_key`."),
+            Self::ServerError => (500, true, "Something went wrong on our side.", "Try again; if it stays, report the `ref` and the time."),
+        };
+        Entry { status, retryable, message, fix }
+    }
+}
+
+/// Whether a refused command may have taken effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effected {
+    /// It did not and never will.
+    #[default]
+    None,
+    /// It may have.
+    Unknown,
+}
+
+/// An answer that says no: a code, and what the asker needs to do better.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The code.
+    pub code: Code,
+    /// What happened, for a person.
+    pub message: String,
+    /// What to do, if it is more exact than the code's own.
+    #[serde(default)]
+    pub fix: Option<String>,
+    /// Facts for a program.
+    #[serde(default)]
+    pub details: Map<String, Value>,
+    /// When to try again, in milliseconds.
+    #[serde(default)]
+    pub retry_after_ms: Option<u64>,
+    /// Whether it may have taken effect.
+    #[serde(default)]
+    pub outcome: Effected,
+}
+
+impl Refusal {
+    /// A refusal in the code's own words.
+    pub fn new(code: Code) -> Self {
+        Self::because(code, code.message())
+    }
+
+    /// A refusal with a message of its own.
+    pub fn because(code: Code, message: impl Into<String>) -> Self {
+        let outcome = if code == Code::Timeout { Effected::Unknown } else { Effected::None };
+        Self { code, message: message.into(), fix: None, details: Map::new(), retry_after_ms: None, outcome }
+    }
+
+    /// `invalid_message` about one field.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::because(Code::InvalidMessage, message).with("field", field)
+    }
+
+    /// `invalid_message` because a field is over its bound.
+    pub fn over(field: &str, limit: usize) -> Self {
+        Self::invalid(field, format!("`{field}` is over its limit of {limit}.")).with("limit", limit)
+    }
+
+    /// `not_found` about one thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::because(Code::NotFound, message)
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn with(mut self, name: &str, fact: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), fact.into());
+        self
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    /// Says that it may have taken effect.
+    #[must_use]
+    pub fn unknown(mut self) -> Self {
+        self.outcome = Effected::Unknown;
+        self
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> &str {
+        self.fix.as_deref().unwrap_or_else(|| self.code.fix())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_reads_back_and_says_what_to_do() {
+        for code in Code::ALL {
+            let text = serde_json::to_value(code).expect("serialises");
+            assert_eq!(text, code.text());
+            assert!(code.fix().len() > 20 && code.status() >= 400);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Direct messages: one agent to another, waiting in the log until its socket took them or their time is over.
+
+mod outcome;
+
+use apache_avro::AvroSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, Expire, ExpireEffect, Told};
+
+use crate::{
+    catalog::Act,
+    code::Refusal,
+    event::{At, Header},
+    frame::{Frame, Shown},
+    ids::{AgentId, MessageId, Scope},
+    interest::Audience,
+    json::Json,
+    limits::{Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX, MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX, ttl_micros},
+    position::{LogTime, Offset},
+    presence::{self, own},
+    row::{Needs, Row, RowIndex, RowKey, Rows},
+    verdict::{Applied, Index, Stream},
+};
+
+/// `type` of its frames.
+const KIND: &str = "direct";
+
+/// A message that still has something to come: delivery, expiry, or a receipt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// Whose.
+    pub scope: Scope,
+    /// Its id.
+    pub id: MessageId,
+    /// The sender.
+    pub from: AgentId,
+    /// The recipient.
+    pub to: AgentId,
+    /// What the sender's statuses repeat.
+    pub echo: Echo,
+    /// Where it was sent.
+    pub sent: Offset,
+    /// Whether the sender wants a receipt.
+    pub ack: bool,
+    /// Whether the recipient's socket took it.
+    pub delivered: bool,
+    /// When it, or the wait for its receipt, ends.
+    pub expires_at: LogTime,
+}
+
+impl Message {
+    /// What stores index: mail of the recipient until it is delivered.
+    pub fn index(&self) -> RowIndex {
+        let owner = (!self.delivered).then_some(self.to);
+        RowIndex { due_at: Some(self.expires_at), owner, search: None }
+    }
+}
+
+/// What every status of a message repeats.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Echo {
+    /// As the sender gave it.
+    pub correlation_id: Option<Json>,
+    /// The `ref` of the send.
+    pub reference: Option<Json>,
+}
+
+/// Statuses that wait for their sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Whose.
+    pub scope: Scope,
+    /// The message they are about.
+    pub message: MessageId,
+    /// The sender, away when they came.
+    pub owner: AgentId,
+    /// The events they were born of.
+    pub events: Vec<Offset>,
+    /// Until when they wait.
+    pub expires_at: LogTime,
+}
+
+impl Notice {
+    /// What stores index: mail of the sender.
+    pub fn index(&self) -> RowIndex {
+        RowIndex { due_at: Some(self.expires_at), owner: Some(self.owner), search: None }
+    }
+}
+
+/// How many messages wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailCount {
+    /// Whose.
+    pub scope: Scope,
+    /// For whom.
+    pub to: AgentId,
+    /// From whom; none: from all.
+    pub from: Option<AgentId>,
+    /// How many.
+    pub count: u32,
+}
+
+/// `direct.send`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct Send {
+    /// The recipient's id or name.
+    pub to: String,
+    /// Joins a request and its response.
+    #[serde(default)]
+    pub correlation_id: Option<Json>,
+    /// The message.
+    #[serde(default, alias = "message")]
+    pub payload: Option<Json>,
+    /// low, normal, high or critical: the last two wait longer.
+    #[serde(default)]
+    pub priority: Option<Priority>,
+    /// Seconds it waits, at most 7 days.
+    #[serde(default)]
+    pub ttl: Option<f64>,
+    /// Whether to tell the sender when the recipient acknowledges.
+    #[serde(default)]
+    pub ack: bool,
+}
+
+/// How urgent a message is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "they say it")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+    Critical,
+}
+
+/// What came of a send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SendEffect {
+    /// The message.
+    pub message: MessageId,
+    /// The recipient.
+    pub to: AgentId,
+    /// The sender's name.
+    pub from_name: Option<String>,
+    /// Whether it waits for a connected agent, an absent one, or not at all.
+    pub status: Sent,
+    /// Until when it waits.
+    pub expires_at: LogTime,
+}
+
+/// What became of a message at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sent {
+    /// On its way to a connected agent.
+    Sent,
+    /// Waiting for an absent one.
+    Queued,
+    /// The recipient's mailbox is full.
+    MailboxFull,
+}
+
+impl Send {
+    fn seconds(&self) -> f64 {
+        let urgent = matches!(self.priority, Some(Priority::High | Priority::Critical));
+        self.ttl.unwrap_or(if urgent { MAIL_URGENT_SECONDS } else { MAIL_SECONDS })
+    }
+}
+
+/// The rows that count a message from one agent to another.
+fn counted(scope: Scope, to: AgentId, from: AgentId) -> [RowKey; 2] {
+    [RowKey::mail_count(scope, to, None), RowKey::mail_count(scope, to, Some(from))]
+}
+
+/// Both counts, one up or down.
+fn counts(rows: &Rows, scope: Scope, to: AgentId, from: AgentId, change: impl Fn(u32) -> u32) -> Vec<Row> {
+    let count = |sender: Option<AgentId>| {
+        let known: Option<&MailCount> = rows.get(&RowKey::mail_count(scope, to, sender));
+        let count = change(known.map_or(0, |known| known.count));
+        Row::MailCount(MailCount { scope, to, from: sender, count })
+    };
+    vec![count(None), count(Some(from))]
+}
+
+fn waiting(rows: &Rows, key: &RowKey) -> u32 {
+    rows.get::<MailCount>(key).map_or(0, |known| known.count)
+}
+
+impl Act for Send {
+    type Effect = SendEffect;
+
+    fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        if self.to.is_empty() || self.to.len() > limits.name_bytes {
+            return Err(Refusal::invalid("to", "`to` must be an agent's id or name.").with("limit", limits.name_bytes));
+        }
+        if self.payload.is_none() {
+            return Err(Refusal::invalid("payload", "`payload` is missing."));
+        }
+        if self.correlation_id.as_ref().is_some_and(|id| id.text().len() > TOKEN_BYTES_MAX) {
+            return Err(Refusal::over("correlation_id", TOKEN_BYTES_MAX));
+        }
+        limits.ttl(self.ttl, MAIL_SECONDS_MAX)
+    }
+
+    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
+        let scope = at.scope();
+        let message = MessageId::of(at.command_id);
+        needs.row(RowKey::message(scope, message));
+        needs.row(RowKey::notice(scope, message));
+        presence::needs_agent(scope, &self.to, rows, needs);
+        let by_id = self.to.parse().ok();
+        let by_name = rows.peek::<presence::Name>(&RowKey::name(scope, &self.to)).map(|name| name.agent);
+        for (to, from) in by_id.into_iter().chain(by_name).zip(at.agent_id.into_iter().cycle()) {
+            counted(scope, to, from).into_iter().for_each(|key| needs.row(key));
+        }
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<SendEffect>, Refusal> {
+        let scope = at.scope();
+        let from = own(at, rows)?;
+        let to = presence::resolve(scope, &self.to, rows);
+        let to = to.ok_or_else(|| Refusal::not_found("There is no such agent in this fleet."))?;
+        let [all, pair] = counted(scope, to.id, from.id);
+        let full = waiting(rows, &all) >= MAILBOX_MAX || waiting(rows, &pair) >= MAILBOX_PAIR_MAX;
+        let status = match (full, &to.session) {
+            (true, _) => Sent::MailboxFull,
+            (false, Some(_)) => Sent::Sent,
+            (false, None) => Sent::Queued,
+        };
+        let id = MessageId::of(at.header.command_id);
+        let expires_at = at.time.plus(ttl_micros(self.seconds()));
+        let effect = SendEffect { message: id, to: to.id, from_name: from.name.clone(), status, expires_at };
+        let index = Index {
+            stream: Stream::Direct,
+            label: Some("message".to_owned()),
+            subject: Some(id.to_string()),
+            parties: vec![from.id, to.id],
+            ..Index::default()
+        };
+        let mut applied = Applied::new(effect).indexed(index);
+        if status != Sent::MailboxFull {
+            applied.rows = counts(rows, scope, to.id, from.id, |count| count + 1);
+            applied = applied.row(Row::Message(Message {
+                scope,
+                id,
+                from: from.id,
+                to: to.id,
+                echo: Echo { correlation_id: self.correlation_id.clone(), reference: at.header.reference.clone() },
+                sent: at.position.offset,
+                ack: self.ack,
+                delivered: false,
+                expires_at,
+            }));
+        }
+        Ok(applied)
+    }
+
+    fn show(&self, at: &At, effect: &SendEffect) -> Shown {
+        let echo = Echo { correlation_id: self.correlation_id.clone(), reference: at.header.reference.clone() };
+        let shown = Shown::ack(KIND, "send_ok", &status(effect.message, effect.to, &echo, None));
+        let sender: Vec<AgentId> = at.header.agent_id.into_iter().collect();
+        let told = |event, reason: &str| {
+            let body = status(effect.message, effect.to, &echo, Some(reason));
+            (Audience::Agents(sender.clone()), Frame::new(KIND, event, &body).reference(echo.reference.clone()))
+        };
+        let shown = match effect.status {
+            Sent::Sent => shown,
+            Sent::Queued => {
+                let seconds = (effect.expires_at.0 - at.time.0) / 1_000_000;
+                let (to, frame) = told("queued", &format!("agent_offline (queued for {seconds} s)"));
+                shown.push(to, frame)
+            }
+            Sent::MailboxFull => {
+                let (to, frame) = told("failed", "mailbox_full");
+                return shown.push(to, frame);
+            }
+        };
+        let mut body = json!({
+            "from": { "agent_id": at.header.agent_id, "name": effect.from_name },
+            "to": effect.to,
+            "message_id": effect.message,
+            "correlation_id": self.correlation_id,
+            "payload": self.payload,
+            "timestamp": at.time.rfc3339(),
+        });
+        if self.ack {
+            body["ack"] = json!(true);
+        }
+        if let Some(cause) = &at.header.caused_by {
+            body["caused_by"] = json!(cause);
+        }
+        shown.push(Audience::Agents(vec![effect.to]), Frame::new(KIND, "message", &body))
+    }
+}
+
+/// The fields of every status of a message.
+fn status(message: MessageId, to: AgentId, echo: &Echo, reason: Option<&str>) -> Value {
+    let mut body = json!({ "message_id": message, "to": to, "correlation_id": echo.correlation_id });
+    if let Some(reason) = reason {
+        body["reason"] = json!(reason);
+    }
+    body
+}

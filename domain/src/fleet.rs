@@ -1,0 +1,120 @@
+//! Fleets: what a tenant's agents share, and where in the log it lives.
+
+use apache_avro::AvroSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::Act,
+    code::{Code, Refusal},
+    event::{At, Header},
+    frame::Shown,
+    ids::{FleetId, Scope, TenantId},
+    limits::Limits,
+    position::{LogTime, Offset, Partition, StreamRef},
+    row::{Needs, Row, RowKey, Rows, Table},
+    tenant::slug,
+    verdict::Applied,
+};
+
+/// A fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fleet {
+    /// Tenant and id.
+    pub scope: Scope,
+    /// Its name within the tenant.
+    pub slug: String,
+    /// Where its events are.
+    pub stream: StreamRef,
+    /// Since when.
+    pub created_at: LogTime,
+}
+
+impl Fleet {
+    /// Its row's name.
+    pub fn row_key(&self) -> RowKey {
+        Self::key(self.scope)
+    }
+
+    /// The name of a fleet's row.
+    pub fn key(scope: Scope) -> RowKey {
+        RowKey::new(Table::Fleet, scope, "")
+    }
+}
+
+/// Which fleet of a tenant has a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slug {
+    /// Whose.
+    pub tenant: TenantId,
+    /// The name.
+    pub slug: String,
+    /// The fleet.
+    pub fleet: FleetId,
+}
+
+impl Slug {
+    /// Its row's name.
+    pub fn row_key(&self) -> RowKey {
+        Self::key(self.tenant, &self.slug)
+    }
+
+    /// The name of a slug's row.
+    pub fn key(tenant: TenantId, slug: &str) -> RowKey {
+        RowKey::new(Table::Slug, Scope::directory(tenant), slug)
+    }
+}
+
+/// The last event of a fleet: the end of its chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Whose.
+    pub scope: Scope,
+    /// Its place.
+    pub last: Offset,
+    /// 32 bits of its record's hash.
+    pub hash: u32,
+}
+
+/// `fleet.created`: a fleet of the tenant in the header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct Created {
+    /// Its id.
+    pub id: FleetId,
+    /// Its name within the tenant.
+    pub slug: String,
+    /// The partition it lives on.
+    pub partition: i32,
+}
+
+impl Act for Created {
+    type Effect = ();
+
+    fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        slug("slug", &self.slug, limits.name_bytes)?;
+        u16::try_from(self.partition).map(|_| ()).map_err(|_| Refusal::invalid("partition", "`partition` must be a small number."))
+    }
+
+    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+        needs.row(Fleet::key(Scope { tenant: at.tenant_id, fleet: self.id }));
+        needs.row(Slug::key(at.tenant_id, &self.slug));
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
+        let scope = Scope { tenant: at.header.tenant_id, fleet: self.id };
+        if rows.get::<Fleet>(&Fleet::key(scope)).is_some() {
+            return Ok(Applied::new(()));
+        }
+        if rows.get::<Slug>(&Slug::key(scope.tenant, &self.slug)).is_some() {
+            return Err(Refusal::because(Code::Conflict, "A fleet of this name exists."));
+        }
+        let partition = u16::try_from(self.partition).map_err(|_| Refusal::invalid("partition", "out of range"))?;
+        let stream = StreamRef { partition: Partition(partition), epoch: 0 };
+        let fleet = Fleet { scope, slug: self.slug.clone(), stream, created_at: at.time };
+        let slug = Slug { tenant: scope.tenant, slug: self.slug.clone(), fleet: self.id };
+        Ok(Applied::new(()).row(Row::Fleet(fleet)).row(Row::Slug(slug)))
+    }
+
+    fn show(&self, _: &At, (): &()) -> Shown {
+        Shown::default()
+    }
+}

@@ -1,0 +1,131 @@
+//! The fold: what comes of an event, given all before it. Dispatch only; the arms are in the areas.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::Command,
+    code::{Code, Effected, Refusal},
+    event::{At, Event},
+    fleet::Head,
+    ids::{AgentId, Scope},
+    limits::{ANSWER_MICROS, LATE_MICROS},
+    position::LogTime,
+    row::{Needs, Row, RowKey, Rows},
+    verdict::{First, Index, Outcome, Verdict},
+};
+
+/// The remembered answer to an idempotency key. Outlives the event it points to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whose.
+    pub scope: Scope,
+    /// The agent that asked.
+    pub agent: AgentId,
+    /// Its key.
+    pub key: String,
+    /// What it asked.
+    pub body_hash: String,
+    /// Where the first one stands.
+    pub first: First,
+    /// Until when it counts.
+    pub due: LogTime,
+    /// What it was told.
+    pub outcome: Outcome,
+}
+
+/// Names every row that folding `event` touches. Asked until nothing new is named.
+pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
+    let header = &event.at.header;
+    let scope = header.scope();
+    needs.row(RowKey::head(scope));
+    if let Some(agent) = header.agent_id {
+        needs.row(RowKey::agent(scope, agent));
+        if let Some(key) = &header.idempotency_key {
+            needs.row(RowKey::answer(scope, agent, key));
+        }
+    }
+    event.command.needs(header, rows, needs);
+}
+
+/// Decides one event and writes what changed into `rows`.
+pub fn fold(rows: &mut Rows, event: &Event) -> Verdict {
+    rows.time = rows.time.max(event.at.time);
+    let at = At { time: rows.time, ..event.at.clone() };
+    let (outcome, first, index) = decide(rows, &at, &event.command);
+    let scope = at.scope();
+    let previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
+    rows.put(Row::Head(Head { scope, last: at.position.offset, hash: at.hash }));
+    Verdict {
+        position: at.position,
+        time: at.time,
+        scope,
+        command_id: at.header.command_id,
+        agent: at.header.agent_id,
+        previous,
+        outcome,
+        first,
+        index,
+    }
+}
+
+fn decide(rows: &mut Rows, at: &At, command: &Command) -> (Outcome, Option<First>, Index) {
+    if let Err(refusal) = admit(rows, at) {
+        return (Outcome::Refused(refusal), None, Index::default());
+    }
+    if let Some((outcome, first)) = answered(rows, at) {
+        return (outcome, first, Index::default());
+    }
+    let (outcome, index) = match command.apply(at, rows) {
+        Ok(applied) => {
+            applied.gone.into_iter().for_each(|key| rows.remove(key));
+            applied.rows.into_iter().for_each(|row| rows.put(row));
+            (Outcome::Applied(applied.effect), applied.index)
+        }
+        Err(refusal) => (Outcome::Refused(refusal), Index::default()),
+    };
+    remember(rows, at, &outcome);
+    (outcome, None, index)
+}
+
+/// In time, and from the agent's current session.
+fn admit(rows: &Rows, at: &At) -> Result<(), Refusal> {
+    if at.header.deadline.is_some_and(|deadline| at.time > LogTime(deadline).plus(LATE_MICROS)) {
+        let mut late = Refusal::because(Code::Timeout, "The command reached the log too late and took no effect.");
+        late.outcome = Effected::None;
+        return Err(late);
+    }
+    let (Some(agent), Some(session)) = (at.header.agent_id, at.header.session_id) else { return Ok(()) };
+    let current = rows.agent(at.scope(), agent).and_then(|agent| agent.session.as_ref()).map(|current| current.id);
+    if current == Some(session) {
+        return Ok(());
+    }
+    Err(Refusal::because(Code::Forbidden, "This session is no longer the agent's current one.")
+        .with("reason", "replaced")
+        .fix("Connect again; use another name if two processes share this one."))
+}
+
+/// The first verdict, if the same was asked before.
+fn answered(rows: &Rows, at: &At) -> Option<(Outcome, Option<First>)> {
+    let (agent, key) = (at.header.agent_id?, at.header.idempotency_key.as_ref()?);
+    let answer: &Answer = rows.get(&RowKey::answer(at.scope(), agent, key))?;
+    if answer.due < at.time {
+        return None;
+    }
+    if answer.body_hash != at.body_hash {
+        return Some((Outcome::Refused(Refusal::new(Code::IdempotencyMismatch)), None));
+    }
+    Some((answer.outcome.clone(), Some(answer.first)))
+}
+
+fn remember(rows: &mut Rows, at: &At, outcome: &Outcome) {
+    let (Some(agent), Some(key)) = (at.header.agent_id, at.header.idempotency_key.clone()) else { return };
+    rows.put(Row::Answer(Box::new(Answer {
+        scope: at.scope(),
+        agent,
+        key,
+        body_hash: at.body_hash.clone(),
+        first: First { offset: at.position.offset, hash: at.hash },
+        due: at.time.plus(ANSWER_MICROS),
+        outcome: outcome.clone(),
+    })));
+}

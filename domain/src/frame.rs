@@ -1,0 +1,278 @@
+//! Frames: what goes over a socket. `frames_of` is the only producer of frames from events; only this module and its
+//! children know the envelope's two shapes, flat and wrapped.
+
+mod door;
+mod scan;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use door::{Incoming, Meta, Received, parse};
+
+use crate::{
+    code::Refusal,
+    cursor::{Cursor, Seal},
+    event::Event,
+    ids::{AgentId, Scope, SessionId},
+    interest::{Audience, InterestChange},
+    json::Json,
+    position::{Generation, Offset, StreamRef},
+    verdict::{First, Outcome, Verdict},
+};
+
+/// How a connection wants its frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// One flat object.
+    #[default]
+    Flat,
+    /// `{type, event, ref, payload: {..}}`.
+    Wrapped,
+}
+
+/// One message to an agent, before it has a shape. `fields` is the inside of a JSON object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// `type`.
+    pub kind: &'static str,
+    /// `event`; empty: none.
+    pub event: &'static str,
+    /// `ref`.
+    pub reference: Option<Json>,
+    /// The event it was born of: becomes `event_id` and `position`.
+    pub stamp: Option<First>,
+    /// Whether it goes out bare in every shape (`auth_required`, `ping`, `pong`).
+    pub bare: bool,
+    fields: String,
+}
+
+impl Frame {
+    /// A frame with the fields of `body`, which must serialise to an object (or to nothing: `()`).
+    pub fn new(kind: &'static str, event: &'static str, body: &impl Serialize) -> Self {
+        let text = serde_json::to_string(body).expect("frame bodies serialise");
+        let fields = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or("").to_owned();
+        Self { kind, event, reference: None, stamp: None, bare: false, fields }
+    }
+
+    /// An `error` frame.
+    pub fn error(refusal: &Refusal, reference: Option<Json>) -> Self {
+        let mut frame = Self::new("error", "", &refused(refusal));
+        frame.reference = reference;
+        frame
+    }
+
+    /// Unshaped, in every shape.
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
+    /// With `ref`.
+    #[must_use]
+    pub fn reference(mut self, reference: Option<Json>) -> Self {
+        self.reference = reference;
+        self
+    }
+
+    /// Born of the event at `first`.
+    #[must_use]
+    pub fn stamped(mut self, offset: Offset, hash: u32) -> Self {
+        self.stamp = Some(First { offset, hash });
+        self
+    }
+
+    /// With the fields of `body` as well.
+    #[must_use]
+    pub fn also(mut self, body: &impl Serialize) -> Self {
+        let more = Self::new(self.kind, self.event, body).fields;
+        if !self.fields.is_empty() && !more.is_empty() {
+            self.fields.push(',');
+        }
+        self.fields.push_str(&more);
+        self
+    }
+
+    /// Its own fields as an object, for frames that list others.
+    pub fn object(&self) -> Json {
+        Json::parse(&format!("{{{}}}", self.fields)).expect("fields are the inside of an object")
+    }
+
+    /// Bytes of its fields, about its size on the wire.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether it has no fields of its own.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+}
+
+/// The fields of an error, the same on every door.
+pub fn refused(refusal: &Refusal) -> Value {
+    let mut body = json!({
+        "code": refusal.code.text(),
+        "reason": refusal.code.text(),
+        "message": refusal.message,
+        "fix": refusal.advice(),
+        "details": refusal.details,
+        "retryable": refusal.code.retryable(),
+        "outcome": refusal.outcome,
+    });
+    if let Some(ms) = refusal.retry_after_ms {
+        body["retry_after_ms"] = ms.into();
+    }
+    body
+}
+
+/// What everyone sees of one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// To whoever asked, over the connection it came from.
+    pub reply: Option<Frame>,
+    /// To everyone else that it concerns. The last one is what a replay shows.
+    pub pushes: Vec<Push>,
+    /// How the asker's subscriptions change with it.
+    pub interest: Option<(AgentId, InterestChange)>,
+    /// The session that it put an end to in favour of another.
+    pub replaced: Option<SessionId>,
+}
+
+/// A frame and who is meant by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Who.
+    pub audience: Audience,
+    /// What.
+    pub frame: Frame,
+    /// What those see who asked for values.
+    pub with_value: Option<Frame>,
+}
+
+impl Shown {
+    /// Answers the asker with `<area>/<action>_ok`.
+    pub fn ack(kind: &'static str, event: &'static str, body: &impl Serialize) -> Self {
+        Self { reply: Some(Frame::new(kind, event, body)), ..Self::default() }
+    }
+
+    /// And shows this to `audience`.
+    #[must_use]
+    pub fn push(mut self, audience: Audience, frame: Frame) -> Self {
+        self.pushes.push(Push { audience, frame, with_value: None });
+        self
+    }
+}
+
+/// Everything that anyone sees of an event, by its verdict: live, in a gap, on resume, in a replay. Pure.
+pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
+    let at = &event.at;
+    let own = First { offset: at.position.offset, hash: at.hash };
+    let reference = at.header.reference.clone();
+    let mut shown = match &verdict.outcome {
+        Outcome::Refused(refusal) => Shown { reply: Some(Frame::error(refusal, None)), ..Shown::default() },
+        Outcome::Applied(effect) => event.command.show(at, effect),
+    };
+    if let Some(reply) = &mut shown.reply {
+        reply.reference = reference;
+        reply.stamp = Some(verdict.first.unwrap_or(own));
+    }
+    if verdict.first.is_some() {
+        let reply = shown.reply.map(|reply| reply.also(&json!({ "duplicate": true })));
+        return Shown { reply, ..Shown::default() };
+    }
+    for push in &mut shown.pushes {
+        push.frame.stamp = Some(own);
+        if let Some(frame) = &mut push.with_value {
+            frame.stamp = Some(own);
+        }
+    }
+    shown
+}
+
+/// Writes frames for one fleet: knows its stream and seals its event ids.
+#[derive(Clone)]
+pub struct Encoder {
+    /// The installation's seal.
+    pub seal: Seal,
+    /// Whose frames.
+    pub scope: Scope,
+    /// Where its events are.
+    pub stream: StreamRef,
+    /// The life of that stream.
+    pub generation: Generation,
+}
+
+impl Encoder {
+    /// The event id of a place in this fleet's stream.
+    pub fn event_id(&self, place: First) -> String {
+        let cursor = Cursor { generation: self.generation, offset: place.offset, hash: place.hash };
+        self.seal.event_id(&self.scope, self.stream, cursor)
+    }
+
+    /// A frame as text.
+    pub fn encode(&self, frame: &Frame, shape: Shape) -> String {
+        let stamp = frame.stamp.map(|place| (self.event_id(place), self.stream.wire(place.offset)));
+        encode(frame, shape, stamp.as_ref().map(|(event_id, position)| (event_id.as_str(), *position)))
+    }
+}
+
+/// A frame as text, with its event id and position if it has them.
+pub fn encode(frame: &Frame, shape: Shape, stamp: Option<(&str, u64)>) -> String {
+    let mut text = String::with_capacity(frame.fields.len() + 160);
+    text.push_str("{\"type\":\"");
+    text.push_str(frame.kind);
+    text.push('"');
+    if !frame.event.is_empty() {
+        text.push_str(",\"event\":\"");
+        text.push_str(frame.event);
+        text.push('"');
+    }
+    if let Some(reference) = &frame.reference {
+        text.push_str(",\"ref\":");
+        text.push_str(reference.text());
+    }
+    let wrapped = shape == Shape::Wrapped && !frame.bare;
+    text.push_str(if wrapped { ",\"payload\":{" } else { "" });
+    let mut first = wrapped;
+    if let Some((event_id, position)) = stamp {
+        separate(&mut text, &mut first);
+        text.push_str("\"event_id\":\"");
+        text.push_str(event_id);
+        text.push_str("\",\"position\":");
+        text.push_str(&position.to_string());
+    }
+    if !frame.fields.is_empty() {
+        separate(&mut text, &mut first);
+        text.push_str(&frame.fields);
+    }
+    text.push_str(if wrapped { "}}" } else { "}" });
+    text
+}
+
+fn separate(text: &mut String, first: &mut bool) {
+    if !std::mem::take(first) {
+        text.push(',');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_two_shapes() {
+        let frame = Frame::new("memory", "set_ok", &json!({"key": "a"})).reference(Json::parse("7").ok());
+        let stamp = Some(("evt_1", 9));
+        assert_eq!(
+            encode(&frame, Shape::Flat, stamp),
+            r#"{"type":"memory","event":"set_ok","ref":7,"event_id":"evt_1","position":9,"key":"a"}"#
+        );
+        assert_eq!(
+            encode(&frame, Shape::Wrapped, stamp),
+            r#"{"type":"memory","event":"set_ok","ref":7,"payload":{"event_id":"evt_1","position":9,"key":"a"}}"#
+        );
+        let ping = Frame::new("ping", "", &()).bare();
+        assert_eq!(encode(&ping, Shape::Wrapped, None), r#"{"type":"ping"}"#);
+    }
+}

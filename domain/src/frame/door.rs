@@ -1,0 +1,194 @@
+//! Text to meaning: merges the wrapped shape into the flat one, then reads the payload of the kind the catalogue knows.
+
+use serde::{Deserialize, de::value::MapDeserializer};
+use serde_json::value::RawValue;
+
+use super::scan::scan;
+use crate::{
+    auth::Auth,
+    catalog::{Command, CommandKind, Query, QueryKind, Signal, SignalKind},
+    code::{Code, Refusal},
+    json::Json,
+    limits::{ENVELOPE_KEYS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, Limits, TOKEN_BYTES_MAX},
+};
+
+/// What any command may carry beside its payload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meta {
+    /// Echoed on every reply: a JSON string or integer.
+    pub reference: Option<Json>,
+    /// To repeat the command safely.
+    pub idempotency_key: Option<String>,
+    /// The event that led to it.
+    pub caused_by: Option<String>,
+    /// W3C traceparent.
+    pub trace: Option<String>,
+}
+
+/// What a frame means.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the nouns of the house")]
+#[expect(clippy::large_enum_variant, reason = "short-lived, one at a time")]
+pub enum Incoming {
+    Auth(Auth),
+    Command(Command),
+    Query(Query),
+    Signal(Signal),
+}
+
+/// A frame that could be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Received {
+    /// What it means.
+    pub incoming: Incoming,
+    /// What came with it.
+    pub meta: Meta,
+    /// Whether it came wrapped.
+    pub wrapped: bool,
+}
+
+/// A frame's fields, by name, each still text.
+type Fields<'a> = Vec<(&'a str, &'a RawValue)>;
+
+/// Reads one frame. A refusal comes with the frame's `ref`, if that much could be read.
+///
+/// # Errors
+/// `invalid_message`, or `payload_too_large` if it is too big for its type.
+pub fn parse(text: &str, limits: &Limits) -> Result<Received, (Option<Json>, Refusal)> {
+    scan(text).map_err(|refusal| (None, refusal))?;
+    let outer = fields(text).map_err(|refusal| (None, refusal))?;
+    let reference = reference(&outer).map_err(|refusal| (None, refusal))?;
+    read(text, outer, reference.clone(), limits).map_err(|refusal| (reference, refusal))
+}
+
+fn read(text: &str, outer: Fields<'_>, reference: Option<Json>, limits: &Limits) -> Result<Received, Refusal> {
+    let kind = text_of(&outer, "type")?
+        .ok_or_else(|| Refusal::invalid("type", "`type` is missing.").fix("Every message names its `type`, most also an `action`."))?;
+    let action = text_of(&outer, "action")?;
+    let full = action.map_or_else(|| kind.clone(), |action| format!("{kind}.{action}"));
+    if full != CommandKind::MemorySet.text() && text.len() > limits.message_bytes {
+        return Err(Refusal::new(Code::PayloadTooLarge).with("limit", limits.message_bytes).with("size", text.len()));
+    }
+    let (fields, wrapped) = merge(&kind, &full, outer)?;
+    let meta = Meta {
+        reference,
+        idempotency_key: short_text(&fields, "idempotency_key", IDEMPOTENCY_KEY_BYTES_MAX)?,
+        caused_by: short_text(&fields, "caused_by", TOKEN_BYTES_MAX)?,
+        trace: short_text(&fields, "trace", TOKEN_BYTES_MAX)?,
+    };
+    Ok(Received { incoming: incoming(&full, fields)?, meta, wrapped })
+}
+
+fn incoming(full: &str, fields: Fields<'_>) -> Result<Incoming, Refusal> {
+    let from = MapDeserializer::<_, serde_json::Error>::new(fields.into_iter());
+    let read = if full == Auth::TYPE {
+        Auth::deserialize(from).map(Incoming::Auth)
+    } else if let Some(kind) = CommandKind::parse(full).filter(|kind| !kind.internal()) {
+        kind.read(from).map(Incoming::Command)
+    } else if let Some(kind) = QueryKind::parse(full) {
+        kind.read(from).map(Incoming::Query)
+    } else if let Some(kind) = SignalKind::parse(full) {
+        kind.read(from).map(Incoming::Signal)
+    } else {
+        return Err(Refusal::invalid("type", format!("There is no message `{}`.", shorten(full)))
+            .fix("Use one of the types and actions of the protocol reference."));
+    };
+    read.map_err(|error| {
+        Refusal::invalid(field_in(&error.to_string()), format!("The message does not fit `{full}`: {error}."))
+    })
+}
+
+/// The field that a serde message names in backticks.
+fn field_in(message: &str) -> &str {
+    message.split('`').nth(1).unwrap_or("")
+}
+
+fn shorten(text: &str) -> &str {
+    text.char_indices().nth(64).map_or(text, |(end, _)| &text[..end])
+}
+
+/// Every envelope name; a `payload` may not bring its own.
+const ENVELOPE: [&str; 3] = ["type", "action", "ref"];
+
+/// Puts the fields of `payload` beside the others, unless the payload is itself the content of a direct message.
+fn merge<'a>(kind: &str, full: &str, outer: Fields<'a>) -> Result<(Fields<'a>, bool), Refusal> {
+    let message_is_payload = kind == "direct" && outer.iter().any(|(name, _)| *name == "to");
+    let payload = outer.iter().find(|(name, _)| *name == "payload").map(|(_, value)| *value);
+    let (Some(payload), false) = (payload, message_is_payload) else { return Ok((outer, false)) };
+    let inner = fields(payload.get()).map_err(|_| Refusal::invalid("payload", "`payload` must be an object."))?;
+    let mut merged: Fields<'a> = outer.into_iter().filter(|(name, _)| *name != "payload").collect();
+    for (name, value) in inner {
+        let name = match name {
+            "type" if full == CommandKind::MemorySet.text() => "type_hint",
+            name if ENVELOPE.contains(&name) || merged.iter().any(|(known, _)| *known == name) => {
+                return Err(Refusal::invalid(name, format!("`{name}` stands both in the envelope and in `payload`.")));
+            }
+            name => name,
+        };
+        merged.push((name, value));
+    }
+    if merged.len() > ENVELOPE_KEYS_MAX {
+        return Err(Refusal::over("payload", ENVELOPE_KEYS_MAX));
+    }
+    Ok((merged, true))
+}
+
+fn fields(text: &str) -> Result<Fields<'_>, Refusal> {
+    let Entries(fields) = serde_json::from_str(text)
+        .map_err(|_| Refusal::invalid("", "A message is one JSON object whose names need no escapes."))?;
+    if fields.len() > ENVELOPE_KEYS_MAX {
+        return Err(Refusal::over("", ENVELOPE_KEYS_MAX));
+    }
+    Ok(fields)
+}
+
+/// An object's entries in order, borrowed from its text.
+struct Entries<'a>(Fields<'a>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> serde::de::Visitor<'de> for Collect {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        from.deserialize_map(Collect)
+    }
+}
+
+fn find<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a RawValue> {
+    fields.iter().find(|(known, _)| *known == name).map(|(_, value)| *value).filter(|value| value.get() != "null")
+}
+
+fn text_of(fields: &Fields<'_>, name: &str) -> Result<Option<String>, Refusal> {
+    let Some(value) = find(fields, name) else { return Ok(None) };
+    serde_json::from_str(value.get()).map(Some).map_err(|_| Refusal::invalid(name, format!("`{name}` must be a string.")))
+}
+
+fn short_text(fields: &Fields<'_>, name: &str, bytes_max: usize) -> Result<Option<String>, Refusal> {
+    match text_of(fields, name)? {
+        Some(text) if text.is_empty() || text.len() > bytes_max => Err(Refusal::over(name, bytes_max)),
+        text => Ok(text),
+    }
+}
+
+fn reference(fields: &Fields<'_>) -> Result<Option<Json>, Refusal> {
+    let Some(value) = find(fields, "ref") else { return Ok(None) };
+    let text = value.get();
+    let integer = text.parse::<i64>().is_ok();
+    if (integer || text.starts_with('"')) && text.len() <= TOKEN_BYTES_MAX {
+        return Ok(Json::parse(text).ok());
+    }
+    Err(Refusal::invalid("ref", "`ref` must be a short string or an integer.").with("limit", TOKEN_BYTES_MAX))
+}

@@ -1,0 +1,485 @@
+//! Shared memory: versioned entries that a whole fleet reads and writes. Set, delete, expire; the rest in `memory/`.
+
+mod ask;
+mod op;
+mod watch;
+
+use apache_avro::AvroSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
+
+pub use ask::{Get, History, List, Search, SearchSort};
+pub use op::Op;
+pub use watch::{Subscribe, Unsubscribe};
+
+use crate::{
+    catalog::Act,
+    code::{Code, Refusal},
+    event::{At, Header},
+    frame::{Encoder, Frame, Push, Shown},
+    ids::{AgentId, KeyId, MemoryId, Scope, SessionId},
+    interest::Audience,
+    json::Json,
+    limits::{self, Limits, READS_MAX, SEARCH_TEXT_BYTES_MAX, TTL_SECONDS_MAX, ttl_micros},
+    position::LogTime,
+    row::{Needs, Row, RowIndex, RowKey, Rows},
+    verdict::{Applied, First, Index, Stream},
+};
+
+/// `type` of its frames.
+pub(crate) const KIND: &str = "memory";
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
+pub enum ValueType {
+    // A string.
+    Text,
+    // Any JSON.
+    #[default]
+    Json,
+    // An array of numbers.
+    Embedding,
+    // A file's id.
+    FileRef,
+}
+
+/// Who changed an entry, and by which event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The agent; none for an expiry.
+    pub author: Option<AgentId>,
+    /// Its key.
+    pub key_id: Option<KeyId>,
+    /// Its session.
+    pub session: Option<SessionId>,
+    /// What it was busy with.
+    pub task: Option<String>,
+    /// The event.
+    pub event: First,
+    /// When.
+    pub at: LogTime,
+}
+
+/// What a key holds while it holds something.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Content {
+    /// The value.
+    pub value: Json,
+    /// What it is.
+    pub value_type: ValueType,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// About it.
+    pub metadata: Option<Json>,
+    /// Seconds it was given.
+    pub ttl: Option<f64>,
+    /// When it ends.
+    pub expires_at: Option<LogTime>,
+    /// When this life of the key began.
+    pub created_at: LogTime,
+}
+
+/// A memory key's row. It stays when the content goes, so that versions never restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Whose.
+    pub scope: Scope,
+    /// The key.
+    pub key: String,
+    /// Its id, for ever.
+    pub id: MemoryId,
+    /// Counts every change, deletions and expiries included.
+    pub version: u64,
+    /// What it holds; none: deleted or expired.
+    pub content: Option<Content>,
+    /// The last change.
+    pub changed: Provenance,
+}
+
+impl Entry {
+    /// What stores index: only what is there can be found or expire.
+    pub fn index(&self) -> RowIndex {
+        let Some(content) = &self.content else { return RowIndex::default() };
+        let mut text = format!("{}\n{}", self.key, content.value.as_str().unwrap_or_else(|| content.value.text().to_owned()));
+        let mut end = text.len().min(SEARCH_TEXT_BYTES_MAX + self.key.len() + 1);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        let search = crate::row::Search {
+            text,
+            tags: content.tags.clone(),
+            author: self.changed.author,
+            created_at: content.created_at,
+            updated_at: self.changed.at,
+            expires_at: content.expires_at,
+        };
+        RowIndex { due_at: content.expires_at, owner: None, search: Some(search) }
+    }
+
+    /// What it holds at `time`, recorded as expired or not.
+    pub fn live(&self, time: LogTime) -> Option<&Content> {
+        self.content.as_ref().filter(|content| content.expires_at.is_none_or(|end| time < end))
+    }
+
+    /// The entry as agents see it; `None` if it holds nothing at `time`.
+    pub fn shown(&self, time: LogTime, encoder: &Encoder, with_value: bool, access_count: u64) -> Option<Value> {
+        let content = self.live(time)?;
+        let mut shown = json!({
+            "id": self.id,
+            "key": self.key,
+            "type": content.value_type,
+            "tags": content.tags,
+            "author": self.changed.author,
+            "created_at": content.created_at.rfc3339(),
+            "updated_at": self.changed.at.rfc3339(),
+            "version": self.version,
+            "ttl": content.ttl,
+            "expires_at": content.expires_at.map(LogTime::rfc3339),
+            "access_count": access_count,
+            "metadata": content.metadata.as_ref().map_or_else(|| json!({}), Json::value),
+            "event_id": encoder.event_id(self.changed.event),
+            "position": encoder.stream.wire(self.changed.event.offset),
+            "provenance": { "key_id": self.changed.key_id, "session_id": self.changed.session, "task": self.changed.task },
+        });
+        if with_value {
+            shown["value"] = content.value.value();
+        }
+        Some(shown)
+    }
+
+    /// The `conflict` that tells what is there.
+    fn conflict(&self, time: LogTime) -> Refusal {
+        let content = self.live(time);
+        Refusal::because(Code::Conflict, format!("Memory key `{}` is not at the expected version.", self.key))
+            .with("key", self.key.as_str())
+            .with("current_version", content.map(|_| self.version))
+            .with("current_value", content.map(|content| content.value.value()))
+            .with("author", content.and(self.changed.author).map(|author| author.to_string()))
+            .with("changed_at", content.map(|_| self.changed.at.rfc3339()))
+    }
+}
+
+/// "This key is still at this version"; version 0 means that it holds nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+pub struct Read {
+    /// The key.
+    pub key: String,
+    /// The version.
+    pub version: i64,
+}
+
+/// `memory.set`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct Set {
+    /// The key.
+    pub key: String,
+    /// Any JSON, `null` included.
+    #[serde(default, deserialize_with = "present")]
+    pub value: Option<Json>,
+    /// What the value is, if not to be guessed.
+    #[serde(default)]
+    pub type_hint: Option<ValueType>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// About it.
+    #[serde(default)]
+    pub metadata: Option<Json>,
+    /// Seconds until it ends.
+    #[serde(default)]
+    pub ttl: Option<f64>,
+    /// The version it must be at; 0: holds nothing.
+    #[serde(default, alias = "if_version")]
+    pub expected_version: Option<i64>,
+    /// How to combine with what is there; none: replace.
+    #[serde(default)]
+    pub op: Option<Op>,
+    /// What else must still hold.
+    #[serde(default)]
+    pub reads: Vec<Read>,
+}
+
+/// A field that may be `null` and is not absent then. Avro says it with a union.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
+    if from.is_human_readable() { Json::deserialize(from).map(Some) } else { Option::deserialize(from) }
+}
+
+/// What a `memory.set` made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetEffect {
+    /// The entry's id.
+    pub id: MemoryId,
+    /// Its version now.
+    pub version: u64,
+    /// Whether the key held nothing before.
+    pub created: bool,
+    /// The version at which the content before had expired, if nobody had recorded it yet.
+    pub expired: Option<u64>,
+    /// The new value, if an `op` made it.
+    pub value: Option<Json>,
+}
+
+/// Whether a key may be used.
+pub(crate) fn check_key(key: &str, limits: &Limits) -> Result<(), Refusal> {
+    if key.trim().is_empty() || key.contains(['\0', '*']) {
+        return Err(Refusal::invalid("key", "`key` must not be empty and must hold no `*` or NUL."));
+    }
+    if key.len() > limits.memory_key_bytes { Err(Refusal::over("key", limits.memory_key_bytes)) } else { Ok(()) }
+}
+
+fn check_reads(reads: &[Read], expected: Option<i64>, limits: &Limits) -> Result<(), Refusal> {
+    if reads.len() > READS_MAX {
+        return Err(Refusal::over("reads", READS_MAX));
+    }
+    if expected.is_some_and(|version| version < 0) || reads.iter().any(|read| read.version < 0) {
+        return Err(Refusal::invalid("expected_version", "A version is 0 or more; 0 means that the key holds nothing."));
+    }
+    reads.iter().try_for_each(|read| check_key(&read.key, limits))
+}
+
+/// The row of a key as it is at this event: an expiry that nobody recorded yet has happened.
+fn current(at: &At, rows: &Rows, key: &str) -> (Option<Entry>, Option<u64>) {
+    let Some(entry) = rows.get::<Entry>(&RowKey::memory(at.scope(), key)) else { return (None, None) };
+    let mut entry = entry.clone();
+    if entry.content.is_none() || entry.live(at.time).is_some() {
+        return (Some(entry), None);
+    }
+    entry.version += 1;
+    entry.content = None;
+    let version = entry.version;
+    (Some(entry), Some(version))
+}
+
+/// Whether every guard holds.
+fn guard(at: &At, rows: &Rows, key: &str, expected: Option<i64>, reads: &[Read]) -> Result<(), Refusal> {
+    let own = expected.map(|version| (key, version));
+    for (key, version) in own.into_iter().chain(reads.iter().map(|read| (read.key.as_str(), read.version))) {
+        let (entry, _) = current(at, rows, key);
+        let live = entry.as_ref().filter(|entry| entry.content.is_some()).map_or(0, |entry| entry.version);
+        if u64::try_from(version) != Ok(live) {
+            return Err(match entry {
+                Some(entry) => entry.conflict(at.time),
+                None => Refusal::because(Code::Conflict, format!("Memory key `{key}` holds nothing."))
+                    .with("key", key)
+                    .with("current_version", Value::Null)
+                    .with("current_value", Value::Null)
+                    .with("author", Value::Null)
+                    .with("changed_at", Value::Null),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn provenance(at: &At, rows: &Rows) -> Provenance {
+    let header = &at.header;
+    let agent = header.agent_id.and_then(|id| rows.agent(at.scope(), id));
+    Provenance {
+        author: header.agent_id,
+        key_id: header.key_id,
+        session: header.session_id,
+        task: agent.and_then(|agent| agent.task.clone()),
+        event: First { offset: at.position.offset, hash: at.hash },
+        at: at.time,
+    }
+}
+
+fn index(label: &str, key: &str, tags: Vec<String>) -> Index {
+    Index { stream: Stream::Memory, label: Some(label.to_owned()), subject: Some(key.to_owned()), tags, ..Index::default() }
+}
+
+impl Act for Set {
+    type Effect = SetEffect;
+
+    fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        check_key(&self.key, limits)?;
+        check_reads(&self.reads, self.expected_version, limits)?;
+        limits.tags("tags", &self.tags)?;
+        limits.metadata(self.metadata.as_ref())?;
+        limits.ttl(self.ttl, TTL_SECONDS_MAX)?;
+        match &self.value {
+            None if self.op != Some(Op::Incr) => Err(Refusal::invalid("value", "`value` is missing.")),
+            Some(value) if value.text().len() > limits.memory_value_bytes => {
+                let size = value.text().len();
+                Err(Refusal::new(Code::PayloadTooLarge).with("limit", limits.memory_value_bytes).with("size", size))
+            }
+            value => op::typed(self.type_hint.filter(|_| self.op.is_none()), value.as_ref()),
+        }
+    }
+
+    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+        needs.row(RowKey::memory(at.scope(), &self.key));
+        self.reads.iter().for_each(|read| needs.row(RowKey::memory(at.scope(), &read.key)));
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<SetEffect>, Refusal> {
+        guard(at, rows, &self.key, self.expected_version, &self.reads)?;
+        let (before, expired) = current(at, rows, &self.key);
+        let held = before.as_ref().and_then(|entry| entry.content.as_ref());
+        let value = match self.op {
+            Some(op) => op.on(held.map(|content| &content.value), self.value.as_ref())?,
+            None => self.value.clone().ok_or_else(|| Refusal::invalid("value", "`value` is missing."))?,
+        };
+        let kept = held.filter(|_| self.op.is_some());
+        let guessed = if value.text().starts_with('"') { ValueType::Text } else { ValueType::Json };
+        let content = Content {
+            value_type: self.type_hint.or(kept.map(|content| content.value_type)).unwrap_or(guessed),
+            tags: kept.filter(|_| self.tags.is_empty()).map_or_else(|| self.tags.clone(), |content| content.tags.clone()),
+            metadata: self.metadata.clone().or_else(|| kept.and_then(|content| content.metadata.clone())),
+            ttl: self.ttl.or(kept.and_then(|content| content.ttl)),
+            expires_at: match self.ttl {
+                Some(ttl) => Some(at.time.plus(ttl_micros(ttl))),
+                None => kept.and_then(|content| content.expires_at),
+            },
+            created_at: held.map_or(at.time, |content| content.created_at),
+            value,
+        };
+        let effect = SetEffect {
+            id: before.as_ref().map_or_else(|| MemoryId::of(at.header.command_id), |entry| entry.id),
+            version: before.as_ref().map_or(0, |entry| entry.version) + 1,
+            created: held.is_none(),
+            expired,
+            value: self.op.map(|_| content.value.clone()),
+        };
+        let tags = content.tags.clone();
+        let (id, version) = (effect.id, effect.version);
+        let changed = provenance(at, rows);
+        let entry = Entry { scope: at.scope(), key: self.key.clone(), id, version, content: Some(content), changed };
+        let label = if effect.created { "create" } else { "update" };
+        Ok(Applied::new(effect).row(Row::Memory(Box::new(entry))).indexed(index(label, &self.key, tags)))
+    }
+
+    fn show(&self, at: &At, effect: &SetEffect) -> Shown {
+        let mut body = json!({ "id": effect.id, "key": self.key, "version": effect.version });
+        let value = effect.value.as_ref().or(self.value.as_ref());
+        if let Some(value) = &effect.value {
+            body["value"] = value.value();
+        }
+        let mut shown = Shown::ack(KIND, "set_ok", &body);
+        let change = if effect.created { "create" } else { "update" };
+        if let Some(version) = effect.expired {
+            shown.pushes.push(notice(at, &self.key, "expire", version, None, None));
+        }
+        shown.pushes.push(notice(at, &self.key, change, effect.version, at.header.agent_id, value));
+        shown
+    }
+}
+
+/// The `changed` notice to whoever watches the key.
+fn notice(at: &At, key: &str, change: &str, version: u64, author: Option<AgentId>, value: Option<&Json>) -> Push {
+    let deletes = matches!(change, "delete" | "expire");
+    let body = json!({
+        "key": key,
+        "change": change,
+        "action": if deletes { "delete" } else { "set" },
+        "author": author,
+        "version": version,
+        "timestamp": at.time.rfc3339(),
+    });
+    let frame = Frame::new(KIND, "changed", &body);
+    let with_value = value.map(|value| frame.clone().also(&json!({ "value": value })));
+    Push { audience: Audience::Watchers { key: key.to_owned(), deletes }, frame, with_value }
+}
+
+/// `memory.delete`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct Delete {
+    /// The key.
+    pub key: String,
+    /// The version it must be at.
+    #[serde(default, alias = "if_version")]
+    pub expected_version: Option<i64>,
+    /// What else must still hold.
+    #[serde(default)]
+    pub reads: Vec<Read>,
+}
+
+/// The version at which a key stopped holding anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The version.
+    pub version: u64,
+}
+
+impl Act for Delete {
+    type Effect = Ended;
+
+    fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        check_key(&self.key, limits)?;
+        check_reads(&self.reads, self.expected_version, limits)
+    }
+
+    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+        needs.row(RowKey::memory(at.scope(), &self.key));
+        self.reads.iter().for_each(|read| needs.row(RowKey::memory(at.scope(), &read.key)));
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<Ended>, Refusal> {
+        let (before, _) = current(at, rows, &self.key);
+        let before = before.filter(|entry| entry.content.is_some());
+        let before = before.ok_or_else(|| Refusal::not_found(format!("Memory key `{}` not found.", self.key)))?;
+        guard(at, rows, &self.key, self.expected_version, &self.reads)?;
+        Ok(emptied(at, rows, before, "delete"))
+    }
+
+    fn show(&self, at: &At, effect: &Ended) -> Shown {
+        let mut shown = Shown::ack(KIND, "delete_ok", &json!({ "key": self.key, "version": effect.version }));
+        shown.pushes.push(notice(at, &self.key, "delete", effect.version, at.header.agent_id, None));
+        shown
+    }
+}
+
+fn emptied(at: &At, rows: &Rows, before: Entry, label: &str) -> Applied<Ended> {
+    let version = before.version + 1;
+    let index = index(label, &before.key, Vec::new());
+    let entry = Entry { version, content: None, changed: provenance(at, rows), ..before };
+    Applied::new(Ended { version }).row(Row::Memory(Box::new(entry))).indexed(index)
+}
+
+/// `memory.expire`: the time of this version has passed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+pub struct Expire {
+    /// The key.
+    pub key: String,
+    /// The version that was due.
+    pub version: i64,
+}
+
+impl Act for Expire {
+    type Effect = Ended;
+
+    fn check(&self, _: &Limits) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+        needs.row(RowKey::memory(at.scope(), &self.key));
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<Ended>, Refusal> {
+        let entry: Option<&Entry> = rows.get(&RowKey::memory(at.scope(), &self.key));
+        let due = |entry: &&Entry| entry.content.is_some() && entry.live(at.time).is_none();
+        let same = |entry: &&Entry| u64::try_from(self.version) == Ok(entry.version);
+        let entry = entry.filter(due).filter(same).ok_or_else(|| Refusal::not_found("It has not expired."))?;
+        Ok(emptied(at, rows, entry.clone(), "expire"))
+    }
+
+    fn show(&self, at: &At, effect: &Ended) -> Shown {
+        let mut shown = Shown::default();
+        shown.pushes.push(notice(at, &self.key, "expire", effect.version, None, None));
+        shown
+    }
+}
+
+/// The bound on what an `op` may grow a value to.
+pub(crate) fn grown(value: Value) -> Result<Json, Refusal> {
+    let json = Json::from(&value);
+    if json.text().len() <= limits::OP_VALUE_BYTES_MAX {
+        return Ok(json);
+    }
+    Err(Refusal::new(Code::PayloadTooLarge).with("limit", limits::OP_VALUE_BYTES_MAX))
+}
+

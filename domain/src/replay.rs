@@ -1,0 +1,95 @@
+//! Replay: history on request, filtered, with the visibility that its live frames had.
+
+use serde::Deserialize;
+
+use crate::{
+    code::Refusal,
+    limits::{Limits, REPLAY_DEFAULT, REPLAY_MAX, TOKEN_BYTES_MAX},
+    position::LogTime,
+    presence::bounded,
+    verdict::Stream,
+};
+
+/// Which end of the matches counts when there are more than `limit`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The newest, shown oldest first.
+    #[default]
+    Newest,
+    /// The oldest; the next page by `cursor`.
+    Oldest,
+}
+
+/// `replay.request`, also `replay.start`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// From this time on.
+    pub from: Option<String>,
+    /// Before this time.
+    pub to: Option<String>,
+    /// Activity kinds, or what happened.
+    pub kinds: Vec<String>,
+    /// Any of these tags, or all with `match: "all"`.
+    pub tags: Vec<String>,
+    /// `any` (default) or `all`.
+    #[serde(rename = "match")]
+    pub matching: Option<String>,
+    /// Author ids or names.
+    pub agents: Vec<String>,
+    /// More parts of history than activity.
+    pub streams: Vec<Stream>,
+    /// Items, at most 1,000.
+    pub limit: Option<u32>,
+    /// Which end counts.
+    pub order: Order,
+    /// Where the last page ended, for order `oldest`.
+    pub cursor: Option<String>,
+    /// `gzip`: items come in compressed batches.
+    pub encoding: Option<String>,
+}
+
+impl Request {
+    /// Whether it is within bounds.
+    ///
+    /// # Errors
+    /// `invalid_message`.
+    pub fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        bounded("kinds", &self.kinds)?;
+        bounded("tags", &self.tags)?;
+        bounded("agents", &self.agents)?;
+        limits.text("cursor", self.cursor.as_ref(), TOKEN_BYTES_MAX)?;
+        for (field, time) in [("from", &self.from), ("to", &self.to)] {
+            if time.as_ref().is_some_and(|time| LogTime::parse(time).is_none()) {
+                return Err(Refusal::invalid(field, format!("`{field}` must be an RFC 3339 time.")));
+            }
+        }
+        if self.matching.as_ref().is_some_and(|matching| matching != "any" && matching != "all") {
+            return Err(Refusal::invalid("match", "`match` is `any` or `all`."));
+        }
+        if self.encoding.as_ref().is_some_and(|encoding| encoding != "gzip") {
+            return Err(Refusal::invalid("encoding", "`encoding` is `gzip` or absent."));
+        }
+        if self.streams.contains(&Stream::Hidden) || self.streams.len() > FILTERABLE {
+            return Err(Refusal::invalid("streams", "`streams` may hold activity, presence, memory, direct."));
+        }
+        Ok(())
+    }
+
+    /// Items wanted, within the bound.
+    pub fn limit(&self) -> u32 {
+        self.limit.unwrap_or(REPLAY_DEFAULT).min(REPLAY_MAX)
+    }
+
+    /// The parts of history wanted: activity, and those named.
+    pub fn wanted(&self) -> Vec<Stream> {
+        let mut streams = vec![Stream::Activity];
+        streams.extend(self.streams.iter().filter(|stream| **stream != Stream::Activity));
+        streams.dedup();
+        streams
+    }
+}
+
+/// Streams that can be named.
+const FILTERABLE: usize = 4;

@@ -1,0 +1,396 @@
+//! Rows: what read models keep, state-shaped. `Rows` is the working set of a fold: loaded rows and what became of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    direct::{MailCount, Message, Notice},
+    fleet::{Fleet, Head, Slug},
+    fold::Answer,
+    ids::{AgentId, MemoryId, MessageId, Scope},
+    memory::Entry,
+    position::{LogTime, Offset},
+    presence::{Agent, Name},
+    tenant::{Key, Tenant},
+};
+
+/// The kinds of rows. The text is the name in every store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is documented at its state")]
+pub enum Table {
+    Tenant,
+    Fleet,
+    Slug,
+    Key,
+    Head,
+    Agent,
+    Name,
+    Memory,
+    Message,
+    Notice,
+    MailCount,
+    Answer,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Tenant,
+        Self::Fleet,
+        Self::Slug,
+        Self::Key,
+        Self::Head,
+        Self::Agent,
+        Self::Name,
+        Self::Memory,
+        Self::Message,
+        Self::Notice,
+        Self::MailCount,
+        Self::Answer,
+    ];
+
+    /// Its name in every store.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Fleet => "fleet",
+            Self::Slug => "slug",
+            Self::Key => "key",
+            Self::Head => "head",
+            Self::Agent => "agent",
+            Self::Name => "name",
+            Self::Memory => "memory",
+            Self::Message => "message",
+            Self::Notice => "notice",
+            Self::MailCount => "mail_count",
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// The one name of a row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RowKey {
+    /// Which kind.
+    pub table: Table,
+    /// Whose.
+    pub scope: Scope,
+    /// Which one.
+    pub key: String,
+}
+
+impl RowKey {
+    /// Names a row.
+    pub fn new(table: Table, scope: Scope, key: impl ToString) -> Self {
+        Self { table, scope, key: key.to_string() }
+    }
+
+    /// The agent `id`.
+    pub fn agent(scope: Scope, id: AgentId) -> Self {
+        Self::new(Table::Agent, scope, id)
+    }
+
+    /// Who has this name.
+    pub fn name(scope: Scope, name: &str) -> Self {
+        Self::new(Table::Name, scope, name)
+    }
+
+    /// The memory entry under `key`.
+    pub fn memory(scope: Scope, key: &str) -> Self {
+        Self::new(Table::Memory, scope, key)
+    }
+
+    /// The message `id`.
+    pub fn message(scope: Scope, id: MessageId) -> Self {
+        Self::new(Table::Message, scope, id)
+    }
+
+    /// What waits to be told about the message `id`.
+    pub fn notice(scope: Scope, id: MessageId) -> Self {
+        Self::new(Table::Notice, scope, id)
+    }
+
+    /// How many messages wait for `to`, from one sender or from all.
+    pub fn mail_count(scope: Scope, to: AgentId, from: Option<AgentId>) -> Self {
+        let key = from.map_or_else(|| to.to_string(), |from| format!("{to}/{from}"));
+        Self::new(Table::MailCount, scope, key)
+    }
+
+    /// The answer to an agent's idempotency key.
+    pub fn answer(scope: Scope, agent: AgentId, key: &str) -> Self {
+        Self::new(Table::Answer, scope, format!("{agent}/{key}"))
+    }
+
+    /// The fleet's last position.
+    pub fn head(scope: Scope) -> Self {
+        Self::new(Table::Head, scope, "")
+    }
+}
+
+/// A row's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is documented at its state")]
+pub enum Row {
+    Tenant(Tenant),
+    Fleet(Fleet),
+    Slug(Slug),
+    Key(Key),
+    Head(Head),
+    Agent(Box<Agent>),
+    Name(Name),
+    Memory(Box<Entry>),
+    Message(Message),
+    Notice(Notice),
+    MailCount(MailCount),
+    Answer(Box<Answer>),
+}
+
+/// What a store indexes of a row beside its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowIndex {
+    /// When `timers` must look at it.
+    pub due_at: Option<LogTime>,
+    /// Whose mail it is.
+    pub owner: Option<AgentId>,
+    /// What searches look at; `None`: not searchable now.
+    pub search: Option<Search>,
+}
+
+/// The searchable side of a live memory entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// Key and the beginning of the value.
+    pub text: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Who wrote it last.
+    pub author: Option<AgentId>,
+    /// When this life of it began.
+    pub created_at: LogTime,
+    /// When it last changed.
+    pub updated_at: LogTime,
+    /// When it ends.
+    pub expires_at: Option<LogTime>,
+}
+
+impl Row {
+    /// Its name.
+    pub fn key(&self) -> RowKey {
+        match self {
+            Self::Tenant(row) => row.row_key(),
+            Self::Fleet(row) => row.row_key(),
+            Self::Slug(row) => row.row_key(),
+            Self::Key(row) => row.row_key(),
+            Self::Head(row) => RowKey::head(row.scope),
+            Self::Agent(row) => RowKey::agent(row.scope, row.id),
+            Self::Name(row) => RowKey::name(row.scope, &row.name),
+            Self::Memory(row) => RowKey::memory(row.scope, &row.key),
+            Self::Message(row) => RowKey::message(row.scope, row.id),
+            Self::Notice(row) => RowKey::notice(row.scope, row.message),
+            Self::MailCount(row) => RowKey::mail_count(row.scope, row.to, row.from),
+            Self::Answer(row) => RowKey::answer(row.scope, row.agent, &row.key),
+        }
+    }
+
+    /// What a store indexes.
+    pub fn index(&self) -> RowIndex {
+        match self {
+            Self::Memory(row) => row.index(),
+            Self::Message(row) => row.index(),
+            Self::Notice(row) => row.index(),
+            _ => RowIndex::default(),
+        }
+    }
+}
+
+/// A state that is kept as a row of its own kind.
+pub trait State: Sized {
+    /// The state in a row of its kind.
+    fn of(row: &Row) -> Option<&Self>;
+}
+
+/// Wraps each state into its row and back.
+mod states {
+    use super::{Agent, Answer, Entry, Fleet, Head, Key, MailCount, Message, Name, Notice, Row, Slug, State, Tenant};
+
+    impl State for Tenant {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Tenant(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Fleet {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Fleet(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Slug {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Slug(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Key {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Key(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Head {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Head(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Agent {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Agent(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Name {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Name(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Entry {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Memory(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Message {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Message(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Notice {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Notice(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for MailCount {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::MailCount(state) = row { Some(state) } else { None }
+        }
+    }
+    impl State for Answer {
+        fn of(row: &Row) -> Option<&Self> {
+            if let Row::Answer(state) = row { Some(state) } else { None }
+        }
+    }
+}
+
+/// The rows that some commands touch.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// By name, each once.
+    pub rows: BTreeSet<RowKey>,
+}
+
+impl Needs {
+    /// Asks for one row.
+    pub fn row(&mut self, key: RowKey) {
+        self.rows.insert(key);
+    }
+}
+
+/// The working set of a fold.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    known: BTreeMap<RowKey, Option<Row>>,
+    changed: BTreeSet<RowKey>,
+    /// The newest log time of the partition.
+    pub time: LogTime,
+}
+
+impl Rows {
+    /// An empty set for a partition whose newest log time is `time`.
+    pub fn at(time: LogTime) -> Self {
+        Self { time, ..Self::default() }
+    }
+
+    /// Puts in what a store answered for `keys`; a key without a row is known to be vacant.
+    pub fn load(&mut self, keys: impl IntoIterator<Item = RowKey>, rows: impl IntoIterator<Item = Row>) {
+        for key in keys {
+            self.known.entry(key).or_insert(None);
+        }
+        for row in rows {
+            self.known.insert(row.key(), Some(row));
+        }
+    }
+
+    /// Whether a row was loaded, vacant or not.
+    pub fn knows(&self, key: &RowKey) -> bool {
+        self.known.contains_key(key)
+    }
+
+    /// A declared row, if there is one.
+    ///
+    /// # Panics
+    /// The row was not declared by `needs`: our own bug.
+    pub fn get<T: State>(&self, key: &RowKey) -> Option<&T> {
+        let row = self.known.get(key);
+        assert!(row.is_some(), "a fold touched {key:?} without declaring it in needs()");
+        row.and_then(Option::as_ref).and_then(T::of)
+    }
+
+    /// A row that may not have been loaded yet: only for `needs`, whose second round sees what the first loaded.
+    pub fn peek<T: State>(&self, key: &RowKey) -> Option<&T> {
+        self.known.get(key).and_then(Option::as_ref).and_then(T::of)
+    }
+
+    /// The agent `id`.
+    pub fn agent(&self, scope: Scope, id: AgentId) -> Option<&Agent> {
+        self.get(&RowKey::agent(scope, id))
+    }
+
+    /// Writes a row.
+    pub fn put(&mut self, row: Row) {
+        let key = row.key();
+        assert!(self.known.contains_key(&key), "a fold wrote {key:?} without declaring it in needs()");
+        self.changed.insert(key.clone());
+        self.known.insert(key, Some(row));
+    }
+
+    /// Removes a row.
+    pub fn remove(&mut self, key: RowKey) {
+        assert!(self.known.contains_key(&key), "a fold removed {key:?} without declaring it in needs()");
+        self.changed.insert(key.clone());
+        self.known.insert(key, None);
+    }
+
+    /// What became of the changed rows, by name; `None` is removed.
+    pub fn changed(&self) -> impl Iterator<Item = (&RowKey, Option<&Row>)> {
+        self.changed.iter().map(|key| (key, self.known.get(key).and_then(Option::as_ref)))
+    }
+
+    /// Everything known, for folding in memory.
+    pub fn all(&self) -> impl Iterator<Item = &Row> {
+        self.known.values().flatten()
+    }
+}
+
+/// BLAKE3 over rows in key order, in hex: equal states have equal digests.
+pub fn digest<'a>(rows: impl IntoIterator<Item = &'a Row>, applied: Offset) -> String {
+    let sorted: BTreeMap<RowKey, &Row> = rows.into_iter().map(|row| (row.key(), row)).collect();
+    let mut hasher = blake3::Hasher::new();
+    for row in sorted.values() {
+        let text = serde_json::to_vec(row).expect("rows serialise");
+        hasher.update(&text.len().to_le_bytes());
+        hasher.update(&text);
+    }
+    hasher.update(&applied.0.to_le_bytes());
+    hasher.finalize().to_hex().to_string()
+}
+
+impl MemoryId {
+    /// The id of the entry that a command creates.
+    pub fn of(command: crate::ids::CommandId) -> Self {
+        Self::from_bits(command.bits())
+    }
+}
+
+impl MessageId {
+    /// The id of the message that a command sends.
+    pub fn of(command: crate::ids::CommandId) -> Self {
+        Self::from_bits(command.bits())
+    }
+}

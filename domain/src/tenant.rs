@@ -1,0 +1,167 @@
+//! Tenants and API keys: who may come in. Folded from the `directory` stream; only hashes of keys are ever logged.
+
+use apache_avro::AvroSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::Act,
+    code::Refusal,
+    event::{At, Header},
+    frame::Shown,
+    ids::{FleetId, KeyId, Scope, TenantId},
+    limits::Limits,
+    position::LogTime,
+    row::{Needs, Row, RowKey, Rows, Table},
+    verdict::Applied,
+};
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name.
+    pub name: String,
+    /// Since when.
+    pub created_at: LogTime,
+}
+
+impl Tenant {
+    /// Its row's name.
+    pub fn row_key(&self) -> RowKey {
+        Self::key(self.id)
+    }
+
+    /// The name of a tenant's row.
+    pub fn key(id: TenantId) -> RowKey {
+        RowKey::new(Table::Tenant, Scope::directory(id), "")
+    }
+}
+
+/// `tenant.created`: the tenant is the one in the header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct Created {
+    /// Its name.
+    pub name: String,
+}
+
+impl Act for Created {
+    type Effect = ();
+
+    fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        slug("name", &self.name, limits.name_bytes)
+    }
+
+    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+        needs.row(Tenant::key(at.tenant_id));
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
+        let id = at.header.tenant_id;
+        if rows.get::<Tenant>(&Tenant::key(id)).is_some() {
+            return Ok(Applied::new(()));
+        }
+        Ok(Applied::new(()).row(Row::Tenant(Tenant { id, name: self.name.clone(), created_at: at.time })))
+    }
+
+    fn show(&self, _: &At, (): &()) -> Shown {
+        Shown::default()
+    }
+}
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
+pub enum KeyType {
+    // Agents in production.
+    #[default]
+    Live,
+    // Agents in a sandbox.
+    Test,
+    // Administration.
+    Admin,
+}
+
+/// An API key, by its hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Key {
+    /// SHA-256 of the key, in hex.
+    pub hash: String,
+    /// Its id, for logs and provenance.
+    pub id: KeyId,
+    /// Whose; `TenantId::NONE` for the operator.
+    pub tenant: TenantId,
+    /// The only fleet it is good for, if there is one.
+    pub fleet: Option<FleetId>,
+    /// What it is for.
+    pub key_type: KeyType,
+}
+
+impl Key {
+    /// Its row's name.
+    pub fn row_key(&self) -> RowKey {
+        Self::key(&self.hash)
+    }
+
+    /// The name of a key's row. It is the one row found without knowing whose it is.
+    pub fn key(hash: &str) -> RowKey {
+        RowKey::new(Table::Key, Scope::OPERATOR, hash)
+    }
+}
+
+/// `key.created`: a key of the tenant in the header.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct KeyCreated {
+    /// Its id.
+    pub id: KeyId,
+    /// SHA-256 of the key, in hex.
+    pub hash: String,
+    /// What it is for.
+    pub key_type: KeyType,
+    /// The only fleet it is good for, if there is one.
+    pub fleet: Option<FleetId>,
+}
+
+impl Act for KeyCreated {
+    type Effect = ();
+
+    fn check(&self, _: &Limits) -> Result<(), Refusal> {
+        let hex = self.hash.len() == 64 && self.hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hex { Ok(()) } else { Err(Refusal::invalid("hash", "`hash` must be SHA-256 in hex.")) }
+    }
+
+    fn needs(&self, _: &Header, _: &Rows, needs: &mut Needs) {
+        needs.row(Key::key(&self.hash));
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
+        if rows.get::<Key>(&Key::key(&self.hash)).is_some() {
+            return Ok(Applied::new(()));
+        }
+        Ok(Applied::new(()).row(Row::Key(Key {
+            hash: self.hash.clone(),
+            id: self.id,
+            tenant: at.header.tenant_id,
+            fleet: self.fleet,
+            key_type: self.key_type,
+        })))
+    }
+
+    fn show(&self, _: &At, (): &()) -> Shown {
+        Shown::default()
+    }
+}
+
+/// Whether a tenant's or fleet's name has the form `[a-z0-9._-]{1,100}`.
+///
+/// # Errors
+/// `invalid_message` naming the field.
+pub fn slug(field: &str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
+    let fits = (1..=bytes_max).contains(&text.len());
+    let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+    if fits && plain {
+        return Ok(());
+    }
+    Err(Refusal::invalid(field, format!("`{field}` must be 1 to {bytes_max} of a-z 0-9 . _ -")).with("limit", bytes_max))
+}
