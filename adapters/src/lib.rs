@@ -1,1 +1,3 @@
-//! Being built.
+//! The only crate with vendor clients: every port of `ringforge-ports` on something that keeps, carries or finds.
+
+pub mod log;

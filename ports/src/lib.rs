@@ -2,7 +2,10 @@
 //! Every promise is a function of the contract suites; no vendor type may appear here.
 
 pub mod clock;
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod log;
+pub mod memory;
 
 use ringforge_domain::position::Offset;
 

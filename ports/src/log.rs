@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use ringforge_domain::position::{Generation, LogTime, Offset, Partition};
+use ringforge_domain::{
+    limits,
+    position::{Generation, LogTime, Offset, Partition},
+};
 
 use crate::Error;
 
@@ -60,25 +63,85 @@ pub struct Bounds {
 }
 
 /// An ordered, durable sequence of records per partition.
+///
+/// ```text
+///   0 ......... oldest ............. end
+///   trimmed     | kept               | not yet written
+/// ```
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// Appends all of `records` or none, contiguous and in order, and gives each its place and log time.
+    /// Appends all of `records` or none, contiguous and in order, and gives each its place and log time. No records: no
+    /// places.
     /// Resolves when they would survive the death of this process (embedded: and a power cut).
-    /// Concurrent callers may be joined into one write; two appends by one caller, the second polled after the first was polled, keep their order.
+    /// Concurrent callers may be joined into one write; two appends by one caller, the second polled after the first was
+    /// polled, keep their order. Dropping the future after that first poll does not take the append back.
     /// Log time never falls within a partition, not even across a restart.
-    /// `Refused`: not in the log and never will be (among them: more than `limits::APPEND_RECORDS_MAX` records or `APPEND_BYTES_MAX` bytes, an unknown partition, a full queue). `Unknown`: it may be.
+    /// `Refused`: not in the log and never will be (among them `TooLarge`: more than `limits::APPEND_RECORDS_MAX` records
+    /// or `APPEND_BYTES_MAX` bytes; `Unavailable`: an unknown partition, a full queue). `Unknown`: it may be.
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError>;
 
-    /// Every record from `from` on, in order, none twice, none left out, in batches of at most `limits::READ_RECORDS_MAX` records or about `READ_BYTES_MAX` bytes (a single larger record comes alone), then follows: it waits for new ones and never ends by itself.
-    /// Never shows a record that is not durable. `from` below what is kept: one `Error::Gone { oldest }`, then the end. `from` beyond the end: waits.
+    /// Every record from `from` on, in order, none twice, none left out, in batches of 1 to `limits::READ_RECORDS_MAX`
+    /// records and at most `READ_BYTES_MAX` bytes (a larger record comes alone), then follows: it waits for new ones and
+    /// never ends by itself. `from` beyond the end: waits.
+    /// Never shows a record that is not durable. An error is the last item: `Gone { oldest }` when the next record is no
+    /// longer kept (also when it was trimmed under the reader), `Corrupt` naming the record, `Unavailable` for an unknown
+    /// partition, `Closed` after shutdown.
     fn read(&self, partition: Partition, from: Offset) -> BoxStream<'static, Result<Vec<Stored>, Error>>;
 
-    /// The records at `offsets` (rising, at most `limits::SEEK_MAX`), in that order; one that is trimmed or not yet written is left out.
+    /// The records at `offsets` (rising, at most `limits::SEEK_MAX`, else `TooLarge`), in that order; one that is trimmed
+    /// or not yet written is left out.
     async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error>;
 
-    /// Oldest kept, next to be written, generation. `end` covers every append that was acknowledged before the call.
+    /// Oldest kept, next to be written, generation. `end` covers every append that was acknowledged before the call. The
+    /// generation is the same for all partitions and across restarts.
     async fn bounds(&self, partition: Partition) -> Result<Bounds, Error>;
 
-    /// Forgets everything before `before` (at most `end`); offsets are never used again.
+    /// Forgets everything before `before`; beyond `end` it means `end`, below `oldest` nothing. Lasts across a restart;
+    /// offsets are never used again.
     async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error>;
+}
+
+/// What every adapter refuses before it takes an append.
+pub fn check_append(partition: Partition, partitions: u16, records: &[Record]) -> Result<(), AppendError> {
+    check_partition(partition, partitions).map_err(AppendError::Refused)?;
+    if records.len() > limits::APPEND_RECORDS_MAX {
+        let what = format!("{} records in one append, at most {}", records.len(), limits::APPEND_RECORDS_MAX);
+        return Err(AppendError::Refused(Error::TooLarge(what)));
+    }
+    let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+    if bytes > limits::APPEND_BYTES_MAX {
+        let what = format!("{bytes} bytes in one append, at most {}", limits::APPEND_BYTES_MAX);
+        return Err(AppendError::Refused(Error::TooLarge(what)));
+    }
+    Ok(())
+}
+
+/// `Unavailable` unless a log of `partitions` has this one.
+pub fn check_partition(partition: Partition, partitions: u16) -> Result<(), Error> {
+    if partition.0 < partitions {
+        return Ok(());
+    }
+    Err(Error::Unavailable(format!("no partition {}, the log has {partitions}", partition.0)))
+}
+
+/// `TooLarge` for more offsets than one seek may name.
+pub fn check_seek(offsets: &[Offset]) -> Result<(), Error> {
+    if offsets.len() <= limits::SEEK_MAX {
+        return Ok(());
+    }
+    Err(Error::TooLarge(format!("{} offsets in one seek, at most {}", offsets.len(), limits::SEEK_MAX)))
+}
+
+/// Takes from `records` what one batch of `Log::read` may hold.
+pub fn batch<'a>(records: impl IntoIterator<Item = &'a Stored>) -> Vec<Stored> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    for stored in records {
+        bytes += stored.record.bytes.len();
+        let full = taken.len() == limits::READ_RECORDS_MAX || bytes > limits::READ_BYTES_MAX;
+        if full && !taken.is_empty() {
+            break;
+        }
+        taken.push(stored.clone());
+    }
+    taken
 }

@@ -1,0 +1,3 @@
+//! Where the log is kept.
+
+pub mod embedded;

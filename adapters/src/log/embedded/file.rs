@@ -1,0 +1,307 @@
+//! The file: its lock, tables, row ids and checksums. Nothing here knows of threads.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use ringforge_domain::{
+    ids::{FleetId, Scope, TenantId},
+    limits,
+    position::{Generation, LogTime, Offset, Partition},
+};
+use ringforge_ports::{
+    Error,
+    clock::{Ids, SystemIds},
+    log::{Record, Stored},
+};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::OpenError;
+
+/// The format this program writes.
+const FORMAT: i64 = 1;
+/// Newest records of each partition whose checksums are verified when the log is opened.
+const VERIFIED: u64 = 1_024;
+/// Bytes of the file that a connection maps.
+const MMAP_BYTES: i64 = 1 << 30;
+/// Bytes the write-ahead log keeps when it starts over.
+const WAL_KEPT_BYTES: i64 = 64 << 20;
+
+const TABLES: &str = "
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE partitions (id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL, newest INTEGER NOT NULL);
+    CREATE TABLE records (
+        id INTEGER PRIMARY KEY, time INTEGER NOT NULL, scope BLOB NOT NULL, checksum INTEGER NOT NULL, bytes BLOB NOT NULL
+    );";
+
+/// Where a partition stands.
+#[derive(Clone, Copy)]
+pub(super) struct State {
+    /// The first offset kept.
+    pub oldest: Offset,
+    /// The next to be written.
+    pub end: Offset,
+    /// The time of the newest record ever written.
+    pub newest: LogTime,
+}
+
+/// An open log.
+pub(super) struct LogFile {
+    pub connection: Connection,
+    pub generation: Generation,
+    pub partitions: Vec<State>,
+    /// Held until everything else is done.
+    pub lock: File,
+}
+
+/// Locks, creates if need be, and verifies.
+pub(super) fn open(path: &Path, partitions: u16) -> Result<LogFile, OpenError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
+    let lock = lock(path)?;
+    let mut connection = connect(path).map_err(opening)?;
+    let generation = load_meta(&mut connection, partitions)?;
+    // The file and its write-ahead log exist by now; without this a power cut could lose their names.
+    File::open(parent)?.sync_all()?;
+    let partitions = (0..partitions).map(|id| load_partition(&connection, Partition(id))).collect::<Result<_, _>>()?;
+    Ok(LogFile { connection, generation, partitions, lock })
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = File::options().create(true).truncate(false).write(true).open(path.with_extension("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// A connection that writes.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "page_size", 8192)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
+    connection.pragma_update(None, "mmap_size", MMAP_BYTES)?;
+    Ok(connection)
+}
+
+/// A connection that only reads.
+pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "mmap_size", MMAP_BYTES)?;
+    Ok(connection)
+}
+
+fn load_meta(connection: &mut Connection, partitions: u16) -> Result<Generation, OpenError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(opening)?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(opening)?;
+    if tables == 0 {
+        create(&transaction, partitions).map_err(opening)?;
+    }
+    transaction.commit().map_err(opening)?;
+    let found = meta(connection, "format")?;
+    if found != FORMAT {
+        return Err(OpenError::WrongVersion { found, expected: FORMAT });
+    }
+    let found = meta(connection, "partitions")?;
+    if found != i64::from(partitions) {
+        return Err(OpenError::WrongPartitions { found, expected: partitions });
+    }
+    let generation = u32::try_from(meta(connection, "generation")?);
+    generation.map(Generation).map_err(|_| damaged("the generation is out of range"))
+}
+
+fn create(connection: &Connection, partitions: u16) -> rusqlite::Result<()> {
+    let secret = SystemIds.secret();
+    let generation = u32::from_le_bytes([secret[0], secret[1], secret[2], secret[3]]);
+    connection.execute_batch(TABLES)?;
+    let named = [("format", FORMAT), ("generation", generation.into()), ("partitions", partitions.into())];
+    for (name, value) in named {
+        connection.execute("INSERT INTO meta VALUES (?1, ?2)", params![name, value])?;
+    }
+    for id in 0..partitions {
+        connection.execute("INSERT INTO partitions VALUES (?1, 0, 0, 0)", [id])?;
+    }
+    Ok(())
+}
+
+fn meta(connection: &Connection, name: &str) -> Result<i64, OpenError> {
+    let value = connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0));
+    value.optional().map_err(opening)?.ok_or_else(|| damaged(&format!("meta has no {name}")))
+}
+
+/// Where a partition stands, its newest records verified. The row is only as new as the last trim: the records tell the rest.
+fn load_partition(connection: &Connection, partition: Partition) -> Result<State, OpenError> {
+    let select = "SELECT oldest, next, newest FROM partitions WHERE id = ?1";
+    let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, LogTime(row.get(2)?)));
+    let stored = connection.query_row(select, [partition.0], columns).optional().map_err(opening)?;
+    let (oldest, next, newest) = stored.ok_or_else(|| damaged(&format!("partition {} has no row", partition.0)))?;
+    let limit = Offset::LIMIT.0;
+    let offset = |value: i64| u64::try_from(value).ok().filter(|value| *value < limit).map(Offset);
+    let (Some(oldest), Some(next)) = (offset(oldest), offset(next)) else {
+        return Err(damaged(&format!("partition {} has bounds {oldest} and {next}", partition.0)));
+    };
+    let edge = |order| {
+        let select = format!("SELECT id FROM records WHERE id >= ?1 AND id < ?2 ORDER BY id {order} LIMIT 1");
+        let range = params![row_id(partition, oldest), row_id(partition, Offset(limit))];
+        connection.query_row(&select, range, |row| row.get(0)).optional().map(|id| id.map(offset_of)).map_err(opening)
+    };
+    let mut state = State { oldest, end: next, newest };
+    let (Some(first), Some(last)) = (edge("ASC")?, edge("DESC")?) else {
+        return if oldest == next { Ok(state) } else { Err(gap(partition, oldest)) };
+    };
+    if first != oldest {
+        return Err(gap(partition, oldest));
+    }
+    if last.next() < next {
+        return Err(gap(partition, last.next()));
+    }
+    state.end = last.next();
+    let mut from = Offset(state.end.0.saturating_sub(VERIFIED).max(oldest.0));
+    while from < state.end {
+        let batch = read(connection, partition, from, state.end).map_err(|error| damaged(&error.to_string()))?;
+        let Some(newest) = batch.last().filter(|_| batch[0].offset == from) else {
+            return Err(gap(partition, from));
+        };
+        state.newest = state.newest.max(newest.time);
+        from = newest.offset.next();
+    }
+    Ok(state)
+}
+
+fn damaged(what: &str) -> OpenError {
+    OpenError::Damaged { what: what.strip_prefix("corrupt: ").unwrap_or(what).to_owned() }
+}
+
+fn gap(partition: Partition, offset: Offset) -> OpenError {
+    damaged(&missing(partition, offset).to_string())
+}
+
+fn opening(error: rusqlite::Error) -> OpenError {
+    match error.sqlite_error_code() {
+        // Unknown, none: a table that is not there, a value of another type.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) | None => {
+            damaged(&error.to_string())
+        }
+        Some(_) => OpenError::Io(io::Error::other(error)),
+    }
+}
+
+/// The row of a record: partitions lie one after another, each in the order of its offsets.
+pub(super) fn row_id(partition: Partition, offset: Offset) -> i64 {
+    ((u64::from(partition.0) << 48) | offset.0).cast_signed()
+}
+
+fn offset_of(id: i64) -> Offset {
+    Offset(id.cast_unsigned() & ((1 << 48) - 1))
+}
+
+/// The scope as it is stored.
+pub(super) fn scope_bytes(scope: Scope) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(&scope.tenant.bits().to_be_bytes());
+    bytes[16..].copy_from_slice(&scope.fleet.bits().to_be_bytes());
+    bytes
+}
+
+/// Over everything that a row says, its place too.
+pub(super) fn checksum(id: i64, time: LogTime, scope: &[u8], bytes: &[u8]) -> i64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&id.to_le_bytes()).update(&time.0.to_le_bytes()).update(scope).update(bytes);
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    i64::from_le_bytes(first)
+}
+
+/// The record that should be there is not.
+pub(super) fn missing(partition: Partition, offset: Offset) -> Error {
+    corrupt(partition, offset, "it is missing")
+}
+
+fn corrupt(partition: Partition, offset: Offset, what: impl std::fmt::Display) -> Error {
+    Error::Corrupt(format!("partition {} offset {}: {what}", partition.0, offset.0))
+}
+
+/// What went wrong when the record at `offset` was wanted.
+fn reading(partition: Partition, offset: Offset, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        // No code: a column of another type than was written.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => corrupt(partition, offset, error),
+        Some(_) => Error::Unavailable(format!("read partition {} offset {}: {error}", partition.0, offset.0)),
+    }
+}
+
+/// One batch of the records in `from..upto`.
+pub(super) fn read(
+    connection: &Connection,
+    partition: Partition,
+    from: Offset,
+    upto: Offset,
+) -> Result<Vec<Stored>, Error> {
+    let select = "SELECT id, time, scope, checksum, bytes FROM records WHERE id >= ?1 AND id < ?2 ORDER BY id";
+    let at = |offset| move |error: rusqlite::Error| reading(partition, offset, &error);
+    let mut statement = connection.prepare_cached(select).map_err(at(from))?;
+    let mut rows = statement.query([row_id(partition, from), row_id(partition, upto)]).map_err(at(from))?;
+    let (mut batch, mut bytes, mut next) = (Vec::new(), 0, from);
+    while let Some(row) = rows.next().map_err(at(next))? {
+        let stored = stored(row, partition, next)?;
+        bytes += stored.record.bytes.len();
+        if bytes > limits::READ_BYTES_MAX && !batch.is_empty() {
+            break;
+        }
+        next = stored.offset.next();
+        batch.push(stored);
+        if batch.len() == limits::READ_RECORDS_MAX {
+            break;
+        }
+    }
+    Ok(batch)
+}
+
+/// The records at `offsets`, as many as there are.
+pub(super) fn seek(connection: &Connection, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
+    let select = "SELECT id, time, scope, checksum, bytes FROM records WHERE id = ?1";
+    let mut found = Vec::with_capacity(offsets.len());
+    for &offset in offsets {
+        let at = |error: rusqlite::Error| reading(partition, offset, &error);
+        let mut statement = connection.prepare_cached(select).map_err(at)?;
+        let mut rows = statement.query([row_id(partition, offset)]).map_err(at)?;
+        if let Some(row) = rows.next().map_err(at)? {
+            found.push(stored(row, partition, offset)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The record of a row, or `Corrupt`: `next` is the offset that is expected.
+fn stored(row: &Row<'_>, partition: Partition, next: Offset) -> Result<Stored, Error> {
+    let columns = || -> rusqlite::Result<_> {
+        let scope = row.get_ref(2)?.as_blob()?;
+        let bytes = row.get_ref(4)?.as_blob()?;
+        Ok((row.get(0)?, LogTime(row.get(1)?), scope, row.get::<_, i64>(3)?, bytes))
+    };
+    let (id, time, scope, sum, bytes) = columns().map_err(|error| reading(partition, next, &error))?;
+    if offset_of(id) != next {
+        return Err(missing(partition, next));
+    }
+    if checksum(id, time, scope, bytes) != sum {
+        return Err(corrupt(partition, next, "the checksum differs"));
+    }
+    let (tenant, fleet) = scope.split_at_checked(16).ok_or_else(|| corrupt(partition, next, "the scope is short"))?;
+    let bits = |half: &[u8]| half.try_into().map(u128::from_be_bytes);
+    let (Ok(tenant), Ok(fleet)) = (bits(tenant), bits(fleet)) else {
+        return Err(corrupt(partition, next, "the scope is not 32 bytes"));
+    };
+    let scope = Scope { tenant: TenantId::from_bits(tenant), fleet: FleetId::from_bits(fleet) };
+    Ok(Stored { offset: next, time, record: Record { scope, bytes: Arc::from(bytes) } })
+}

@@ -1,0 +1,324 @@
+//! What the writer, the readers and the callers share: the queue in, the tails out, and whether the log still lives.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use ringforge_domain::{
+    limits,
+    position::{Offset, Partition},
+};
+use ringforge_ports::{
+    Error,
+    log::{AppendError, Placed, Record, Stored},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{OnFatal, file::State};
+
+/// Bytes that may wait for the writer; what would go beyond is refused.
+const QUEUE_BYTES_MAX: usize = 8 * limits::GROUP_BYTES_MAX;
+/// Records of a partition kept in memory for readers that have caught up.
+const TAIL_RECORDS_MAX: usize = 4 * limits::GROUP_RECORDS_MAX;
+/// Their bytes.
+const TAIL_BYTES_MAX: usize = 2 * limits::GROUP_BYTES_MAX;
+
+/// What the writer is asked for.
+pub(super) enum Operation {
+    Append { partition: Partition, records: Vec<Record>, reply: oneshot::Sender<Result<Vec<Placed>, AppendError>> },
+    Trim { partition: Partition, before: Offset, reply: oneshot::Sender<Result<(), Error>> },
+}
+
+impl Operation {
+    /// Records and bytes, as the queue counts them.
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Append { records, .. } => {
+                (records.len(), records.iter().map(|record| size_of::<Stored>() + record.bytes.len()).sum())
+            }
+            Self::Trim { .. } => (1, size_of::<Self>()),
+        }
+    }
+
+    /// Answers that it is not in the log and never will be.
+    fn refuse(self, error: Error) {
+        // Whoever asked may have left.
+        match self {
+            Self::Append { reply, .. } => drop(reply.send(Err(AppendError::Refused(error)))),
+            Self::Trim { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Answers that it may be in the log.
+    pub(super) fn doubt(self, error: Error) {
+        match self {
+            Self::Append { reply, .. } => drop(reply.send(Err(AppendError::Unknown(error)))),
+            Self::Trim { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Operation>,
+    records: usize,
+    bytes: usize,
+    /// Why nothing more is taken.
+    stopped: Option<Error>,
+}
+
+struct Tail {
+    oldest: Offset,
+    end: Offset,
+    /// The newest records without a hole up to `end`.
+    batches: VecDeque<Arc<[Stored]>>,
+    records: usize,
+    bytes: usize,
+}
+
+/// What a reader finds.
+pub(super) enum Look {
+    /// What it wants is trimmed.
+    Gone { oldest: Offset },
+    /// It has caught up.
+    Nothing,
+    /// Batches in memory; the first holds the record it wants.
+    Memory(Vec<Arc<[Stored]>>),
+    /// Only the file has it, up to `end`.
+    File { end: Offset },
+}
+
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    tails: Vec<(Mutex<Tail>, watch::Sender<()>)>,
+    on_fatal: Mutex<Option<OnFatal>>,
+    ended: Mutex<Option<Error>>,
+    dead: AtomicBool,
+    commits: AtomicU64,
+    wal_pages: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic while the lock is held")
+}
+
+impl Shared {
+    pub(super) fn new(partitions: &[State], on_fatal: OnFatal) -> Self {
+        let tail = |state: &State| {
+            let tail = Tail { oldest: state.oldest, end: state.end, batches: VecDeque::new(), records: 0, bytes: 0 };
+            (Mutex::new(tail), watch::Sender::new(()))
+        };
+        Self {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            tails: partitions.iter().map(tail).collect(),
+            on_fatal: Mutex::new(Some(on_fatal)),
+            ended: Mutex::default(),
+            dead: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            wal_pages: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn partitions(&self) -> u16 {
+        u16::try_from(self.tails.len()).expect("made from a u16")
+    }
+
+    fn tail(&self, partition: Partition) -> &(Mutex<Tail>, watch::Sender<()>) {
+        &self.tails[usize::from(partition.0)]
+    }
+
+    /// Queues `operation`, or says why not.
+    pub(super) fn push(&self, operation: Operation) -> Result<(), Error> {
+        let (records, bytes) = operation.size();
+        let mut queue = lock(&self.queue);
+        if let Some(error) = &queue.stopped {
+            return Err(error.clone());
+        }
+        let full = queue.records + records > limits::APPEND_QUEUE_MAX || queue.bytes + bytes > QUEUE_BYTES_MAX;
+        if full {
+            return Err(Error::Unavailable("log queue full".into()));
+        }
+        queue.records += records;
+        queue.bytes += bytes;
+        queue.waiting.push_back(operation);
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// What is written next, in one transaction. Waits for something if `wait`, else it may be nothing. `None` when the log
+    /// is closed and everything is written.
+    pub(super) fn next_group(&self, wait: bool) -> Option<Vec<Operation>> {
+        let mut queue = lock(&self.queue);
+        while queue.waiting.is_empty() {
+            if queue.stopped.is_some() {
+                return None;
+            }
+            if !wait {
+                return Some(Vec::new());
+            }
+            queue = self.filled.wait(queue).expect("no panic while the lock is held");
+        }
+        let (mut group, mut records, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(next) = queue.waiting.front() {
+            let size = next.size();
+            records += size.0;
+            bytes += size.1;
+            if !group.is_empty() && (records > limits::GROUP_RECORDS_MAX || bytes > limits::GROUP_BYTES_MAX) {
+                break;
+            }
+            queue.records -= size.0;
+            queue.bytes -= size.1;
+            group.extend(queue.waiting.pop_front());
+        }
+        Some(group)
+    }
+
+    /// Takes nothing more; what waits is still written.
+    pub(super) fn close(&self) {
+        lock(&self.queue).stopped.get_or_insert(Error::Closed);
+        self.filled.notify_one();
+    }
+
+    /// Ends every reader that has caught up, with `error` unless there was another.
+    pub(super) fn end(&self, error: Error) {
+        lock(&self.ended).get_or_insert(error);
+        for (_, changed) in &self.tails {
+            changed.send_replace(());
+        }
+    }
+
+    /// The log is dead: what waits is refused, and nothing is taken or acknowledged again.
+    pub(super) fn die(&self, error: &Error) {
+        self.dead.store(true, Ordering::Release);
+        let waiting = {
+            let mut queue = lock(&self.queue);
+            queue.stopped = Some(error.clone());
+            (queue.records, queue.bytes) = (0, 0);
+            std::mem::take(&mut queue.waiting)
+        };
+        self.filled.notify_one();
+        for operation in waiting {
+            operation.refuse(error.clone());
+        }
+        self.end(error.clone());
+    }
+
+    /// Whether it died, as opposed to being closed.
+    pub(super) fn dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Why there will be nothing more to read.
+    pub(super) fn ended(&self) -> Option<Error> {
+        lock(&self.ended).clone()
+    }
+
+    /// Tells the process, once, that it must not go on.
+    pub(super) fn fatal(&self, error: &Error) {
+        tracing::error!("the log has stopped: {error}");
+        let hook = lock(&self.on_fatal).take();
+        if let Some(hook) = hook {
+            hook(error);
+        }
+    }
+
+    /// `oldest` and `end`.
+    pub(super) fn bounds(&self, partition: Partition) -> (Offset, Offset) {
+        let tail = lock(&self.tail(partition).0);
+        (tail.oldest, tail.end)
+    }
+
+    /// Shows durable records, which continue `end`, to everyone.
+    pub(super) fn publish(&self, partition: Partition, batch: Arc<[Stored]>) {
+        let (tail, changed) = self.tail(partition);
+        lock(tail).push(batch);
+        changed.send_replace(());
+    }
+
+    /// Forgets what is before `oldest`. Called before the rows are deleted.
+    pub(super) fn forget(&self, partition: Partition, oldest: Offset) {
+        let (tail, changed) = self.tail(partition);
+        lock(tail).oldest = oldest;
+        changed.send_replace(());
+    }
+
+    /// Marks when something new is there for a reader of `partition`.
+    pub(super) fn changed(&self, partition: Partition) -> watch::Receiver<()> {
+        self.tail(partition).1.subscribe()
+    }
+
+    pub(super) fn look(&self, partition: Partition, next: Offset) -> Look {
+        let tail = lock(&self.tail(partition).0);
+        if next < tail.oldest {
+            return Look::Gone { oldest: tail.oldest };
+        }
+        if next >= tail.end {
+            return Look::Nothing;
+        }
+        if next < tail.start() {
+            return Look::File { end: tail.end };
+        }
+        let first = tail.batches.partition_point(|batch| batch[0].offset <= next) - 1;
+        let (mut found, mut records) = (Vec::new(), 0);
+        for batch in tail.batches.range(first..) {
+            records += batch.len();
+            found.push(Arc::clone(batch));
+            // Enough, even if the first batch is all but used up.
+            if records > limits::READ_RECORDS_MAX + limits::GROUP_RECORDS_MAX {
+                break;
+            }
+        }
+        Look::Memory(found)
+    }
+
+    /// Pages in the write-ahead log, as last seen.
+    pub(super) fn wal_pages(&self) -> u64 {
+        self.wal_pages.load(Ordering::Relaxed)
+    }
+
+    /// Notes what a checkpoint saw.
+    pub(super) fn set_wal_pages(&self, pages: u64) {
+        self.wal_pages.store(pages, Ordering::Relaxed);
+    }
+
+    /// Transactions so far.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Counts a transaction.
+    pub(super) fn wrote(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Tail {
+    /// The first offset in memory.
+    fn start(&self) -> Offset {
+        self.batches.front().map_or(self.end, |batch| batch[0].offset)
+    }
+
+    fn push(&mut self, batch: Arc<[Stored]>) {
+        assert_eq!(batch[0].offset, self.end, "a tail has no holes");
+        self.end = Offset(self.end.0 + batch.len() as u64);
+        self.records += batch.len();
+        self.bytes += weight(&batch);
+        self.batches.push_back(batch);
+        while self.batches.len() > 1 && (self.records > TAIL_RECORDS_MAX || self.bytes > TAIL_BYTES_MAX) {
+            let Some(oldest) = self.batches.pop_front() else { break };
+            self.records -= oldest.len();
+            self.bytes -= weight(&oldest);
+        }
+    }
+}
+
+fn weight(batch: &[Stored]) -> usize {
+    batch.iter().map(|stored| size_of::<Stored>() + stored.record.bytes.len()).sum()
+}

@@ -1,0 +1,310 @@
+//! The one writer: it joins what waits into transactions. Beside it a thread that empties the write-ahead log.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ringforge_domain::position::{LogTime, Offset, Partition};
+use ringforge_ports::{
+    Error,
+    clock::Clock,
+    log::{Placed, Record, Stored},
+};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+
+use super::{
+    OpenError,
+    file::{self, LogFile, State},
+    readers::Readers,
+    shared::{Operation, Shared},
+};
+
+/// How often the write-ahead log is moved into the file.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// Pages of the write-ahead log (128 MiB) beyond which the writer moves them itself: only while nobody writes can all of it
+/// be moved, and only then does it start over.
+const WAL_PAGES_MAX: u64 = 16 << 10;
+/// Trimmed records deleted in one transaction.
+const DELETED_MAX: u64 = 5_000;
+
+pub(super) struct Writer {
+    connection: Connection,
+    partitions: Vec<State>,
+    /// Those that may hold rows below their `oldest`.
+    trimmed: BTreeSet<u16>,
+    shared: Arc<Shared>,
+    readers: Arc<Readers>,
+    clock: Arc<dyn Clock>,
+    checkpoints: Checkpoints,
+    /// Last: the file is freed when everything else is done.
+    lock: File,
+}
+
+/// A group that is durable and not yet told to anyone.
+struct Committed {
+    partitions: Vec<State>,
+    /// By partition.
+    batches: Vec<Vec<Stored>>,
+    /// By operation; none for a trim.
+    places: Vec<Vec<Placed>>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        path: &Path,
+        file: LogFile,
+        shared: Arc<Shared>,
+        readers: Arc<Readers>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let LogFile { connection, partitions, lock, .. } = file;
+        let checkpoints = Checkpoints::start(path, Arc::clone(&shared))?;
+        // A trim that was cut short is finished now.
+        let trimmed =
+            (0..).zip(&partitions).filter(|(_, state)| state.oldest > Offset::ZERO).map(|(id, _)| id).collect();
+        Ok(Self { connection, partitions, trimmed, shared, readers, clock, checkpoints, lock })
+    }
+
+    /// Writes until the log is closed or dead, then ends every other thread and frees the file.
+    pub(super) fn run(mut self) {
+        let guard = EndOnPanic(Arc::clone(&self.shared));
+        while let Some(group) = self.shared.next_group(self.trimmed.is_empty()) {
+            if let Err(error) = self.step(group) {
+                kill(&self.shared, &error);
+                break;
+            }
+        }
+        self.shared.end(Error::Closed);
+        drop(guard);
+        self.readers.stop();
+        self.checkpoints.stop();
+        // What is in the write-ahead log is durable: without this the next start only has more to read.
+        if let Err(error) = checkpoint(&self.connection, "TRUNCATE") {
+            tracing::error!("checkpoint the log at its end: {error}");
+        }
+        drop((self.connection, self.lock));
+    }
+
+    /// Writes one group, tells everyone, tidies up.
+    fn step(&mut self, group: Vec<Operation>) -> rusqlite::Result<()> {
+        if !group.is_empty() {
+            match self.commit(&group) {
+                // A checkpoint may have failed meanwhile; then nothing is vouched for.
+                Ok(_) if self.shared.dead() => doubt(group, &Error::Unavailable("the log has stopped".into())),
+                Ok(committed) => self.tell(group, committed),
+                Err(error) => {
+                    doubt(group, &writing(&error));
+                    return Err(error);
+                }
+            }
+        }
+        self.delete_trimmed()?;
+        if self.shared.wal_pages() > WAL_PAGES_MAX {
+            checkpoint(&self.connection, "PASSIVE")?;
+            self.shared.set_wal_pages(0);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, group: &[Operation]) -> rusqlite::Result<Committed> {
+        let wall = self.clock.wall();
+        let mut done = Committed {
+            partitions: self.partitions.clone(),
+            batches: self.partitions.iter().map(|_| Vec::new()).collect(),
+            places: Vec::with_capacity(group.len()),
+        };
+        execute(&self.connection, "BEGIN IMMEDIATE")?;
+        for operation in group {
+            match operation {
+                Operation::Append { partition, records, .. } => {
+                    let state = &mut done.partitions[usize::from(partition.0)];
+                    let batch = &mut done.batches[usize::from(partition.0)];
+                    let first = batch.len();
+                    insert(&self.connection, *partition, state, wall, records, batch)?;
+                    let place = |stored: &Stored| Placed { offset: stored.offset, time: stored.time };
+                    done.places.push(batch[first..].iter().map(place).collect());
+                }
+                Operation::Trim { partition, before, .. } => {
+                    let state = &mut done.partitions[usize::from(partition.0)];
+                    trim(&self.connection, *partition, state, *before)?;
+                    done.places.push(Vec::new());
+                }
+            }
+        }
+        execute(&self.connection, "COMMIT")?;
+        Ok(done)
+    }
+
+    /// Shows the records to the readers, then answers those who asked.
+    fn tell(&mut self, group: Vec<Operation>, committed: Committed) {
+        let Committed { partitions, batches, places } = committed;
+        for ((partition, batch), (state, before)) in
+            (0..).map(Partition).zip(batches).zip(partitions.iter().zip(&self.partitions))
+        {
+            if !batch.is_empty() {
+                self.shared.publish(partition, batch.into());
+            }
+            if state.oldest != before.oldest {
+                self.shared.forget(partition, state.oldest);
+                self.trimmed.insert(partition.0);
+            }
+        }
+        self.partitions = partitions;
+        self.shared.wrote();
+        for (operation, places) in group.into_iter().zip(places) {
+            // Whoever asked may have left.
+            match operation {
+                Operation::Append { reply, .. } => drop(reply.send(Ok(places))),
+                Operation::Trim { reply, .. } => drop(reply.send(Ok(()))),
+            }
+        }
+    }
+
+    /// Deletes one slice of what is trimmed, so that appends get their turn.
+    fn delete_trimmed(&mut self) -> rusqlite::Result<()> {
+        let Some(&id) = self.trimmed.first() else { return Ok(()) };
+        let (partition, oldest) = (Partition(id), self.partitions[usize::from(id)].oldest);
+        let (start, end) = (file::row_id(partition, Offset::ZERO), file::row_id(partition, oldest));
+        let select = "SELECT id FROM records WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1";
+        let first: Option<i64> =
+            self.connection.prepare_cached(select)?.query_row([start, end], |row| row.get(0)).optional()?;
+        let Some(first) = first else {
+            self.trimmed.remove(&id);
+            return Ok(());
+        };
+        let upto = end.min(first.saturating_add_unsigned(DELETED_MAX));
+        self.connection.prepare_cached("DELETE FROM records WHERE id >= ?1 AND id < ?2")?.execute([first, upto])?;
+        self.shared.wrote();
+        Ok(())
+    }
+}
+
+fn insert(
+    connection: &Connection,
+    partition: Partition,
+    state: &mut State,
+    wall: LogTime,
+    records: &[Record],
+    batch: &mut Vec<Stored>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    state.newest = state.newest.max(wall);
+    for record in records {
+        assert!(state.end < Offset::LIMIT, "a partition is full after 2^43 records");
+        let id = file::row_id(partition, state.end);
+        let scope = file::scope_bytes(record.scope);
+        let checksum = file::checksum(id, state.newest, &scope, &record.bytes);
+        statement.execute(params![id, state.newest.0, scope, checksum, &*record.bytes])?;
+        batch.push(Stored { offset: state.end, time: state.newest, record: record.clone() });
+        state.end = state.end.next();
+    }
+    Ok(())
+}
+
+/// Records what is forgotten. The rows are deleted later, in slices: this row, not what is left, says where a partition
+/// stands.
+fn trim(connection: &Connection, partition: Partition, state: &mut State, before: Offset) -> rusqlite::Result<()> {
+    state.oldest = before.clamp(state.oldest, state.end);
+    let update = "UPDATE partitions SET oldest = ?2, next = ?3, newest = ?4 WHERE id = ?1";
+    let (oldest, end) = (state.oldest.0.cast_signed(), state.end.0.cast_signed());
+    connection.prepare_cached(update)?.execute(params![partition.0, oldest, end, state.newest.0])?;
+    Ok(())
+}
+
+fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(drop)
+}
+
+fn writing(error: &rusqlite::Error) -> Error {
+    Error::Unavailable(format!("write the log: {error}"))
+}
+
+fn doubt(group: Vec<Operation>, error: &Error) {
+    for operation in group {
+        operation.doubt(error.clone());
+    }
+}
+
+/// After a failed write nothing can be vouched for: what the disk kept is known only after a restart.
+fn kill(shared: &Shared, error: &rusqlite::Error) {
+    let error = writing(error);
+    shared.die(&error);
+    shared.fatal(&error);
+}
+
+/// Moves the write-ahead log into the file; gives its pages. A reader or the writer may hold some back until the next time.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<u64> {
+    let pages = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get::<_, i64>(1));
+    match pages {
+        Ok(pages) => Ok(u64::try_from(pages).unwrap_or(0)),
+        Err(error) if busy(&error) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// The thread that moves the write-ahead log into the file.
+struct Checkpoints {
+    stop: Option<mpsc::SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpoints {
+    fn start(path: &Path, shared: Arc<Shared>) -> Result<Self, OpenError> {
+        let connection = file::connect(path).map_err(io::Error::other)?;
+        let (stop, stopped) = mpsc::sync_channel(0);
+        let thread = thread::Builder::new().name("log-checkpoint".into()).spawn(move || {
+            let mut seen = 0;
+            while stopped.recv_timeout(CHECKPOINT_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let commits = shared.commits();
+                if commits == seen {
+                    continue;
+                }
+                seen = commits;
+                match checkpoint(&connection, "PASSIVE") {
+                    Ok(pages) => shared.set_wal_pages(pages),
+                    Err(error) => return kill(&shared, &error),
+                }
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn stop(&mut self) {
+        self.stop = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the checkpoint thread panicked");
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Nobody may wait for a writer that is no more.
+struct EndOnPanic(Arc<Shared>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = Error::Unavailable("the log writer panicked".into());
+            self.0.die(&error);
+            self.0.fatal(&error);
+        }
+    }
+}

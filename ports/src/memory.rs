@@ -1,0 +1,3 @@
+//! Every port in memory, for tests and the simulation: same promises, nothing outlives the process.
+
+pub mod log;
