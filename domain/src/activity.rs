@@ -122,7 +122,9 @@ impl Act for Broadcast {
 
     fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         if !KINDS.contains(&self.kind.as_str()) {
-            return Err(Refusal::invalid("kind", "`kind` is missing or not known.").with("kinds", KINDS.to_vec()).fix("Use one of `details.kinds`; `custom` is for everything else."));
+            return Err(Refusal::invalid("kind", "`kind` is missing or not known.")
+                .with("kinds", KINDS.to_vec())
+                .fix("Use one of `details.kinds`; `custom` is for everything else."));
         }
         limits.tags("tags", &self.tags)?;
         limits.tags("event.tags", &self.event_tags)?;
@@ -157,7 +159,8 @@ impl Act for Broadcast {
         tags.dedup();
         let routing = if self.scope == ActivityScope::Tagged { self.routing().to_vec() } else { Vec::new() };
         let parties = to.map_or_else(Vec::new, |to| vec![author.id, to]);
-        let index = Index { stream: Stream::Activity, label: Some(self.kind.clone()), subject: None, tags, routing, parties };
+        let index =
+            Index { stream: Stream::Activity, label: Some(self.kind.clone()), subject: None, tags, routing, parties };
         Ok(Applied::new(BroadcastEffect { name: author.name.clone(), to }).indexed(index))
     }
 

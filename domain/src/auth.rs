@@ -76,7 +76,8 @@ impl Auth {
     /// `invalid_message`, `version_unsupported`.
     pub fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         if let Some(version) = self.protocol_version.as_ref().filter(|version| !VERSIONS.contains(&version.as_str())) {
-            let message = format!("Protocol version {} is not supported.", version.chars().take(20).collect::<String>());
+            let message =
+                format!("Protocol version {} is not supported.", version.chars().take(20).collect::<String>());
             return Err(Refusal::because(Code::VersionUnsupported, message).with("versions", VERSIONS.to_vec()));
         }
         let profile = &self.agent;
@@ -98,7 +99,13 @@ impl Auth {
         if profile.capabilities.iter().any(|name| name.is_empty() || name.len() > limits.name_bytes) {
             return Err(Refusal::over("capabilities", limits.name_bytes));
         }
-        let tokens = [("agent_id", &self.agent_id), ("resume_token", &self.resume_token), ("last_event_id", &self.last_event_id), ("fleet", &self.fleet), ("api_key", &self.api_key)];
+        let tokens = [
+            ("agent_id", &self.agent_id),
+            ("resume_token", &self.resume_token),
+            ("last_event_id", &self.last_event_id),
+            ("fleet", &self.fleet),
+            ("api_key", &self.api_key),
+        ];
         for (field, text) in tokens {
             if text.as_ref().is_some_and(|text| text.len() > TOKEN_BYTES_MAX) {
                 return Err(Refusal::over(field, TOKEN_BYTES_MAX));

@@ -66,7 +66,8 @@ impl Seal {
         if tag != blake3::Hash::from(wide_tag(&self.tag(scope, &bytes[..BODY]))) {
             return None;
         }
-        let number = |from: usize, to: usize| bytes[from..to].iter().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
+        let number =
+            |from: usize, to: usize| bytes[from..to].iter().fold(0u64, |sum, byte| (sum << 8) | u64::from(*byte));
         Some(Cursor {
             generation: Generation(u32::try_from(number(0, 4)).ok()?),
             offset: stream.offset(number(4, 12))?,
@@ -96,7 +97,10 @@ fn wide_tag(tag: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ids::{FleetId, TenantId}, position::Partition};
+    use crate::{
+        ids::{FleetId, TenantId},
+        position::Partition,
+    };
 
     #[test]
     fn only_the_fleet_it_was_made_for_can_use_it() {

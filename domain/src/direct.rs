@@ -16,7 +16,10 @@ use crate::{
     ids::{AgentId, MessageId, Scope},
     interest::Audience,
     json::Json,
-    limits::{Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX, MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX, ttl_micros},
+    limits::{
+        Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX, MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX,
+        ttl_micros,
+    },
     position::{LogTime, Offset},
     presence::{self, own},
     row::{Needs, Row, RowIndex, RowKey, Rows},

@@ -91,7 +91,9 @@ impl Act for Created {
 
     fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         slug("slug", &self.slug, limits.name_bytes)?;
-        u16::try_from(self.partition).map(|_| ()).map_err(|_| Refusal::invalid("partition", "`partition` must be a small number."))
+        u16::try_from(self.partition)
+            .map(|_| ())
+            .map_err(|_| Refusal::invalid("partition", "`partition` must be a small number."))
     }
 
     fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {

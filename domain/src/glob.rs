@@ -11,7 +11,8 @@ use crate::{
 /// `invalid_message`: empty, longer than 256 bytes, or with more than 8 stars.
 pub fn check(pattern: &str) -> Result<(), Refusal> {
     if pattern.trim().is_empty() || pattern.contains('\0') {
-        return Err(Refusal::invalid("pattern", "`pattern` must not be empty.").fix("Use a key, `prefix/*`, or `*` for every key."));
+        return Err(Refusal::invalid("pattern", "`pattern` must not be empty.")
+            .fix("Use a key, `prefix/*`, or `*` for every key."));
     }
     if pattern.len() > GLOB_BYTES_MAX {
         return Err(Refusal::over("pattern", GLOB_BYTES_MAX));

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, fmt, str::FromStr};
 
-use apache_avro::{AvroSchemaComponent, Schema, schema::{Name, NamespaceRef, RecordField}};
+use apache_avro::{
+    AvroSchemaComponent, Schema,
+    schema::{Name, NamespaceRef, RecordField},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Characters after the prefix: base62 of 128 bits.
@@ -162,7 +165,9 @@ mod tests {
 
     #[test]
     fn another_kind_of_id_is_refused() {
-        for text in ["", "ag_", "ag_1", "fl_0000000000000000000007", "ag_zzzzzzzzzzzzzzzzzzzzzz", "ag_00000000000000000000!7"] {
+        for text in
+            ["", "ag_", "ag_1", "fl_0000000000000000000007", "ag_zzzzzzzzzzzzzzzzzzzzzz", "ag_00000000000000000000!7"]
+        {
             assert!(text.parse::<AgentId>().is_err(), "{text}");
         }
     }

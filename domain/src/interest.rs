@@ -80,7 +80,9 @@ impl Interest {
     pub fn change(&mut self, change: &InterestChange, offset: Offset) {
         match change {
             InterestChange::Add(topics) => topics.iter().for_each(|topic| self.add(topic, offset)),
-            InterestChange::Remove(topics) => self.end(offset, |span| topics.iter().any(|topic| span.topic.same(topic))),
+            InterestChange::Remove(topics) => {
+                self.end(offset, |span| topics.iter().any(|topic| span.topic.same(topic)))
+            }
             InterestChange::Clear => self.end(offset, |_| true),
         }
         while self.spans.len() > limits::SPANS_MAX {
@@ -217,7 +219,8 @@ mod tests {
         interest.change(&InterestChange::Remove(vec![tag("devops")]), Offset(50));
         interest.change(&InterestChange::Add(vec![tag("devops")]), Offset(60));
         let author = AgentId::from_bits(1);
-        let audience = Audience::Tagged { tags: vec!["devops".to_owned()], kind: "alert".to_owned(), author: Some(author) };
+        let audience =
+            Audience::Tagged { tags: vec!["devops".to_owned()], kind: "alert".to_owned(), author: Some(author) };
         let reader = AgentId::from_bits(2);
         let seen = |offset| audience.wants(reader, &interest, Offset(offset)).is_some();
         assert_eq!([9, 10, 11, 50, 51, 60, 61].map(seen), [false, false, true, true, false, false, true]);

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, fmt};
 
-use apache_avro::{AvroSchemaComponent, Schema, schema::{Name, NamespaceRef, RecordField}};
+use apache_avro::{
+    AvroSchemaComponent, Schema,
+    schema::{Name, NamespaceRef, RecordField},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::{Value, value::RawValue};
 

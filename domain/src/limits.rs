@@ -170,7 +170,8 @@ impl Limits {
         if !wrong {
             return Ok(());
         }
-        Err(Refusal::invalid("ttl", format!("`ttl` must be more than 0 and at most {seconds_max} seconds.")).with("limit", seconds_max))
+        Err(Refusal::invalid("ttl", format!("`ttl` must be more than 0 and at most {seconds_max} seconds."))
+            .with("limit", seconds_max))
     }
 }
 

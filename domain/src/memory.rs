@@ -102,14 +102,16 @@ impl Entry {
     /// What stores index: only what is there can be found or expire.
     pub fn index(&self) -> RowIndex {
         let Some(content) = &self.content else { return RowIndex::default() };
-        let mut text = format!("{}\n{}", self.key, content.value.as_str().unwrap_or_else(|| content.value.text().to_owned()));
+        let mut text =
+            format!("{}\n{}", self.key, content.value.as_str().unwrap_or_else(|| content.value.text().to_owned()));
         let mut end = text.len().min(SEARCH_TEXT_BYTES_MAX + self.key.len() + 1);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         text.truncate(end);
         let search = crate::row::Search {
-            text,
+            text: text.to_lowercase(),
+            metadata: content.metadata.clone(),
             tags: content.tags.clone(),
             author: self.changed.author,
             created_at: content.created_at,
@@ -235,7 +237,10 @@ fn check_reads(reads: &[Read], expected: Option<i64>, limits: &Limits) -> Result
         return Err(Refusal::over("reads", READS_MAX));
     }
     if expected.is_some_and(|version| version < 0) || reads.iter().any(|read| read.version < 0) {
-        return Err(Refusal::invalid("expected_version", "A version is 0 or more; 0 means that the key holds nothing."));
+        return Err(Refusal::invalid(
+            "expected_version",
+            "A version is 0 or more; 0 means that the key holds nothing.",
+        ));
     }
     reads.iter().try_for_each(|read| check_key(&read.key, limits))
 }
@@ -288,7 +293,13 @@ fn provenance(at: &At, rows: &Rows) -> Provenance {
 }
 
 fn index(label: &str, key: &str, tags: Vec<String>) -> Index {
-    Index { stream: Stream::Memory, label: Some(label.to_owned()), subject: Some(key.to_owned()), tags, ..Index::default() }
+    Index {
+        stream: Stream::Memory,
+        label: Some(label.to_owned()),
+        subject: Some(key.to_owned()),
+        tags,
+        ..Index::default()
+    }
 }
 
 impl Act for Set {
@@ -327,7 +338,9 @@ impl Act for Set {
         let guessed = if value.text().starts_with('"') { ValueType::Text } else { ValueType::Json };
         let content = Content {
             value_type: self.type_hint.or(kept.map(|content| content.value_type)).unwrap_or(guessed),
-            tags: kept.filter(|_| self.tags.is_empty()).map_or_else(|| self.tags.clone(), |content| content.tags.clone()),
+            tags: kept
+                .filter(|_| self.tags.is_empty())
+                .map_or_else(|| self.tags.clone(), |content| content.tags.clone()),
             metadata: self.metadata.clone().or_else(|| kept.and_then(|content| content.metadata.clone())),
             ttl: self.ttl.or(kept.and_then(|content| content.ttl)),
             expires_at: match self.ttl {
@@ -482,4 +495,3 @@ pub(crate) fn grown(value: Value) -> Result<Json, Refusal> {
     }
     Err(Refusal::new(Code::PayloadTooLarge).with("limit", limits::OP_VALUE_BYTES_MAX))
 }
-

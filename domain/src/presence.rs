@@ -180,7 +180,8 @@ impl Act for Update {
 
     fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         if self.state == Some(State::Offline) {
-            return Err(Refusal::invalid("state", "`offline` is set by the server.").fix("Use online, busy or away; close the socket to go offline."));
+            return Err(Refusal::invalid("state", "`offline` is set by the server.")
+                .fix("Use online, busy or away; close the socket to go offline."));
         }
         if self.load.is_some_and(|load| !(0.0..=1.0).contains(&load)) {
             return Err(Refusal::invalid("load", "`load` must be between 0 and 1."));

@@ -9,6 +9,7 @@ use crate::{
     fleet::{Fleet, Head, Slug},
     fold::Answer,
     ids::{AgentId, MemoryId, MessageId, Scope},
+    json::Json,
     memory::Entry,
     position::{LogTime, Offset},
     presence::{Agent, Name},
@@ -162,8 +163,10 @@ pub struct RowIndex {
 /// The searchable side of a live memory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Search {
-    /// Key and the beginning of the value.
+    /// Key and the beginning of the value, in lower case.
     pub text: String,
+    /// Its metadata.
+    pub metadata: Option<Json>,
     /// Its tags.
     pub tags: Vec<String>,
     /// Who wrote it last.

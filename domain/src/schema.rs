@@ -1,10 +1,7 @@
 //! Events as bytes: one flat Avro record a kind, Confluent framing (0x00, 4-byte schema id), stable ids.
 //! Header and payload are encoded one after the other, which is exactly the encoding of the flat record.
 
-use std::{
-    collections::BTreeMap,
-    sync::LazyLock,
-};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use apache_avro::{
     AvroSchema, Schema,
@@ -78,8 +75,10 @@ static PAYLOADS: LazyLock<BTreeMap<CommandKind, Schema>> =
 
 static CODEC: LazyLock<Codec> = LazyLock::new(|| {
     apache_avro::util::max_allocation_bytes(AVRO_ALLOCATION_MAX);
-    let reader = |schema| GenericDatumReader::builder(schema).human_readable(false).build().expect("derived schemas are valid");
-    let writer = |schema| GenericDatumWriter::builder(schema).human_readable(false).build().expect("derived schemas are valid");
+    let reader =
+        |schema| GenericDatumReader::builder(schema).human_readable(false).build().expect("derived schemas are valid");
+    let writer =
+        |schema| GenericDatumWriter::builder(schema).human_readable(false).build().expect("derived schemas are valid");
     let newest = |kind: CommandKind| {
         let known = registered().into_iter().filter(|known| known.kind == kind.text());
         known.max_by_key(|known| known.version).map(|known| known.id)

@@ -83,10 +83,12 @@ pub trait Ids: Send + Sync {
 pub struct SystemIds;
 
 impl Ids for SystemIds {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
     fn next(&self) -> u128 {
         uuid::Uuid::now_v7().as_u128()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
     fn secret(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
         bytes[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());

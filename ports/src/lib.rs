@@ -4,8 +4,11 @@
 pub mod clock;
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod live;
 pub mod log;
 pub mod memory;
+pub mod names;
+pub mod reads;
 
 use ringforge_domain::position::Offset;
 

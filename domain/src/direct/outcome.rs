@@ -31,7 +31,10 @@ fn needs_message(scope: Scope, id: MessageId, rows: &Rows, needs: &mut Needs) {
 /// The message that an outcome is about.
 fn message<'a>(at: &At, rows: &'a Rows, id: MessageId) -> Result<&'a Message, Refusal> {
     let found: Option<&Message> = rows.get(&RowKey::message(at.scope(), id));
-    found.ok_or_else(|| Refusal::not_found("There is no such message waiting.").fix("It was delivered, has expired, or its sender asked for no receipt."))
+    found.ok_or_else(|| {
+        Refusal::not_found("There is no such message waiting.")
+            .fix("It was delivered, has expired, or its sender asked for no receipt.")
+    })
 }
 
 /// Keeps a status for a sender who is away.
@@ -49,7 +52,14 @@ fn kept(at: &At, rows: &Rows, message: &Message) -> Option<Row> {
 }
 
 /// A status of a message, to its sender.
-fn tell(event: &'static str, message: MessageId, from: AgentId, to: AgentId, echo: &Echo, reason: Option<&str>) -> (Audience, Frame) {
+fn tell(
+    event: &'static str,
+    message: MessageId,
+    from: AgentId,
+    to: AgentId,
+    echo: &Echo,
+    reason: Option<&str>,
+) -> (Audience, Frame) {
     let frame = Frame::new(KIND, event, &status(message, to, echo, reason)).reference(echo.reference.clone());
     (Audience::Agents(vec![from]), frame)
 }

@@ -62,8 +62,9 @@ pub fn parse(text: &str, limits: &Limits) -> Result<Received, (Option<Json>, Ref
 }
 
 fn read(text: &str, outer: Fields<'_>, reference: Option<Json>, limits: &Limits) -> Result<Received, Refusal> {
-    let kind = text_of(&outer, "type")?
-        .ok_or_else(|| Refusal::invalid("type", "`type` is missing.").fix("Every message names its `type`, most also an `action`."))?;
+    let kind = text_of(&outer, "type")?.ok_or_else(|| {
+        Refusal::invalid("type", "`type` is missing.").fix("Every message names its `type`, most also an `action`.")
+    })?;
     let action = text_of(&outer, "action")?;
     let full = action.map_or_else(|| kind.clone(), |action| format!("{kind}.{action}"));
     if full != CommandKind::MemorySet.text() && text.len() > limits.message_bytes {
@@ -173,7 +174,9 @@ fn find<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a RawValue> {
 
 fn text_of(fields: &Fields<'_>, name: &str) -> Result<Option<String>, Refusal> {
     let Some(value) = find(fields, name) else { return Ok(None) };
-    serde_json::from_str(value.get()).map(Some).map_err(|_| Refusal::invalid(name, format!("`{name}` must be a string.")))
+    serde_json::from_str(value.get())
+        .map(Some)
+        .map_err(|_| Refusal::invalid(name, format!("`{name}` must be a string.")))
 }
 
 fn short_text(fields: &Fields<'_>, name: &str, bytes_max: usize) -> Result<Option<String>, Refusal> {

@@ -108,7 +108,18 @@ mod tests {
         let deep = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
         assert!(scan(&deep(32)).is_ok());
         assert!(scan(&deep(33)).is_err());
-        for text in ["", "[]", "1", "{", "{}x", r#"{"a":1,"a":2}"#, r#"{"a":{"b":1,"b":1}}"#, r#"{"a":9007199254740993}"#, r#"{"a":1e999}"#, r#"{"a":NaN}"#] {
+        for text in [
+            "",
+            "[]",
+            "1",
+            "{",
+            "{}x",
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":{"b":1,"b":1}}"#,
+            r#"{"a":9007199254740993}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":NaN}"#,
+        ] {
             assert!(scan(text).is_err(), "{text}");
         }
         assert!(scan(r#"{"a":[-9007199254740992,0.1,null,true,"x"]}"#).is_ok());

@@ -145,7 +145,9 @@ pub fn typed(hint: Option<ValueType>, value: Option<&Json>) -> Result<(), Refusa
     let fits = match hint {
         ValueType::Text => tree.is_string(),
         ValueType::Json => true,
-        ValueType::Embedding => tree.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_number)),
+        ValueType::Embedding => {
+            tree.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_number))
+        }
         ValueType::FileRef => tree.is_string() || tree.is_object(),
     };
     if fits {

@@ -47,7 +47,8 @@ pub struct Unsubscribe {
 impl Subscribe {
     fn change(&self) -> InterestChange {
         let asked = |event: &str| self.events.is_empty() || self.events.iter().any(|known| known == event);
-        let watch = Watch { pattern: self.pattern.clone(), sets: asked("set"), deletes: asked("delete"), values: self.values };
+        let watch =
+            Watch { pattern: self.pattern.clone(), sets: asked("set"), deletes: asked("delete"), values: self.values };
         InterestChange::Add(vec![Topic::Memory(watch)])
     }
 }

@@ -95,7 +95,9 @@ impl Started {
             return Ok(Some(agent));
         }
         match named {
-            Some(agent) if agent.exclusive && !proven(agent) => Err(unproven("This agent can only be taken over with its `resume_token`.")),
+            Some(agent) if agent.exclusive && !proven(agent) => {
+                Err(unproven("This agent can only be taken over with its `resume_token`."))
+            }
             named => Ok(named),
         }
     }
@@ -136,7 +138,8 @@ impl Started {
 }
 
 fn unproven(message: &str) -> Refusal {
-    Refusal::because(Code::Unauthorized, message).fix("Send the `resume_token` of the agent's last `auth_ok`, or use another name.")
+    Refusal::because(Code::Unauthorized, message)
+        .fix("Send the `resume_token` of the agent's last `auth_ok`, or use another name.")
 }
 
 impl Act for Started {

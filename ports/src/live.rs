@@ -1,0 +1,61 @@
+//! The fast path: updates as they happen, and short-lived facts. It may lose everything, and nobody may mind.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use ringforge_domain::{ids::Scope, position::Offset};
+
+use crate::{Error, reads::Update};
+
+/// What is published to those who follow a fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// Something happened.
+    Update(Arc<Update>),
+    /// The fleet's last event stands here: whoever has not seen it, missed it.
+    Head {
+        /// Whose.
+        scope: Scope,
+        /// Where.
+        last: Offset,
+    },
+}
+
+impl News {
+    /// The fleet it is about.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Update(update) => update.verdict.scope,
+            Self::Head { scope, .. } => *scope,
+        }
+    }
+}
+
+/// What a follower hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// News of the fleet, in the order in which they were published.
+    News(News),
+    /// Some were lost.
+    Lost,
+}
+
+/// Publish and subscribe by fleet; facts that end by themselves; counters.
+#[async_trait]
+pub trait Live: Send + Sync {
+    /// Tells the followers of each piece's fleet, and nobody else. Never waits for a slow follower: that one hears `Lost`.
+    async fn publish(&self, news: &[News]) -> Result<(), Error>;
+
+    /// Follows a fleet. Once this has resolved, what is published is heard.
+    async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error>;
+
+    /// Keeps `value` under `key` for `ttl`; a later put replaces it and begins anew.
+    async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<(), Error>;
+
+    /// What is kept under keys that begin with `prefix` and has not ended, by key.
+    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
+
+    /// Adds `add` (0 only looks) to the counter under `key` and returns it; it restarts at 0 once `window` has passed since it began.
+    async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error>;
+}

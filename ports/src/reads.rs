@@ -1,0 +1,327 @@
+//! The read models: rows, verdicts and how far the log has been applied, changed together or not at all.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use ringforge_domain::{
+    event::Event,
+    fleet::Head,
+    ids::{AgentId, Scope},
+    interest::{Span, Topic},
+    json::Json,
+    position::{LogTime, Offset, Partition},
+    row::{Row, RowKey, Table},
+    verdict::{Stream, Verdict},
+};
+
+use crate::Error;
+
+/// An event and its verdict: what is fanned out. An event that could not be read has a verdict all the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// The event, unless it is damaged.
+    pub event: Option<Event>,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// One step of one partition: everything from `previous` up to `upto`, applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Commit {
+    /// Which.
+    pub partition: Partition,
+    /// Where it stood: the next offset to apply.
+    pub previous: Offset,
+    /// Where it stands then.
+    pub upto: Offset,
+    /// The newest log time applied.
+    pub time: LogTime,
+    /// Changed rows by name; `None` is removed.
+    pub rows: Vec<(RowKey, Option<Row>)>,
+    /// The verdicts of the events in between.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// How far a partition has been applied, and the newest log time that was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The next offset to apply.
+    pub upto: Offset,
+    /// The newest log time applied.
+    pub time: LogTime,
+}
+
+/// Rows, and the state of their partition at that moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// How many match in all, where the question counts them ([`Find::Memory`]); else the number of rows.
+    pub total: u64,
+    /// The snapshot they come from.
+    pub applied: Applied,
+}
+
+/// Which rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Find {
+    /// All of a kind, of one fleet or of the partition, by name, after a name.
+    Table {
+        /// The kind.
+        table: Table,
+        /// Only of this fleet.
+        scope: Option<Scope>,
+        /// Only after this row.
+        after: Option<RowKey>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// What is due at `now`, the longest due first.
+    Due {
+        /// Log time.
+        now: LogTime,
+        /// At most so many.
+        limit: u32,
+    },
+    /// The mail of an agent, by name of the row.
+    Mail {
+        /// Its fleet.
+        scope: Scope,
+        /// The agent.
+        agent: AgentId,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Memory entries that hold something.
+    Memory(MemoryFilter),
+}
+
+/// How memory entries are ordered; ties by key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemorySort {
+    /// By key.
+    #[default]
+    Key,
+    /// More of the words in the key first, then last changed first.
+    Relevance,
+    /// Newest first.
+    CreatedAt,
+    /// Last changed first.
+    UpdatedAt,
+}
+
+/// Which memory entries. Every condition that is given must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryFilter {
+    /// The fleet.
+    pub scope: Scope,
+    /// Entries whose time is over at `now` are left out, recorded as expired or not.
+    pub now: LogTime,
+    /// Keys that begin so.
+    pub prefix: Option<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Whether one of the tags is enough.
+    pub any_tag: bool,
+    /// Lower-case words, each a substring of the search text.
+    pub words: Vec<String>,
+    /// The last author.
+    pub author: Option<AgentId>,
+    /// Changed at this time or later.
+    pub since: Option<LogTime>,
+    /// An object whose fields the metadata has, equal as JSON.
+    pub metadata: Option<Json>,
+    /// The order.
+    pub sort: MemorySort,
+    /// For order by key: only after this key.
+    pub after: Option<String>,
+    /// Entries to skip.
+    pub skip: u32,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl MemoryFilter {
+    /// Every live entry of a fleet.
+    pub fn all(scope: Scope, now: LogTime) -> Self {
+        Self {
+            scope,
+            now,
+            prefix: None,
+            tags: Vec::new(),
+            any_tag: false,
+            words: Vec::new(),
+            author: None,
+            since: None,
+            metadata: None,
+            sort: MemorySort::Key,
+            after: None,
+            skip: 0,
+            limit: ringforge_domain::limits::PAGE_MAX,
+        }
+    }
+}
+
+/// Which verdicts of a fleet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Which {
+    /// Every one after an offset (`None`: from the first), in order, at most `limit`.
+    After {
+        /// The last one that is known.
+        after: Option<Offset>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Those at these offsets, in order; missing ones are left out.
+    At(Vec<Offset>),
+    /// Those that match.
+    Matching(Matching),
+}
+
+/// Which part of a fleet's history. Every condition that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matching {
+    /// Parts of history; [`Stream::Hidden`] never matches.
+    pub streams: Vec<Stream>,
+    /// Any of these labels.
+    pub labels: Vec<String>,
+    /// Any of these tags.
+    pub tags: Vec<String>,
+    /// Whether all tags are needed.
+    pub all_tags: bool,
+    /// Any of these authors.
+    pub agents: Vec<AgentId>,
+    /// What it is about.
+    pub subject: Option<String>,
+    /// At this log time or later.
+    pub from: Option<LogTime>,
+    /// Before this log time.
+    pub to: Option<LogTime>,
+    /// Only after this offset.
+    pub after: Option<Offset>,
+    /// Who looks; `None` sees everything.
+    pub viewer: Option<Viewer>,
+    /// Whether the newest matches count when there are more than `limit`; they come oldest first all the same.
+    pub newest: bool,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Who looks at history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Viewer {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its subscriptions and when they were in force.
+    pub spans: Vec<Span>,
+}
+
+impl Matching {
+    /// Whether a verdict is one of those meant, `after` and `limit` apart. What every adapter's query must agree with.
+    pub fn includes(&self, verdict: &Verdict) -> bool {
+        let index = &verdict.index;
+        let any =
+            |wanted: &[String], found: &mut dyn FnMut(&String) -> bool| wanted.is_empty() || wanted.iter().any(found);
+        let tagged = match self.all_tags {
+            true => self.tags.iter().all(|tag| index.tags.contains(tag)),
+            false => any(&self.tags, &mut |tag| index.tags.contains(tag)),
+        };
+        index.stream != Stream::Hidden
+            && self.streams.contains(&index.stream)
+            && any(&self.labels, &mut |label| index.label.as_ref() == Some(label))
+            && tagged
+            && (self.agents.is_empty() || verdict.agent.is_some_and(|agent| self.agents.contains(&agent)))
+            && self.subject.as_ref().is_none_or(|subject| index.subject.as_ref() == Some(subject))
+            && self.from.is_none_or(|from| verdict.time >= from)
+            && self.to.is_none_or(|to| verdict.time < to)
+            && self.visible(verdict)
+    }
+
+    /// Whether the viewer may see it: one of the parties, and for tagged things the author, a subscriber at that time,
+    /// or someone who names one of the routing tags.
+    pub fn visible(&self, verdict: &Verdict) -> bool {
+        let Some(viewer) = &self.viewer else { return true };
+        let index = &verdict.index;
+        let party = index.parties.is_empty() || index.parties.contains(&viewer.agent);
+        let offset = verdict.position.offset;
+        let subscribed = |span: &Span| {
+            let in_force = span.since < offset && span.until.is_none_or(|until| offset <= until);
+            in_force
+                && match &span.topic {
+                    Topic::Tag(tag) => index.routing.contains(tag),
+                    Topic::Kind(kind) => index.label.as_ref() == Some(kind),
+                    Topic::Memory(_) => false,
+                }
+        };
+        let interested = index.routing.is_empty()
+            || verdict.agent == Some(viewer.agent)
+            || self.tags.iter().any(|tag| index.routing.contains(tag))
+            || viewer.spans.iter().any(subscribed);
+        party && interested
+    }
+}
+
+/// Verdicts, and the state of their partition at that moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdicts {
+    /// The verdicts, by offset.
+    pub verdicts: Vec<Verdict>,
+    /// How many match in all ([`Which::Matching`], without `after`); else how many there are here.
+    pub total: u64,
+    /// The oldest one of the fleet that is still kept.
+    pub oldest: Option<Offset>,
+    /// The snapshot they come from.
+    pub applied: Applied,
+}
+
+/// The ends of fleets, and the state of their partition at that moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Heads {
+    /// In the order asked; `None`: nothing yet.
+    pub heads: Vec<Option<Head>>,
+    /// The snapshot they come from.
+    pub applied: Applied,
+}
+
+/// Rows, verdicts and applied positions, partition by partition.
+#[async_trait]
+pub trait Reads: Send + Sync {
+    /// Writes all of `commits` or nothing. `Conflict`, and nothing is written, if a partition does not stand at its `previous`.
+    /// After `Ok`, and after any restart that keeps the store, every read sees it.
+    async fn commit(&self, commits: &[Commit]) -> Result<(), Error>;
+
+    /// The rows under `keys` that exist, from one snapshot of `partition`. A partition never applied stands at zero.
+    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error>;
+
+    /// The rows that `find` means, from one snapshot of `partition`. Rows of other partitions never appear.
+    async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error>;
+
+    /// The verdicts of a fleet that `which` means, by offset, from one snapshot of `partition`.
+    async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error>;
+
+    /// The last event of each fleet, in one query, from one snapshot of `partition`.
+    async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error>;
+}
+
+/// Every row of a partition, for digests and rebuild tests.
+///
+/// # Errors
+/// Whatever the adapter says.
+pub async fn every_row(reads: &Arc<dyn Reads>, partition: Partition) -> Result<(Vec<Row>, Applied), Error> {
+    let limit = ringforge_domain::limits::ROWS_PAGE_MAX;
+    let (mut rows, mut applied) = (Vec::new(), Applied::default());
+    for table in Table::ALL {
+        let mut after = None;
+        loop {
+            let page = reads.find(partition, &Find::Table { table, scope: None, after: after.take(), limit }).await?;
+            applied = page.applied;
+            after = page.rows.last().map(Row::key);
+            let full = page.rows.len() == limit as usize;
+            rows.extend(page.rows);
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok((rows, applied))
+}
