@@ -8,6 +8,9 @@ use ringforge_domain::{ids::Scope, position::Offset};
 
 use crate::{Error, reads::Update};
 
+/// What may wait for one follower; when it is full, the follower loses what waits and hears [`Heard::Lost`].
+pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
+
 /// What is published to those who follow a fleet.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
@@ -37,17 +40,19 @@ impl News {
 pub enum Heard {
     /// News of the fleet, in the order in which they were published.
     News(News),
-    /// Some were lost.
+    /// Some that would stand here were lost.
     Lost,
 }
 
 /// Publish and subscribe by fleet; facts that end by themselves; counters.
 #[async_trait]
 pub trait Live: Send + Sync {
-    /// Tells the followers of each piece's fleet, and nobody else. Never waits for a slow follower: that one hears `Lost`.
+    /// Tells the followers of each piece's fleet, and nobody else, in order. Never waits for a slow follower: that one hears
+    /// `Lost` in place of what it missed, then goes on. `Ok` does not mean that anybody heard it.
     async fn publish(&self, news: &[News]) -> Result<(), Error>;
 
-    /// Follows a fleet. Once this has resolved, what is published is heard.
+    /// Follows a fleet. Once this has resolved, what is published is heard, nothing from before. Every follower hears
+    /// everything.
     async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error>;
 
     /// Keeps `value` under `key` for `ttl`; a later put replaces it and begins anew.
@@ -56,6 +61,7 @@ pub trait Live: Send + Sync {
     /// What is kept under keys that begin with `prefix` and has not ended, by key.
     async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
 
-    /// Adds `add` (0 only looks) to the counter under `key` and returns it; it restarts at 0 once `window` has passed since it began.
+    /// Adds `add` to the counter under `key` and returns it; 0 only looks and begins nothing. It restarts at 0 once the `window`
+    /// that it began with has passed.
     async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error>;
 }

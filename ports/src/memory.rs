@@ -1,3 +1,5 @@
 //! Every port in memory, for tests and the simulation: same promises, nothing outlives the process.
 
+pub mod live;
 pub mod log;
+pub mod reads;

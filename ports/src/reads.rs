@@ -10,9 +10,10 @@ use ringforge_domain::{
     interest::{Span, Topic},
     json::Json,
     position::{LogTime, Offset, Partition},
-    row::{Row, RowKey, Table},
+    row::{Row, RowKey, Search, Table},
     verdict::{Stream, Verdict},
 };
+use serde_json::Value;
 
 use crate::Error;
 
@@ -36,7 +37,7 @@ pub struct Commit {
     pub upto: Offset,
     /// The newest log time applied.
     pub time: LogTime,
-    /// Changed rows by name; `None` is removed.
+    /// Changed rows by name; `None` is removed. Of two changes of one row the later counts.
     pub rows: Vec<(RowKey, Option<Row>)>,
     /// The verdicts of the events in between.
     pub verdicts: Vec<Verdict>,
@@ -56,7 +57,8 @@ pub struct Applied {
 pub struct Found {
     /// The rows.
     pub rows: Vec<Row>,
-    /// How many match in all, where the question counts them ([`Find::Memory`]); else the number of rows.
+    /// How many match in all, where the question counts them ([`Find::Memory`], without `after`, `skip` and `limit`); else the
+    /// number of rows.
     pub total: u64,
     /// The snapshot they come from.
     pub applied: Applied,
@@ -76,14 +78,14 @@ pub enum Find {
         /// At most so many.
         limit: u32,
     },
-    /// What is due at `now`, the longest due first.
+    /// What is due at `now` or before, the longest due first; ties by kind (as text), scope and key.
     Due {
         /// Log time.
         now: LogTime,
         /// At most so many.
         limit: u32,
     },
-    /// The mail of an agent, by name of the row.
+    /// The mail of an agent, by kind (as text) and key.
     Mail {
         /// Its fleet.
         scope: Scope,
@@ -129,11 +131,11 @@ pub struct MemoryFilter {
     pub author: Option<AgentId>,
     /// Changed at this time or later.
     pub since: Option<LogTime>,
-    /// An object whose fields the metadata has, equal as JSON.
+    /// An object whose fields the metadata has, equal as JSON (see [`fields`]). What is no object matches nothing.
     pub metadata: Option<Json>,
     /// The order.
     pub sort: MemorySort,
-    /// For order by key: only after this key.
+    /// For order by key, else ignored: only after this key. Does not change `total`.
     pub after: Option<String>,
     /// Entries to skip.
     pub skip: u32,
@@ -160,6 +162,44 @@ impl MemoryFilter {
             limit: ringforge_domain::limits::PAGE_MAX,
         }
     }
+
+    /// Whether an entry is one of those meant; `after`, `skip` and `limit` apart. What every adapter's query must agree with.
+    pub fn includes(&self, name: &RowKey, search: &Search) -> bool {
+        let tagged = match self.any_tag {
+            true => self.tags.is_empty() || self.tags.iter().any(|tag| search.tags.contains(tag)),
+            false => self.tags.iter().all(|tag| search.tags.contains(tag)),
+        };
+        let described = self.metadata.as_ref().is_none_or(|wanted| {
+            let found = search.metadata.as_ref().and_then(fields).unwrap_or_default();
+            fields(wanted).is_some_and(|wanted| wanted.is_subset(&found))
+        });
+        name.table == Table::Memory
+            && name.scope == self.scope
+            && search.expires_at.is_none_or(|end| self.now < end)
+            && self.prefix.as_ref().is_none_or(|prefix| name.key.starts_with(prefix.as_str()))
+            && tagged
+            && self.words.iter().all(|word| search.text.contains(word.as_str()))
+            && self.author.is_none_or(|author| search.author == Some(author))
+            && self.since.is_none_or(|since| search.updated_at >= since)
+            && described
+    }
+
+    /// How many of the words the key holds, upper and lower case alike.
+    pub fn relevance(&self, key: &str) -> usize {
+        let key = key.to_lowercase();
+        self.words.iter().filter(|word| key.contains(word.as_str())).count()
+    }
+}
+
+/// The fields of a JSON object, each as one line of JSON, `"name":value`, so that equal fields are equal texts: members are
+/// sorted, numbers are as serde_json writes them (`1` is not `1.0`). `None` if it is no object.
+pub fn fields(json: &Json) -> Option<BTreeSet<String>> {
+    let Value::Object(members) = json.value() else { return None };
+    let line = |(name, mut value): (String, Value)| {
+        value.sort_all_objects();
+        format!("{}:{value}", Value::String(name))
+    };
+    Some(members.into_iter().map(line).collect())
 }
 
 /// Which verdicts of a fleet.
@@ -172,7 +212,7 @@ pub enum Which {
         /// At most so many.
         limit: u32,
     },
-    /// Those at these offsets, in order; missing ones are left out.
+    /// Those at these offsets, each once, by offset; missing ones and those of other fleets are left out.
     At(Vec<Offset>),
     /// Those that match.
     Matching(Matching),
@@ -181,7 +221,7 @@ pub enum Which {
 /// Which part of a fleet's history. Every condition that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matching {
-    /// Parts of history; [`Stream::Hidden`] never matches.
+    /// Any of these parts of history (none given: nothing matches); [`Stream::Hidden`] never matches.
     pub streams: Vec<Stream>,
     /// Any of these labels.
     pub labels: Vec<String>,
@@ -201,7 +241,7 @@ pub struct Matching {
     pub after: Option<Offset>,
     /// Who looks; `None` sees everything.
     pub viewer: Option<Viewer>,
-    /// Whether the newest matches count when there are more than `limit`; they come oldest first all the same.
+    /// Whether the newest matches (after `after`) count when there are more than `limit`; they come oldest first all the same.
     pub newest: bool,
     /// At most so many.
     pub limit: u32,
@@ -266,7 +306,7 @@ impl Matching {
 pub struct Verdicts {
     /// The verdicts, by offset.
     pub verdicts: Vec<Verdict>,
-    /// How many match in all ([`Which::Matching`], without `after`); else how many there are here.
+    /// How many match in all ([`Which::Matching`], without `after` and `limit`); else how many there are here.
     pub total: u64,
     /// The oldest one of the fleet that is still kept.
     pub oldest: Option<Offset>,
@@ -286,20 +326,23 @@ pub struct Heads {
 /// Rows, verdicts and applied positions, partition by partition.
 #[async_trait]
 pub trait Reads: Send + Sync {
-    /// Writes all of `commits` or nothing. `Conflict`, and nothing is written, if a partition does not stand at its `previous`.
-    /// After `Ok`, and after any restart that keeps the store, every read sees it.
+    /// Writes all of `commits`, in order, or nothing. `Conflict`, and nothing is written, if a partition does not stand at its
+    /// `previous` (one never applied stands at zero). After `Ok`, and after any restart that keeps the store, every read sees it.
+    /// `Unavailable`: it may have been written; ask where the partition stands.
     async fn commit(&self, commits: &[Commit]) -> Result<(), Error>;
 
-    /// The rows under `keys` that exist, from one snapshot of `partition`. A partition never applied stands at zero.
+    /// The rows under `keys` that exist, in any order, from one snapshot of `partition`. A partition never applied stands at
+    /// zero. Rows of other partitions never appear.
     async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error>;
 
     /// The rows that `find` means, from one snapshot of `partition`. Rows of other partitions never appear.
     async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error>;
 
-    /// The verdicts of a fleet that `which` means, by offset, from one snapshot of `partition`.
+    /// The verdicts of a fleet that `which` means, by offset, from one snapshot of `partition`. Those of other fleets and
+    /// partitions never appear.
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error>;
 
-    /// The last event of each fleet, in one query, from one snapshot of `partition`.
+    /// The last event of each fleet, as its row says, from one snapshot of `partition`.
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error>;
 }
 

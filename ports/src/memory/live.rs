@@ -1,0 +1,246 @@
+//! The live bus within one process. No task, no thread, no timer: publishing is done at its first poll, a follower is ready
+//! whenever there is something to hear, and what is over is forgotten when it is next looked at.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{Stream, StreamExt, stream::BoxStream};
+use ringforge_domain::ids::Scope;
+
+use crate::{
+    Error,
+    clock::Clock,
+    live::{FOLLOWER_QUEUE_MAX, Heard, Live, News},
+};
+
+/// A bus that dies with its process.
+pub struct MemoryLive {
+    clock: Arc<dyn Clock>,
+    fleets: Arc<Mutex<Fleets>>,
+    facts: Mutex<Facts>,
+}
+
+/// Who follows what.
+#[derive(Default)]
+struct Fleets {
+    followers: BTreeMap<Scope, BTreeMap<u64, Arc<Mutex<Queue>>>>,
+    count: u64,
+}
+
+/// What waits for one follower.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Heard>,
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+/// What ends by itself, with the monotonic time of its end.
+#[derive(Default)]
+struct Facts {
+    kept: BTreeMap<String, (String, Duration)>,
+    counters: BTreeMap<String, (u64, Duration)>,
+    /// At this size what is over is swept out.
+    sweep_at: usize,
+}
+
+/// Facts and counters below which sweeping is not worth it.
+const SWEEP_MIN: usize = 1_024;
+
+impl MemoryLive {
+    /// A bus that nobody follows yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock, fleets: Arc::default(), facts: Mutex::default() })
+    }
+}
+
+fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().expect("no panic while the lock is held")
+}
+
+impl Queue {
+    /// Adds a piece; whoever is too slow loses what waits, because it has to look into the log anyway.
+    fn push(&mut self, news: &News) {
+        if self.waiting.len() >= FOLLOWER_QUEUE_MAX {
+            self.waiting.clear();
+            self.waiting.push_back(Heard::Lost);
+        }
+        self.waiting.push_back(Heard::News(news.clone()));
+    }
+}
+
+impl Facts {
+    /// Forgets what is over, now and then, so that keys that are never asked for again do not stay.
+    fn sweep(&mut self, now: Duration) {
+        if self.kept.len() + self.counters.len() < self.sweep_at.max(SWEEP_MIN) {
+            return;
+        }
+        self.kept.retain(|_, (_, end)| now < *end);
+        self.counters.retain(|_, (_, end)| now < *end);
+        self.sweep_at = 2 * (self.kept.len() + self.counters.len());
+    }
+}
+
+#[async_trait]
+impl Live for MemoryLive {
+    async fn publish(&self, news: &[News]) -> Result<(), Error> {
+        // Held all the while: two publishers must not be heard in different orders by different followers.
+        let fleets = lock(&self.fleets);
+        let mut told: BTreeMap<u64, Arc<Mutex<Queue>>> = BTreeMap::new();
+        for piece in news {
+            for (id, queue) in fleets.followers.get(&piece.scope()).into_iter().flatten() {
+                lock(queue).push(piece);
+                told.entry(*id).or_insert_with(|| Arc::clone(queue));
+            }
+        }
+        drop(fleets);
+        for queue in told.into_values() {
+            let waker = lock(&queue).waker.take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error> {
+        let mut fleets = lock(&self.fleets);
+        fleets.count += 1;
+        let id = fleets.count;
+        let queue = Arc::<Mutex<Queue>>::default();
+        fleets.followers.entry(scope).or_default().insert(id, Arc::clone(&queue));
+        Ok(Follow { fleets: Arc::clone(&self.fleets), scope, id, queue }.boxed())
+    }
+
+    async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<(), Error> {
+        let now = self.clock.monotonic();
+        let mut facts = lock(&self.facts);
+        facts.kept.insert(key.to_owned(), (value.to_owned(), now.saturating_add(ttl)));
+        facts.sweep(now);
+        Ok(())
+    }
+
+    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
+        let now = self.clock.monotonic();
+        let facts = lock(&self.facts);
+        let named = facts.kept.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        let live = named.filter(|(_, (_, end))| now < *end);
+        Ok(live.map(|(key, (value, _))| (key.clone(), value.clone())).collect())
+    }
+
+    async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {
+        let now = self.clock.monotonic();
+        let mut facts = lock(&self.facts);
+        if let Some((count, end)) = facts.counters.get_mut(key)
+            && now < *end
+        {
+            *count = count.saturating_add(add);
+            return Ok(*count);
+        }
+        if add > 0 {
+            facts.counters.insert(key.to_owned(), (add, now.saturating_add(window)));
+            facts.sweep(now);
+        }
+        Ok(add)
+    }
+}
+
+impl Drop for MemoryLive {
+    /// Tells the followers that nothing will come any more.
+    fn drop(&mut self) {
+        for queue in lock(&self.fleets).followers.values().flat_map(BTreeMap::values) {
+            let mut queue = lock(queue);
+            queue.closed = true;
+            queue.waker.take().into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// A follower.
+struct Follow {
+    fleets: Arc<Mutex<Fleets>>,
+    scope: Scope,
+    id: u64,
+    queue: Arc<Mutex<Queue>>,
+}
+
+impl Stream for Follow {
+    type Item = Heard;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Heard>> {
+        let mut queue = lock(&self.queue);
+        if let Some(heard) = queue.waiting.pop_front() {
+            return Poll::Ready(Some(heard));
+        }
+        if queue.closed {
+            return Poll::Ready(None);
+        }
+        queue.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let mut fleets = lock(&self.fleets);
+        if let Some(followers) = fleets.followers.get_mut(&self.scope) {
+            followers.remove(&self.id);
+            if followers.is_empty() {
+                fleets.followers.remove(&self.scope);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use ringforge_domain::position::{LogTime, Offset};
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    fn head(last: u64) -> News {
+        News::Head { scope: Scope::OPERATOR, last: Offset(last) }
+    }
+
+    #[test]
+    fn nothing_waits_without_a_runtime() {
+        let live = MemoryLive::new(ManualClock::at(LogTime(5)));
+        let mut follower = live.subscribe(Scope::OPERATOR).now_or_never().expect("done at once").expect("it follows");
+        assert!(follower.next().now_or_never().is_none());
+        live.publish(&[head(1), head(2)]).now_or_never().expect("done at once").expect("published");
+        for last in [1, 2] {
+            assert_eq!(follower.next().now_or_never(), Some(Some(Heard::News(head(last)))));
+        }
+        assert!(follower.next().now_or_never().is_none());
+        drop(live);
+        assert_eq!(follower.next().now_or_never(), Some(None), "it ends with the bus");
+    }
+
+    #[test]
+    fn a_follower_that_left_is_forgotten() {
+        let live = MemoryLive::new(ManualClock::at(LogTime(5)));
+        let follower = live.subscribe(Scope::OPERATOR).now_or_never().expect("done at once").expect("it follows");
+        drop(follower);
+        assert!(lock(&live.fleets).followers.is_empty());
+    }
+
+    #[test]
+    fn what_is_over_is_swept_out() {
+        let clock = ManualClock::at(LogTime(0));
+        let live = MemoryLive::new(clock.clone());
+        for round in 0..10 * SWEEP_MIN {
+            clock.advance(Duration::from_secs(1));
+            let second = Duration::from_secs(1);
+            live.put(&format!("fact {round}"), "", second).now_or_never().expect("done at once").expect("kept");
+            live.count(&format!("count {round}"), 1, second).now_or_never().expect("done at once").expect("counted");
+        }
+        let facts = lock(&live.facts);
+        assert!(facts.kept.len() + facts.counters.len() <= SWEEP_MIN);
+    }
+}
