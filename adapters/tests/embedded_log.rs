@@ -171,7 +171,7 @@ async fn a_missing_record_is_found() {
 }
 
 #[tokio::test]
-async fn a_cut_write_ahead_log_gives_an_exact_prefix() {
+async fn a_damaged_write_ahead_log_gives_an_exact_prefix() {
     let (directory, path) = place();
     let log = open(&path);
     // A reader that began before the records: nothing of them is moved into the file.
@@ -184,24 +184,30 @@ async fn a_cut_write_ahead_log_gives_an_exact_prefix() {
         written.extend(some);
     }
     let (file, wal) = (fs::read(&path).expect("the file"), fs::read(path.with_extension("db-wal")).expect("the log"));
-    let ends = [0, 1, 6, 46, 48, 304, 305, 306, 336];
-    let mut seen = Vec::new();
-    for cut in (0..=wal.len()).rev().step_by(1_999) {
-        let copy = directory.path().join(format!("{cut}/log.db"));
-        fs::create_dir(copy.parent().expect("it has one")).expect("a directory");
-        fs::write(&copy, &file).expect("a copy");
-        fs::write(copy.with_extension("db-wal"), &wal[..cut]).expect("a copy");
-        let log = match EmbeddedLog::open(&copy, 3, clock()) {
-            Ok(log) => log,
-            Err(error) => panic!("cut at {cut}: {error}"),
-        };
-        let all = numbered(&read_all(&log).await.expect("it reads"));
-        assert!(ends.contains(&all.len()), "cut at {cut}: an append is there in part: {}", all.len());
-        assert_eq!(all, written[..all.len()], "cut at {cut}");
-        seen.push(all.len());
+    let mut cut_to = Vec::new();
+    for at in (0..wal.len()).rev().step_by(1_999) {
+        let mut torn = wal.clone();
+        torn[at] ^= 1;
+        let torn = prefix_kept(&directory.path().join(format!("{at} torn")), &file, &torn, &written).await;
+        let cut = prefix_kept(&directory.path().join(format!("{at} cut")), &file, &wal[..at], &written).await;
+        assert!(torn <= cut + 256, "what came after a torn page was taken");
+        cut_to.push(cut);
     }
-    assert!(seen.is_sorted_by(|longer, shorter| longer >= shorter), "{seen:?}");
-    assert_eq!((seen.first(), seen.last()), (Some(&336), Some(&0)));
+    assert!(cut_to.is_sorted_by(|longer, shorter| longer >= shorter), "{cut_to:?}");
+    assert_eq!((cut_to.first(), cut_to.last()), (Some(&306), Some(&0)));
+}
+
+/// How many of the records a log with this write-ahead log still has; panics unless they are a prefix of whole appends.
+async fn prefix_kept(directory: &Path, file: &[u8], wal: &[u8], written: &[Record]) -> usize {
+    const ENDS: [usize; 9] = [0, 1, 6, 46, 48, 304, 305, 306, 336];
+    let path = directory.join("log.db");
+    fs::create_dir(directory).expect("a directory");
+    fs::write(&path, file).expect("a copy");
+    fs::write(path.with_extension("db-wal"), wal).expect("a copy");
+    let kept = numbered(&read_all(&open(&path)).await.expect("it reads"));
+    assert!(ENDS.contains(&kept.len()), "{}: an append is there in part: {}", directory.display(), kept.len());
+    assert_eq!(kept, written[..kept.len()], "{}", directory.display());
+    kept.len()
 }
 
 #[tokio::test]

@@ -61,12 +61,16 @@ pub(super) struct LogFile {
 /// Locks, creates if need be, and verifies.
 pub(super) fn open(path: &Path, partitions: u16) -> Result<LogFile, OpenError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = !parent.exists();
     fs::create_dir_all(parent)?;
     let lock = lock(path)?;
     let mut connection = connect(path).map_err(opening)?;
     let generation = load_meta(&mut connection, partitions)?;
     // The file and its write-ahead log exist by now; without this a power cut could lose their names.
     File::open(parent)?.sync_all()?;
+    if made {
+        File::open(parent.join(".."))?.sync_all()?;
+    }
     let partitions = (0..partitions).map(|id| load_partition(&connection, Partition(id))).collect::<Result<_, _>>()?;
     Ok(LogFile { connection, generation, partitions, lock })
 }
@@ -169,7 +173,7 @@ fn load_partition(connection: &Connection, partition: Partition) -> Result<State
     state.end = last.next();
     let mut from = Offset(state.end.0.saturating_sub(VERIFIED).max(oldest.0));
     while from < state.end {
-        let batch = read(connection, partition, from, state.end).map_err(|error| damaged(&error.to_string()))?;
+        let batch = read(connection, partition, from, state.end).map_err(verifying)?;
         let Some(newest) = batch.last().filter(|_| batch[0].offset == from) else {
             return Err(gap(partition, from));
         };
@@ -180,11 +184,18 @@ fn load_partition(connection: &Connection, partition: Partition) -> Result<State
 }
 
 fn damaged(what: &str) -> OpenError {
-    OpenError::Damaged { what: what.strip_prefix("corrupt: ").unwrap_or(what).to_owned() }
+    OpenError::Damaged { what: what.to_owned() }
 }
 
 fn gap(partition: Partition, offset: Offset) -> OpenError {
-    damaged(&missing(partition, offset).to_string())
+    verifying(missing(partition, offset))
+}
+
+fn verifying(error: Error) -> OpenError {
+    match error {
+        Error::Corrupt(what) => OpenError::Damaged { what },
+        other => OpenError::Io(io::Error::other(other)),
+    }
 }
 
 fn opening(error: rusqlite::Error) -> OpenError {
@@ -271,10 +282,11 @@ pub(super) fn read(
 /// The records at `offsets`, as many as there are.
 pub(super) fn seek(connection: &Connection, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
     let select = "SELECT id, time, scope, checksum, bytes FROM records WHERE id = ?1";
+    let Some(&first) = offsets.first() else { return Ok(Vec::new()) };
+    let mut statement = connection.prepare_cached(select).map_err(|error| reading(partition, first, &error))?;
     let mut found = Vec::with_capacity(offsets.len());
     for &offset in offsets {
         let at = |error: rusqlite::Error| reading(partition, offset, &error);
-        let mut statement = connection.prepare_cached(select).map_err(at)?;
         let mut rows = statement.query([row_id(partition, offset)]).map_err(at)?;
         if let Some(row) = rows.next().map_err(at)? {
             found.push(stored(row, partition, offset)?);

@@ -19,7 +19,7 @@ use ringforge_ports::{
     clock::Clock,
     log::{Placed, Record, Stored},
 };
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, config::DbConfig, params};
 
 use super::{
     OpenError,
@@ -30,9 +30,9 @@ use super::{
 
 /// How often the write-ahead log is moved into the file.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
-/// Pages of the write-ahead log (128 MiB) beyond which the writer moves them itself: only while nobody writes can all of it
-/// be moved, and only then does it start over.
-const WAL_PAGES_MAX: u64 = 16 << 10;
+/// Pages of the write-ahead log (32 MiB) beyond which the writer moves them itself: only while nobody writes can all of it be
+/// moved, and only then does it start over. Short, so that it is overwritten rather than extended, which syncs faster.
+const WAL_PAGES_MAX: u64 = 4 << 10;
 /// Trimmed records deleted in one transaction.
 const DELETED_MAX: u64 = 5_000;
 
@@ -87,9 +87,9 @@ impl Writer {
         drop(guard);
         self.readers.stop();
         self.checkpoints.stop();
-        // What is in the write-ahead log is durable: without this the next start only has more to read.
-        if let Err(error) = checkpoint(&self.connection, "TRUNCATE") {
-            tracing::error!("checkpoint the log at its end: {error}");
+        if let Err(error) = leave(&self.connection, self.shared.dead()) {
+            // What is in the write-ahead log is durable: the next start only has more to read.
+            tracing::error!("empty the log's write-ahead log: {error}");
         }
         drop((self.connection, self.lock));
     }
@@ -249,6 +249,14 @@ fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<u64> {
         Err(error) if busy(&error) => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// Empties the write-ahead log, unless the disk can no longer be trusted: then the file is left as it is.
+fn leave(connection: &Connection, dead: bool) -> rusqlite::Result<()> {
+    if dead {
+        return connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop);
+    }
+    checkpoint(connection, "TRUNCATE").map(drop)
 }
 
 fn busy(error: &rusqlite::Error) -> bool {
