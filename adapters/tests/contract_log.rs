@@ -16,6 +16,7 @@ use ringforge_ports::{
     log::Log,
     memory::log::MemoryLog,
 };
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 struct Memory;
@@ -31,7 +32,7 @@ impl Subject for Memory {
     }
 }
 
-/// A log in a file; `reopen` opens a copy of the files as they are at that moment, as a killed process leaves them.
+/// A log in a file; `reopen` opens a copy of the files as they are at that moment, which is what a killed process leaves.
 struct Embedded {
     directory: TempDir,
     opened: Mutex<PathBuf>,
@@ -62,12 +63,13 @@ impl Subject for Embedded {
     async fn reopen(&self, clock: Arc<dyn Clock>) -> Option<Arc<dyn Log>> {
         let (from, to) = (self.path(), self.directory.path().join("1/log.db"));
         fs::create_dir(to.parent()?).expect("a directory for the copy");
-        // The file before its write-ahead log: what a checkpoint moves meanwhile is in both.
+        // While somebody reads, no record can leave the write-ahead log for the file between the two copies.
+        let reader = Connection::open(&from).expect("the file");
+        reader.execute_batch("BEGIN; SELECT count(*) FROM meta").expect("it reads");
         for suffix in ["db", "db-wal"] {
-            if from.with_extension(suffix).exists() {
-                fs::copy(from.with_extension(suffix), to.with_extension(suffix)).expect("a copy");
-            }
+            fs::copy(from.with_extension(suffix), to.with_extension(suffix)).expect("a copy");
         }
+        drop(reader);
         let log = open(&to, clock);
         *self.opened.lock().expect("no panic while the lock is held") = to;
         Some(log)

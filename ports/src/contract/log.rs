@@ -34,7 +34,8 @@ pub trait Subject: Send + Sync {
     /// A new, empty log of `PARTITIONS` that takes its time from `clock` (where it does not take it from a broker).
     async fn open(&self, clock: Arc<dyn Clock>) -> Arc<dyn Log>;
 
-    /// The log opened last, as it is found after the death of its process; `None` if it cannot outlive it.
+    /// The log opened last, as it would be found if its process died now (it is still open, and is not used again); `None` if
+    /// it cannot outlive its process.
     async fn reopen(&self, clock: Arc<dyn Clock>) -> Option<Arc<dyn Log>>;
 }
 
@@ -92,8 +93,10 @@ async fn fresh(subject: &dyn Subject) -> Arc<dyn Log> {
 }
 
 async fn reopened(subject: &dyn Subject, log: Arc<dyn Log>) -> Result<Arc<dyn Log>, Failure> {
+    // Still open: what it would only write when it is closed must be lost.
+    let found = subject.reopen(JumpingClock::at(START)).await;
     drop(log);
-    subject.reopen(JumpingClock::at(START)).await.ok_or(Failure::Skipped("it does not outlive its process"))
+    found.ok_or(Failure::Skipped("it does not outlive its process"))
 }
 
 /// Appends and joins what was appended with the places that were given.
