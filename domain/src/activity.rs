@@ -61,9 +61,9 @@ pub struct Broadcast {
     pub event_tags: Vec<String>,
 }
 
-/// Both forms in which a broadcast may come.
+/// Both forms in which a broadcast may come. Avro asks for the name of the record.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename = "Broadcast")]
 struct Wire {
     scope: ActivityScope,
     tags: Vec<String>,
@@ -284,3 +284,6 @@ pub(crate) fn interested(at: &At, rows: &Rows, change: InterestChange) -> Result
     agent.interest.change(&change, at.position.offset);
     Ok(Applied::new(()).row(Row::Agent(Box::new(agent))))
 }
+
+#[cfg(test)]
+mod tests;

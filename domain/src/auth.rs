@@ -5,7 +5,8 @@ use serde::Deserialize;
 use crate::{
     code::{Code, Refusal},
     json::Json,
-    limits::{CAPABILITIES_MAX, Limits, TOKEN_BYTES_MAX},
+    limits::{Limits, TOKEN_BYTES_MAX},
+    presence::check_capabilities,
 };
 
 /// Protocol versions this build speaks, newest first.
@@ -93,12 +94,7 @@ impl Auth {
             }
         }
         limits.metadata(profile.metadata.as_ref())?;
-        if profile.capabilities.len() > CAPABILITIES_MAX {
-            return Err(Refusal::over("capabilities", CAPABILITIES_MAX));
-        }
-        if profile.capabilities.iter().any(|name| name.is_empty() || name.len() > limits.name_bytes) {
-            return Err(Refusal::over("capabilities", limits.name_bytes));
-        }
+        check_capabilities(limits, &profile.capabilities)?;
         let tokens = [
             ("agent_id", &self.agent_id),
             ("resume_token", &self.resume_token),

@@ -111,6 +111,12 @@ macro_rules! commands {
             }
         }
 
+        $(impl From<$payload> for Command {
+            fn from(payload: $payload) -> Self {
+                Self::$name(payload)
+            }
+        })+
+
         impl Command {
             /// Its kind.
             pub fn kind(&self) -> CommandKind {

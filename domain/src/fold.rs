@@ -47,6 +47,14 @@ pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
     event.command.needs(header, rows, needs);
 }
 
+/// What `events` need and `rows` does not know yet. Load it and ask again until it is empty. An event may need more once
+/// an earlier one of its batch was folded (that one gave an agent its name), so ask for each again before its own fold.
+pub fn unknown(events: &[Event], rows: &Rows) -> Vec<RowKey> {
+    let mut wanted = Needs::default();
+    events.iter().for_each(|event| needs(event, rows, &mut wanted));
+    wanted.rows.into_iter().filter(|key| !rows.knows(key)).collect()
+}
+
 /// Decides one event and writes what changed into `rows`.
 pub fn fold(rows: &mut Rows, event: &Event) -> Verdict {
     rows.time = rows.time.max(event.at.time);

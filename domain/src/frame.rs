@@ -12,7 +12,7 @@ pub use door::{Incoming, Meta, Received, parse};
 use crate::{
     code::Refusal,
     cursor::{Cursor, Seal},
-    event::Event,
+    event::{At, Event},
     ids::{AgentId, Scope, SessionId},
     interest::{Audience, InterestChange},
     json::Json,
@@ -166,7 +166,8 @@ impl Shown {
 
 /// Everything that anyone sees of an event, by its verdict: live, in a gap, on resume, in a replay. Pure.
 pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
-    let at = &event.at;
+    // The fold's time, which never runs backwards, stands in the rows too.
+    let at = &At { time: verdict.time, ..event.at.clone() };
     let own = First { offset: at.position.offset, hash: at.hash };
     let reference = at.header.reference.clone();
     let mut shown = match &verdict.outcome {

@@ -111,7 +111,8 @@ impl Interest {
     /// # Errors
     /// `invalid_message` with `details.limit`.
     pub fn room_for(&self, topics: &[Topic], max: usize) -> Result<(), Refusal> {
-        let more = topics.iter().filter(|topic| !self.current().any(|known| known.same(topic))).count();
+        let again = |at: usize| topics[..at].iter().chain(self.current()).any(|known| known.same(&topics[at]));
+        let more = (0..topics.len()).filter(|at| !again(*at)).count();
         if self.current().count() + more > max { Err(Refusal::over("subscriptions", max)) } else { Ok(()) }
     }
 

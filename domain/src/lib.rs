@@ -11,6 +11,8 @@ pub mod fleet;
 pub mod fold;
 pub mod frame;
 pub mod glob;
+#[cfg(any(test, feature = "world"))]
+pub mod golden;
 pub mod ids;
 pub mod interest;
 pub mod json;
@@ -23,3 +25,5 @@ pub mod row;
 pub mod schema;
 pub mod tenant;
 pub mod verdict;
+#[cfg(any(test, feature = "world"))]
+pub mod world;

@@ -16,7 +16,7 @@ use crate::{
     ids::{AgentId, EdgeId, KeyId, Scope, SessionId},
     interest::{Audience, Interest},
     json::Json,
-    limits::{FILTER_VALUES_MAX, Limits},
+    limits::{CAPABILITIES_MAX, FILTER_VALUES_MAX, Limits},
     position::{LogTime, Offset},
     row::{Needs, Row, RowKey, Rows},
     verdict::{Applied, Index, Stream},
@@ -187,6 +187,7 @@ impl Act for Update {
             return Err(Refusal::invalid("load", "`load` must be between 0 and 1."));
         }
         limits.text("task", self.task.as_ref(), limits.description_bytes)?;
+        check_capabilities(limits, self.capabilities.as_deref().unwrap_or_default())?;
         limits.metadata(self.metadata.as_ref())
     }
 
@@ -229,6 +230,17 @@ impl Act for Update {
             _ => shown,
         }
     }
+}
+
+/// Bounds on what an agent says it can do.
+pub(crate) fn check_capabilities(limits: &Limits, capabilities: &[String]) -> Result<(), Refusal> {
+    if capabilities.len() > CAPABILITIES_MAX {
+        return Err(Refusal::over("capabilities", CAPABILITIES_MAX));
+    }
+    if capabilities.iter().any(|name| name.is_empty() || name.len() > limits.name_bytes) {
+        return Err(Refusal::over("capabilities", limits.name_bytes));
+    }
+    Ok(())
 }
 
 /// A load of 0 to 1 as a whole number, so that no float decides anything.
@@ -306,3 +318,6 @@ pub struct Pong {}
 pub(crate) fn bounded(field: &str, values: &[String]) -> Result<(), Refusal> {
     if values.len() > FILTER_VALUES_MAX { Err(Refusal::over(field, FILTER_VALUES_MAX)) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,7 +178,8 @@ impl Act for Started {
             cleared: self.cleared(at, before),
         };
         let mut applied = Applied::new(effect);
-        if let Some(name) = after.name.clone().filter(|_| before.is_none_or(|agent| agent.name.is_none())) {
+        let known = before.and_then(|agent| agent.name.as_ref());
+        if let Some(name) = after.name.clone().filter(|name| Some(name) != known) {
             applied = applied.row(Row::Name(Name { scope: after.scope, name, agent: after.id }));
         }
         if seen != Seen::Nothing {

@@ -1,0 +1,242 @@
+//! Samples of every kind, one with everything in it and one with nothing optional. Goldens, fuzzers and tests begin here.
+
+use crate::{
+    activity,
+    catalog::{Command, CommandKind},
+    direct,
+    event::Header,
+    fleet,
+    ids::{AgentId, CommandId, EdgeId, FleetId, KeyId, MessageId, SessionId, TenantId},
+    json::Json,
+    memory, presence, tenant,
+};
+
+/// A header with everything in it.
+pub fn rich_header() -> Header {
+    Header {
+        command_id: CommandId::from_bits(1),
+        tenant_id: TenantId::from_bits(2),
+        fleet_id: FleetId::from_bits(3),
+        agent_id: Some(AgentId::from_bits(4)),
+        session_id: Some(SessionId::from_bits(5)),
+        caused_by: Some("evt_cause".to_owned()),
+        key_id: Some(KeyId::from_bits(6)),
+        idempotency_key: Some("once".to_owned()),
+        reference: Some(json("\"r-1\"")),
+        trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        deadline: Some(1_770_000_000_000_000),
+    }
+}
+
+/// A header with nothing optional.
+pub fn bare_header() -> Header {
+    Header {
+        command_id: CommandId::from_bits(1),
+        tenant_id: TenantId::from_bits(2),
+        fleet_id: FleetId::NONE,
+        agent_id: None,
+        session_id: None,
+        caused_by: None,
+        key_id: None,
+        idempotency_key: None,
+        reference: None,
+        trace: None,
+        deadline: None,
+    }
+}
+
+/// The samples of a kind: a rich one and a bare one.
+pub fn samples(kind: CommandKind) -> [(Header, Command); 2] {
+    [(rich_header(), rich(kind)), (bare_header(), bare(kind))]
+}
+
+fn json(text: &str) -> Json {
+    Json::parse(text).expect("the samples are JSON")
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+fn reads() -> Vec<memory::Read> {
+    vec![memory::Read { key: "plan/a".to_owned(), version: 2 }, memory::Read { key: "plan/b".to_owned(), version: 0 }]
+}
+
+fn rich(kind: CommandKind) -> Command {
+    match kind {
+        CommandKind::TenantCreated
+        | CommandKind::KeyCreated
+        | CommandKind::FleetCreated
+        | CommandKind::SessionStarted
+        | CommandKind::SessionEnded => rich_of_house(kind),
+        CommandKind::PresenceUpdate => rich_update().into(),
+        CommandKind::ActivityBroadcast => rich_broadcast().into(),
+        CommandKind::ActivitySubscribe => {
+            activity::Subscribe { tags: texts(&["devops", "é"]), kinds: texts(&["alert"]) }.into()
+        }
+        CommandKind::ActivityUnsubscribe => {
+            activity::Unsubscribe { tags: texts(&["devops"]), kinds: texts(&["alert", "discovery"]) }.into()
+        }
+        CommandKind::MemorySet => rich_set().into(),
+        CommandKind::MemoryDelete => {
+            memory::Delete { key: "plan/c".to_owned(), expected_version: Some(3), reads: reads() }.into()
+        }
+        CommandKind::MemorySubscribe => memory::Subscribe {
+            pattern: "plan/**".to_owned(),
+            events: texts(&["set", "delete"]),
+            values: true,
+            snapshot: true,
+        }
+        .into(),
+        CommandKind::DirectSend => direct::Send {
+            to: "bob".to_owned(),
+            correlation_id: Some(json("17")),
+            payload: Some(json(r#"{"do":["this",null,1.50]}"#)),
+            priority: Some(direct::Priority::Critical),
+            ttl: Some(0.25),
+            ack: true,
+        }
+        .into(),
+        CommandKind::MemoryExpire
+        | CommandKind::MemoryUnsubscribe
+        | CommandKind::DirectAck
+        | CommandKind::DirectDelivered
+        | CommandKind::DirectTold
+        | CommandKind::DirectExpire => fixed(kind),
+    }
+}
+
+/// Kinds in which nothing is optional: rich and bare are the same.
+fn fixed(kind: CommandKind) -> Command {
+    let message = MessageId::from_bits(9);
+    match kind {
+        CommandKind::MemoryExpire => memory::Expire { key: "plan/c".to_owned(), version: i64::MAX }.into(),
+        CommandKind::MemoryUnsubscribe => memory::Unsubscribe { pattern: "plan/**".to_owned() }.into(),
+        CommandKind::DirectAck => direct::Ack { message_id: message }.into(),
+        CommandKind::DirectDelivered => direct::Delivered { message }.into(),
+        CommandKind::DirectTold => direct::Told { message }.into(),
+        CommandKind::DirectExpire => direct::Expire { message }.into(),
+        _ => bare(kind),
+    }
+}
+
+fn rich_of_house(kind: CommandKind) -> Command {
+    match kind {
+        CommandKind::TenantCreated => tenant::Created { name: "acme".to_owned() }.into(),
+        CommandKind::KeyCreated => tenant::KeyCreated {
+            id: KeyId::from_bits(6),
+            hash: "ab".repeat(32),
+            key_type: tenant::KeyType::Admin,
+            fleet: Some(FleetId::from_bits(3)),
+        }
+        .into(),
+        CommandKind::FleetCreated => {
+            fleet::Created { id: FleetId::from_bits(3), slug: "default".to_owned(), partition: 1 }.into()
+        }
+        CommandKind::SessionStarted => presence::Started {
+            session: SessionId::from_bits(5),
+            key: KeyId::from_bits(6),
+            edge: EdgeId::from_bits(7),
+            proposed: AgentId::from_bits(8),
+            claimed: Some(AgentId::from_bits(4)),
+            proof: some("cd"),
+            resume_hash: "ef".to_owned(),
+            resumes: true,
+            name: some("ada"),
+            framework: some("none"),
+            version: some("1.2"),
+            capabilities: texts(&["code", "review"]),
+            metadata: Some(json(r#"{"host":"h"}"#)),
+            exclusive: true,
+        }
+        .into(),
+        _ => presence::Ended { session: SessionId::from_bits(5), reason: "closed".to_owned() }.into(),
+    }
+}
+
+fn rich_update() -> presence::Update {
+    presence::Update {
+        state: Some(presence::State::Busy),
+        task: some("reading"),
+        load: Some(0.5),
+        capabilities: Some(texts(&["code"])),
+        metadata: Some(json("{}")),
+    }
+}
+
+fn rich_broadcast() -> activity::Broadcast {
+    activity::Broadcast {
+        scope: activity::ActivityScope::Direct,
+        tags: texts(&["devops"]),
+        to: some("bob"),
+        kind: "alert".to_owned(),
+        description: some("It is late."),
+        data: Some(json("[1,2]")),
+        metadata: Some(json("null")),
+        event_tags: texts(&["night"]),
+    }
+}
+
+fn rich_set() -> memory::Set {
+    memory::Set {
+        key: "plan/c".to_owned(),
+        value: Some(json(r#"{"b":1,"a":[null,"\u00e9"]}"#)),
+        type_hint: Some(memory::ValueType::FileRef),
+        tags: texts(&["plan"]),
+        metadata: Some(json(r#"{"n":1}"#)),
+        ttl: Some(60.5),
+        expected_version: Some(0),
+        op: Some(memory::Op::RemoveFromSet),
+        reads: reads(),
+    }
+}
+
+fn bare(kind: CommandKind) -> Command {
+    match kind {
+        CommandKind::PresenceUpdate => presence::Update::default().into(),
+        CommandKind::ActivityBroadcast => activity::Broadcast::default().into(),
+        CommandKind::ActivitySubscribe => activity::Subscribe::default().into(),
+        CommandKind::ActivityUnsubscribe => activity::Unsubscribe::default().into(),
+        CommandKind::MemorySet => memory::Set::default().into(),
+        CommandKind::MemoryDelete => memory::Delete::default().into(),
+        CommandKind::DirectSend => direct::Send::default().into(),
+        CommandKind::MemorySubscribe => {
+            memory::Subscribe { pattern: "*".to_owned(), events: Vec::new(), values: false, snapshot: false }.into()
+        }
+        CommandKind::KeyCreated => tenant::KeyCreated {
+            id: KeyId::from_bits(6),
+            hash: String::new(),
+            key_type: tenant::KeyType::Live,
+            fleet: None,
+        }
+        .into(),
+        CommandKind::SessionStarted => presence::Started {
+            session: SessionId::from_bits(5),
+            key: KeyId::from_bits(6),
+            edge: EdgeId::from_bits(7),
+            proposed: AgentId::from_bits(8),
+            claimed: None,
+            proof: None,
+            resume_hash: String::new(),
+            resumes: false,
+            name: None,
+            framework: None,
+            version: None,
+            capabilities: Vec::new(),
+            metadata: None,
+            exclusive: false,
+        }
+        .into(),
+        CommandKind::TenantCreated | CommandKind::FleetCreated | CommandKind::SessionEnded => rich_of_house(kind),
+        CommandKind::MemoryExpire
+        | CommandKind::MemoryUnsubscribe
+        | CommandKind::DirectAck
+        | CommandKind::DirectDelivered
+        | CommandKind::DirectTold
+        | CommandKind::DirectExpire => fixed(kind),
+    }
+}
