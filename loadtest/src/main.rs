@@ -1,0 +1,100 @@
+//! `ringforge-load`: measures a server from outside. Prints Markdown; ends with 1 if a check failed.
+
+use std::{
+    io::{Write, stdout},
+    net::Ipv4Addr,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use ringforge_loadtest::{bare, fanout, figures::Report, idle, ingest, process::pin_client, replay, start};
+use serde_json::json;
+use tokio::{net::TcpListener, runtime::Builder};
+
+/// The product's allocator, so that the bare server is its ceiling in this as well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures a RingForge server over its public protocol: on 127.0.0.1, client on core 1, server on core 0.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum Measure {
+    /// Start to ready, memory at rest.
+    Start(start::Start),
+    /// Write + fdatasync of this disk.
+    Disk(start::Disk),
+    /// Memory and CPU of agents that are connected and say nothing.
+    Idle(idle::Idle),
+    /// Open-loop fan-out, beside the bare server.
+    Fanout(fanout::Fanout),
+    /// Acknowledged commands a second.
+    Ingest(ingest::Ingest),
+    /// Few matching events of a long history.
+    Replay(replay::Replay),
+}
+
+#[derive(Subcommand)]
+enum What {
+    #[command(flatten)]
+    Measure(Measure),
+    /// Be the bare fan-out server: no log, no JSON, ws://127.0.0.1:PORT/fleet/N.
+    Bare {
+        /// Port; 0 is any free one.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
+}
+
+fn main() -> ExitCode {
+    let what = Arguments::parse().what;
+    let result = match what {
+        What::Bare { port } => serve_bare(port).map(|()| true),
+        What::Measure(what) => measure(&what).and_then(|report| {
+            write!(stdout(), "{report}").context("print the report")?;
+            Ok(report.passed())
+        }),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "ringforge-load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(what: &Measure) -> Result<Report> {
+    pin_client()?;
+    // One thread: the client has one core.
+    let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        match what {
+            Measure::Start(start) => start::run(start).await,
+            Measure::Disk(disk) => start::disk(disk),
+            Measure::Idle(idle) => idle::run(idle).await,
+            Measure::Fanout(fanout) => fanout::run(fanout).await,
+            Measure::Ingest(ingest) => ingest::run(ingest).await,
+            Measure::Replay(replay) => replay::run(replay).await,
+        }
+    })
+}
+
+fn serve_bare(port: u16) -> Result<()> {
+    // The product's runtime.
+    let runtime = Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.context("listen")?;
+        let url = format!("ws://{}", listener.local_addr()?);
+        let ready = json!({ "ready": true, "version": "bare", "ready_ms": 0, "ws_url": url });
+        writeln!(stdout(), "{ready}").context("print the ready line")?;
+        bare::serve(listener).await
+    })
+}

@@ -1,0 +1,313 @@
+//! Processes: starts a server on its own core, reads what it costs from /proc, keeps this client on another core.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::sync_channel,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::agent::Door;
+
+/// The core of the servers.
+const SERVER_CORE: &str = "0";
+/// The core of this client.
+const CLIENT_CORE: &str = "1";
+/// A server that is not ready by then has failed.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+/// `utime` and `stime` are in these, on every Linux.
+const TICKS_A_SECOND: u64 = 100;
+
+/// Which server to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// Binary to start, with a fresh data directory, on core 0.
+    #[arg(long, value_name = "PATH")]
+    pub server: Option<PathBuf>,
+    /// Ready line (JSON) of a server that runs already.
+    #[arg(long, value_name = "FILE", conflicts_with = "server", requires = "pid")]
+    pub ready: Option<PathBuf>,
+    /// Process of that server.
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+/// The line that a server prints when it is ready, as far as it is needed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Ready {
+    /// Its version.
+    pub version: String,
+    /// How long it took, as it says itself.
+    pub ready_ms: f64,
+    /// Where agents connect.
+    pub ws_url: String,
+    tenants: Vec<Tenant>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Tenant {
+    fleets: Vec<Fleet>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Fleet {
+    agent_key: String,
+}
+
+impl Ready {
+    /// A way in for each of `count` fleets.
+    ///
+    /// # Errors
+    /// The server has fewer.
+    pub fn doors(&self, count: usize) -> Result<Vec<Door>> {
+        if self.tenants.is_empty() {
+            return Ok((0..count).map(|fleet| Door::bare(format!("{}/fleet/{fleet}", self.ws_url))).collect());
+        }
+        let fleets = self.tenants.iter().flat_map(|tenant| &tenant.fleets);
+        let doors: Vec<_> = fleets.take(count).map(|fleet| Door::new(&self.ws_url, &fleet.agent_key)).collect();
+        ensure!(doors.len() == count, "the server has {} fleets, the run needs {count}", doors.len());
+        Ok(doors)
+    }
+}
+
+/// A server being measured. One that was started here ends with it.
+#[derive(Debug)]
+pub struct Server {
+    /// What it said when it was ready.
+    pub ready: Ready,
+    /// From the start of the process to its ready line.
+    pub wall: Duration,
+    pid: u32,
+    child: Option<Child>,
+    _data: Option<TempDir>,
+}
+
+impl Server {
+    /// The server of `place`, with `fleets` fleets if it is started here.
+    ///
+    /// # Errors
+    /// No server is named, or it does not get ready.
+    pub fn at(place: &Place, fleets: usize) -> Result<Self> {
+        match (&place.server, &place.ready, place.pid) {
+            (Some(binary), ..) => Self::ringforge(binary, fleets),
+            (None, Some(file), Some(pid)) => {
+                let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+                let ready = serde_json::from_str(text.lines().next().unwrap_or_default())
+                    .with_context(|| format!("read the ready line in {}", file.display()))?;
+                Ok(Self { ready, wall: Duration::ZERO, pid, child: None, _data: None })
+            }
+            _ => bail!("name a server: --server PATH, or --ready FILE with --pid N"),
+        }
+    }
+
+    /// Starts a ringforge binary with one tenant of `fleets` fleets.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub fn ringforge(binary: &Path, fleets: usize) -> Result<Self> {
+        let folder = tempfile::tempdir().context("make a data directory")?;
+        let bootstrap = folder.path().join("bootstrap.toml");
+        let names: Vec<String> = (0..fleets.max(1)).map(|fleet| format!("\"load-{fleet}\"")).collect();
+        let text = format!("[[tenant]]\nname = \"load\"\nfleets = [{}]\n", names.join(", "));
+        fs::write(&bootstrap, text).context("write the bootstrap file")?;
+        let data = folder.path().join("data");
+        let arguments = ["all", "--port", "0", "--bind", "127.0.0.1", "--json", "--no-demo", "--data"];
+        let mut command = pinned(binary);
+        command.args(arguments).arg(data).arg("--bootstrap").arg(bootstrap);
+        Self::start(command, folder)
+    }
+
+    /// Starts the bare fan-out server of this binary.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub fn bare() -> Result<Self> {
+        let folder = tempfile::tempdir().context("make a folder for the server's log")?;
+        let mut command = pinned(&std::env::current_exe().context("find this binary")?);
+        command.arg("bare");
+        Self::start(command, folder)
+    }
+
+    fn start(mut command: Command, folder: TempDir) -> Result<Self> {
+        let log = folder.path().join("server.log");
+        let errors = fs::File::create(&log).context("make the server's log")?;
+        let begun = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().display()))?;
+        let stdout = child.stdout.take().context("take the server's stdout")?;
+        let pid = child.id();
+        let mut server =
+            Self { ready: Ready::default(), wall: Duration::ZERO, pid, child: Some(child), _data: Some(folder) };
+        let (sender, lines) = sync_channel(1);
+        // Reads on after the first line, so that the server never waits for a full pipe.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.try_send((Instant::now(), line));
+            }
+        });
+        let Ok((at, line)) = lines.recv_timeout(READY_WITHIN) else {
+            bail!("the server did not get ready; it said:\n{}", fs::read_to_string(&log).unwrap_or_default());
+        };
+        server.wall = at - begun;
+        server.ready = serde_json::from_str(&line).with_context(|| format!("read the ready line: {line}"))?;
+        Ok(server)
+    }
+
+    /// CPU time it has used, of all its threads.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn cpu(&self) -> Result<Duration> {
+        cpu(&self.pid.to_string())
+    }
+
+    /// CPU time it has used since it was `before`.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn cpu_since(&self, before: Duration) -> Result<Duration> {
+        Ok(self.cpu()?.saturating_sub(before))
+    }
+
+    /// Its resident memory in bytes.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn rss(&self) -> Result<u64> {
+        let path = format!("/proc/{}/smaps_rollup", self.pid);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
+        Ok(kib.context("no Rss in smaps_rollup")? * 1024)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// CPU time of this process.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn own_cpu() -> Result<Duration> {
+    cpu("self")
+}
+
+fn cpu(process: &str) -> Result<Duration> {
+    let path = format!("/proc/{process}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    ticks(&text)
+        .map(|ticks| Duration::from_millis(ticks * 1000 / TICKS_A_SECOND))
+        .with_context(|| format!("read {path}"))
+}
+
+/// `utime` and `stime`: fields 14 and 15, counted behind the name, which may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Whether there is a core for each side.
+fn two_cores() -> bool {
+    Path::new("/sys/devices/system/cpu/cpu1").exists()
+}
+
+fn pinned(binary: &Path) -> Command {
+    if !two_cores() {
+        return Command::new(binary);
+    }
+    let mut command = Command::new("taskset");
+    command.arg("-c").arg(SERVER_CORE).arg(binary);
+    command
+}
+
+/// Keeps this process on its core. Call it before any other thread exists.
+///
+/// # Errors
+/// `taskset` is missing or refuses.
+pub fn pin_client() -> Result<()> {
+    if !two_cores() {
+        return Ok(());
+    }
+    let id = std::process::id().to_string();
+    let output = Command::new("taskset").args(["-cp", CLIENT_CORE, &id]).output().context("run taskset")?;
+    ensure!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Makes room for this many open files, here and in servers started later.
+///
+/// # Errors
+/// The limit is lower and cannot be raised.
+pub fn raise_open_files(needed: u64) -> Result<()> {
+    if open_files()?.0 < needed {
+        let hard = open_files()?.1;
+        let id = std::process::id().to_string();
+        let _ = Command::new("prlimit").args(["--pid", &id, &format!("--nofile={hard}:{hard}")]).status();
+    }
+    let (soft, hard) = open_files()?;
+    ensure!(soft >= needed, "the run needs {needed} open files, the limit is {soft} (hard {hard}): ulimit -n {needed}");
+    Ok(())
+}
+
+/// Soft and hard limit of open files.
+fn open_files() -> Result<(u64, u64)> {
+    let text = fs::read_to_string("/proc/self/limits").context("read /proc/self/limits")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut numbers = line.unwrap_or_default().split_whitespace().map_while(|number| number.parse().ok());
+    numbers.next().zip(numbers.next()).context("no open-file limit in /proc/self/limits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_is_read_behind_any_name() {
+        let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 100 0 0 0 25 17 0 0 20 0 5 0 99 1000 200";
+        assert_eq!(ticks(stat), Some(42));
+        assert_eq!(ticks("nothing"), None);
+    }
+
+    #[test]
+    fn this_process_has_figures() {
+        assert!(own_cpu().is_ok());
+        let (soft, hard) = open_files().expect("limits");
+        assert!(soft > 0 && soft <= hard);
+        assert!(raise_open_files(hard + 1).is_err());
+    }
+
+    #[test]
+    fn doors_come_from_the_ready_line() {
+        let line = r#"{"ready":true,"version":"0.1.0","ready_ms":210,"ws_url":"ws://127.0.0.1:4000/ws","tenants":[
+            {"name":"load","fleets":[{"slug":"a","agent_key":"k1"},{"slug":"b","agent_key":"k2"}]}]}"#;
+        let ready: Ready = serde_json::from_str(line).expect("a ready line");
+        assert_eq!(ready.doors(2).expect("two").len(), 2);
+        assert!(ready.doors(3).is_err());
+        let bare = Ready { ws_url: "ws://127.0.0.1:1".into(), ..Ready::default() };
+        assert_eq!(bare.doors(3).expect("any number").len(), 3);
+    }
+}

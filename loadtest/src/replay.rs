@@ -1,0 +1,190 @@
+//! Replay: a long history of which few events match, then the time until all of those have come. The items must be
+//! exactly those, in order.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::value_parser;
+use futures_util::SinkExt;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    agent::{Socket, connect, next_text},
+    figures::{Latencies, Report, per_second},
+    ingest::{Tally, publish},
+    process::{Place, Server},
+    wire::{Seen, WANTED_KIND, WANTED_TAG, history, replay},
+};
+
+/// Events in flight while the history is written: less than a connection's send queue holds.
+const FILL_WINDOW: usize = 64;
+/// A replay that takes longer has failed.
+const REPLAYED_WITHIN: Duration = Duration::from_secs(30);
+
+/// `ringforge-load replay`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Replay {
+    #[command(flatten)]
+    place: Place,
+    /// Events of the history.
+    #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    events: u32,
+    /// Events that match, evenly spread.
+    #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1_000))]
+    matches: u32,
+    /// Replays by each filter.
+    #[arg(long, default_value_t = 40, value_parser = value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Pause between replays: a server may bound the items a second.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u32).range(0..=60_000))]
+    pause_ms: u32,
+    /// Bytes of each payload.
+    #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(1..=60_000))]
+    bytes: u32,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// The server, the connection or a replay failed.
+pub async fn run(arguments: &Replay) -> Result<Report> {
+    let Replay { events, matches, rounds, .. } = *arguments;
+    ensure!(matches <= events, "no more matches than events");
+    let server = Server::at(&arguments.place, 1)?;
+    let doors = server.ready.doors(1)?;
+    let mut socket = connect(&doors[0], "load-0", "none").await?;
+    let every = (events / matches) as usize;
+    let wanted: Vec<u64> = (0..u64::from(matches)).map(|item| item * every as u64).collect();
+    let mut report = Report::new(format!("Replay of {matches} events among {events}"));
+
+    let begun = Instant::now();
+    let tally = Mutex::new(Tally::default());
+    let is_wanted = |number: usize| number.is_multiple_of(every) && number / every < matches as usize;
+    let make = |number: usize| {
+        (number < events as usize).then(|| history(number, arguments.bytes as usize, is_wanted(number)))
+    };
+    let acks = publish(&mut socket, FILL_WINDOW, make, begun..begun, &tally).await.context("write the history")?;
+    let faults = acks.faults();
+    report.row("history written by one agent, events/s", format!("{:.0}", per_second(events.into(), begun.elapsed())));
+    report.fail_if(!faults.none(), format!("history: {faults}"));
+    let refusals = tally.into_inner().map(|tally| tally.refusals()).unwrap_or_default();
+    report.fail_if(!refusals.is_empty(), format!("history refused: {refusals}"));
+    sleep(Duration::from_secs(1)).await;
+
+    for (filter, value) in [("kinds", WANTED_KIND), ("tags", WANTED_TAG)] {
+        let mut latencies = Latencies::default();
+        let cpu_before = server.cpu()?;
+        for round in 0..rounds as usize {
+            let begun = Instant::now();
+            let asked = ask(&mut socket, round, filter, value, &wanted);
+            let result = timeout(REPLAYED_WITHIN, asked).await;
+            let result = result.map_err(|_| anyhow!("no end in {REPLAYED_WITHIN:?}")).flatten();
+            if let Err(error) = result {
+                report.fail_if(true, format!("replay {round} by {filter}: {error:#}"));
+                return Ok(report);
+            }
+            latencies.record(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+            sleep(Duration::from_millis(arguments.pause_ms.into())).await;
+        }
+        let cpu = server.cpu_since(cpu_before)?.as_secs_f64() * 1e3 / f64::from(rounds);
+        report.row(format!("**by {filter}: request to end, p50 / p99 / max**"), &latencies);
+        report.row(format!("by {filter}: server CPU a replay, ms"), format!("{cpu:.1}"));
+    }
+    report.row("replays checked", rounds * 2);
+    Ok(report)
+}
+
+/// One replay, from the request to its end.
+async fn ask(socket: &mut Socket, number: usize, filter: &str, value: &str, wanted: &[u64]) -> Result<()> {
+    socket.send(Message::text(replay(number, filter, value, wanted.len() as u64))).await?;
+    let mut items = Items { number, wanted, seen: 0 };
+    loop {
+        for line in next_text(socket).await?.split('\n') {
+            if items.take(line)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What a replay must be: exactly `wanted`, in order.
+struct Items<'a> {
+    number: usize,
+    wanted: &'a [u64],
+    seen: usize,
+}
+
+impl Items<'_> {
+    /// Looks at one message; true: it was the end. Frames of other things are passed over.
+    fn take(&mut self, line: &str) -> Result<bool> {
+        let message = Seen::read(line).with_context(|| format!("read {line}"))?;
+        ensure!(message.kind != "error", "refused: {line}");
+        if message.kind != "replay" || message.number() != Some(self.number) {
+            return Ok(false);
+        }
+        let all = self.wanted.len() as u64;
+        match message.event() {
+            "start" => ensure!(message.total == Some(all), "total {:?} instead of {all}", message.total),
+            "item" => {
+                let original = message.original.context("an item without its frame")?;
+                let original = Seen::read(original.get()).context("read an item's frame")?;
+                let sequence = original.stamp().context("an item of another kind")?.sequence;
+                let expected = self.wanted.get(self.seen);
+                ensure!(expected == Some(&sequence), "event {sequence} instead of {expected:?}");
+                ensure!(message.index == Some(self.seen as u64), "index {:?} instead of {}", message.index, self.seen);
+                self.seen += 1;
+            }
+            "end" => {
+                ensure!(self.seen == self.wanted.len(), "{} items instead of {all}", self.seen);
+                ensure!(message.delivered == Some(all), "delivered {:?} instead of {all}", message.delivered);
+                return Ok(true);
+            }
+            other => return Err(anyhow!("an unknown replay frame {other}")),
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(index: u64, sequence: u64) -> String {
+        format!(
+            r#"{{"type":"replay","event":"item","ref":4,"index":{index},"original":{{"type":"activity","event":"broadcast","activity":{{"data":{{"publisher":0,"sequence":{sequence},"due":0}}}}}}}}"#
+        )
+    }
+
+    fn replayed(lines: &[String]) -> Result<bool> {
+        let mut items = Items { number: 4, wanted: &[0, 10], seen: 0 };
+        let mut ended = false;
+        for line in lines {
+            ended = items.take(line)?;
+        }
+        Ok(ended)
+    }
+
+    #[test]
+    fn exactly_the_wanted_items_are_accepted() {
+        let start = r#"{"type":"replay","event":"start","ref":4,"total":2}"#.to_owned();
+        let end = r#"{"type":"replay","event":"end","ref":4,"delivered":2}"#.to_owned();
+        let other = r#"{"type":"presence","event":"joined"}"#.to_owned();
+        let good = [start.clone(), item(0, 0), other, item(1, 10), end.clone()];
+        assert!(replayed(&good).expect("good"));
+        for bad in [
+            vec![r#"{"type":"replay","event":"start","ref":4,"total":3}"#.to_owned()],
+            vec![start.clone(), item(0, 10)],
+            vec![start.clone(), item(1, 0)],
+            vec![start.clone(), item(0, 0), end.clone()],
+            vec![start.clone(), item(0, 0), item(1, 10), item(2, 20)],
+            vec![start, item(0, 0), item(1, 0), end],
+            vec![r#"{"type":"error","ref":4,"code":"busy"}"#.to_owned()],
+        ] {
+            assert!(replayed(&bad).is_err(), "{bad:?}");
+        }
+    }
+}
