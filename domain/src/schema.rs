@@ -185,16 +185,19 @@ fn fields_of(schema: &Schema) -> Vec<RecordField> {
     if let Schema::Record(record) = schema { record.fields.clone() } else { Vec::new() }
 }
 
+/// A record of the kind. It goes through its text once: there, types without a namespace are in that of their record.
 fn record_of(kind: CommandKind, fields: Vec<RecordField>) -> Schema {
     let lookup = fields.iter().enumerate().map(|(at, field)| (field.name.clone(), at)).collect();
-    Schema::Record(RecordSchema {
+    let record = Schema::Record(RecordSchema {
         name: Name::new(&format!("{NAMESPACE}.{}", kind.record())).expect("record names are valid"),
         aliases: None,
         doc: Some(format!("`{}`: see docs/protocol.md", kind.text())),
         fields,
         lookup,
         attributes: BTreeMap::new(),
-    })
+    });
+    let text = serde_json::to_string(&record).expect("schemas serialise");
+    Schema::parse_str(&text).expect("a schema reads back")
 }
 
 /// An event's bytes, framed.
@@ -265,3 +268,6 @@ fn body_hash(kind: CommandKind, payload: &[u8]) -> String {
     hasher.update(payload);
     hasher.finalize().to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests;
