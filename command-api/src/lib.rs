@@ -1,1 +1,8 @@
-//! Being built.
+//! The gate: everything a command passes before it is in the log. It never guesses an outcome.
+
+pub mod auth;
+pub mod key;
+pub mod submit;
+
+pub use auth::{Authenticator, Entrance};
+pub use submit::{Asked, Caller, Gate, GateConfig};

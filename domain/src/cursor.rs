@@ -1,5 +1,7 @@
 //! Event ids: an authenticated position. Opaque to clients, the same everywhere for the same event, worthless in another fleet.
 
+use std::fmt;
+
 use crate::{
     ids::Scope,
     position::{Generation, Offset, StreamRef},
@@ -27,6 +29,12 @@ pub struct Cursor {
 #[derive(Clone)]
 pub struct Seal {
     key: [u8; 32],
+}
+
+impl fmt::Debug for Seal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Seal(secret)")
+    }
 }
 
 impl Seal {

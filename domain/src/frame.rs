@@ -192,7 +192,7 @@ pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
 }
 
 /// Writes frames for one fleet: knows its stream and seals its event ids.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Encoder {
     /// The installation's seal.
     pub seal: Seal,

@@ -87,6 +87,42 @@ pub const ROWS_PAGE_MAX: u32 = 1_000;
 /// Rounds in which the needs of a batch are loaded.
 pub const NEEDS_ROUNDS_MAX: usize = 4;
 
+/// Bytes of pushes waiting for one connection; over it the connection lags and is fed from the log.
+pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
+/// Recent updates of a fleet that an edge keeps.
+pub const TAIL_UPDATES_MAX: usize = 1_024;
+/// Bytes of recent updates of a fleet that an edge keeps, about.
+pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// Events of one page of a catch-up.
+pub const CATCH_UP_PAGE_MAX: u32 = 128;
+/// Commands of one connection that wait for their verdict; more are read later.
+pub const PENDING_MAX: usize = 256;
+/// Questions of one connection that wait for their answer; more are read later.
+pub const ASKED_MAX: usize = 16;
+/// Frames of one connection read before it is authenticated.
+pub const EARLY_FRAMES_MAX: usize = 64;
+/// Bytes of replies waiting for one connection; over it reading pauses.
+pub const REPLIES_BYTES_MAX: usize = 64 << 10;
+/// Items of a replay at once, and per second on average.
+pub const REPLAY_BURST: u32 = 1_000;
+/// Bytes before authentication.
+pub const EARLY_FRAME_BYTES_MAX: usize = 64 << 10;
+/// Sockets of one address that have been silent for a second before `auth`.
+pub const SILENT_ADDRESS_MAX: usize = 64;
+/// Sockets in all that have been silent for a second before `auth`.
+pub const SILENT_MAX: usize = 512;
+
+/// How long what the directory says may be remembered: so long a revoked key still works.
+pub const PERMISSION_MS: u64 = 1_000;
+/// Directory rows remembered.
+pub const DIRECTORY_CACHE_MAX: u64 = 100_000;
+/// Failed logins of one address with one key hint within a minute, before it must wait.
+pub const AUTH_FAILURES_MAX: u32 = 5;
+/// Failed logins of one address within a minute, before it must wait.
+pub const AUTH_FAILURES_ADDRESS_MAX: u32 = 100;
+/// Origins of failed logins remembered.
+pub const AUTH_FAILURES_TRACKED_MAX: usize = 10_000;
+
 /// What an operator may change and every agent is told in `auth_ok.config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -10,6 +10,8 @@ pub mod memory;
 pub mod names;
 pub mod reads;
 
+use std::sync::Arc;
+
 use ringforge_domain::position::Offset;
 
 /// What can go wrong behind a port.
@@ -36,4 +38,19 @@ pub enum Error {
         /// The first offset still there.
         oldest: Offset,
     },
+}
+
+/// What every role is given: the ports, and nothing else of the world.
+#[derive(Clone)]
+pub struct Services {
+    /// The truth.
+    pub log: Arc<dyn log::Log>,
+    /// What was made of it.
+    pub reads: Arc<dyn reads::Reads>,
+    /// The fast path.
+    pub live: Arc<dyn live::Live>,
+    /// The time.
+    pub clock: Arc<dyn clock::Clock>,
+    /// New ids and secrets.
+    pub ids: Arc<dyn clock::Ids>,
 }

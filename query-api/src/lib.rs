@@ -1,1 +1,8 @@
-//! Being built.
+//! Questions, answered from rows and from the log. Never logged, the same for every door.
+
+pub mod answer;
+pub mod history;
+pub mod memory;
+pub mod roster;
+
+pub use answer::{Asker, answer, unavailable};

@@ -1,1 +1,10 @@
-//! Being built.
+//! The edge: sockets, sessions, fan-out, replay. Its heart (`session`, `hub`, `fanout`, `presence`) does no I/O.
+
+pub mod catchup;
+pub mod edge;
+pub mod fanout;
+pub mod feed;
+pub mod hub;
+pub mod presence;
+pub mod session;
+pub mod socket;

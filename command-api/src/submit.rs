@@ -1,0 +1,209 @@
+//! Stop 2, the gate: check, stamp, append. One of the three callers of `Log::append`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ringforge_domain::{
+    catalog::Command,
+    code::{Code, Effected, Refusal},
+    event::Header,
+    frame::Meta,
+    ids::{AgentId, CommandId, Scope, SessionId},
+    limits::Limits,
+    position::{LogTime, Offset, Partition, StreamRef},
+    schema,
+    tenant::Key,
+};
+use ringforge_ports::{
+    Services,
+    log::{AppendError, Placed, Record},
+};
+use tracing::warn;
+
+use crate::auth::Authenticator;
+
+/// What an operator may change about the gate.
+#[derive(Clone, Debug)]
+pub struct GateConfig {
+    /// Bounds on what may be asked.
+    pub limits: Limits,
+    /// Events that may wait for their verdict in one partition before more are refused.
+    pub lag_max: u64,
+    /// How long the asker will wait for a verdict.
+    pub reply_timeout: Duration,
+}
+
+/// On whose behalf a command is submitted.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The fleet.
+    pub scope: Scope,
+    /// Where its events are.
+    pub stream: StreamRef,
+    /// The agent; none before a session has begun.
+    pub agent: Option<AgentId>,
+    /// The connection; none for internal commands.
+    pub session: Option<SessionId>,
+    /// The key it came in with; none for internal commands.
+    pub key: Option<Key>,
+}
+
+/// One command to submit, with the id its asker waits for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// New for every append.
+    pub id: CommandId,
+    /// What.
+    pub command: Command,
+    /// What came with it.
+    pub meta: Meta,
+}
+
+/// The gate of one process.
+pub struct Gate {
+    services: Services,
+    config: GateConfig,
+    /// Keys and fleets.
+    pub authenticator: Authenticator,
+    progress: Mutex<BTreeMap<Partition, Progress>>,
+}
+
+/// What the gate knows of a partition, to see lag and to set deadlines without a wall clock.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    end: Offset,
+    applied: Offset,
+    time: LogTime,
+    seen_at: Duration,
+}
+
+impl Gate {
+    /// Over these services.
+    pub fn new(services: Services, config: GateConfig) -> Arc<Self> {
+        let authenticator = Authenticator::new(services.clone());
+        Arc::new(Self { services, config, authenticator, progress: Mutex::default() })
+    }
+
+    /// Bounds on what may be asked.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Submits commands of one caller, in order, as one append. Each is answered: where it is in the log, or why it is not.
+    /// `outcome: unknown` in a refusal means that it may be there.
+    pub async fn submit(&self, caller: &Caller, asked: Vec<Asked>) -> Vec<Result<Offset, Refusal>> {
+        let permitted = self.permit(caller).await;
+        let (mut answers, mut records) = (Vec::with_capacity(asked.len()), Vec::new());
+        for one in asked {
+            let admitted = permitted.clone().and_then(|()| one.command.check(&self.config.limits));
+            answers.push(admitted.map(|()| records.push(self.record(caller, one))));
+        }
+        if records.is_empty() {
+            return answers.into_iter().map(|answer| answer.map(|()| Offset::ZERO)).collect();
+        }
+        let placed = self.append(caller.stream.partition, records).await;
+        let mut places = placed.as_ref().map_or(&[][..], Vec::as_slice).iter();
+        let mut place = || match (&placed, places.next()) {
+            (Ok(_), Some(placed)) => Ok(placed.offset),
+            (Ok(_), None) => Err(Refusal::new(Code::ServerError).unknown()),
+            (Err(refusal), _) => Err(refusal.clone()),
+        };
+        answers.into_iter().map(|answer| answer.and_then(|()| place())).collect()
+    }
+
+    /// Submits one command on our own account: no session, no key, no lag bound (it makes the lag smaller).
+    ///
+    /// # Errors
+    /// `unavailable`.
+    pub async fn submit_internal(&self, scope: Scope, partition: Partition, agent: Option<AgentId>, command: Command) -> Result<Offset, Refusal> {
+        let caller = Caller { scope, stream: StreamRef { partition, epoch: 0 }, agent, session: None, key: None };
+        let id = CommandId::from_bits(self.services.ids.next());
+        let record = self.record(&caller, Asked { id, command, meta: Meta::default() });
+        let placed = self.append(partition, vec![record]).await?;
+        placed.first().map(|placed| placed.offset).ok_or_else(|| Refusal::new(Code::ServerError))
+    }
+
+    /// Takes note of how far a partition has been applied.
+    pub fn applied(&self, partition: Partition, applied: Offset) {
+        let mut progress = self.progress();
+        let known = progress.entry(partition).or_default();
+        known.applied = known.applied.max(applied);
+        known.end = known.end.max(applied);
+    }
+
+    /// How many events wait for their verdict, as far as this gate knows.
+    pub fn lag(&self, partition: Partition) -> u64 {
+        self.progress().get(&partition).map_or(0, |known| known.end.0.saturating_sub(known.applied.0))
+    }
+
+    async fn permit(&self, caller: &Caller) -> Result<(), Refusal> {
+        if let Some(key) = &caller.key {
+            self.authenticator.still(key).await?;
+        }
+        if self.lag(caller.stream.partition) > self.config.lag_max {
+            return Err(Refusal::new(Code::Overloaded).after_ms(OVERLOADED_RETRY_MS));
+        }
+        Ok(())
+    }
+
+    fn record(&self, caller: &Caller, asked: Asked) -> Record {
+        let Meta { reference, idempotency_key, caused_by, trace } = asked.meta;
+        let header = Header {
+            command_id: asked.id,
+            tenant_id: caller.scope.tenant,
+            fleet_id: caller.scope.fleet,
+            agent_id: caller.agent,
+            session_id: caller.session,
+            caused_by,
+            key_id: caller.key.as_ref().map(|key| key.id),
+            idempotency_key,
+            reference,
+            trace,
+            deadline: self.deadline(caller.stream.partition),
+        };
+        Record { scope: caller.scope, bytes: schema::encode(&header, &asked.command).into() }
+    }
+
+    /// Newest log time seen, time since, and the time its asker waits: no wall clock.
+    fn deadline(&self, partition: Partition) -> Option<i64> {
+        let known = *self.progress().get(&partition)?;
+        let since = self.services.clock.monotonic().saturating_sub(known.seen_at) + self.config.reply_timeout;
+        (known.time > LogTime::default()).then(|| known.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)).0)
+    }
+
+    async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, Refusal> {
+        match self.services.log.append(partition, records).await {
+            Ok(placed) => {
+                if let Some(last) = placed.last() {
+                    let mut progress = self.progress();
+                    let known = progress.entry(partition).or_default();
+                    known.end = known.end.max(last.offset.next());
+                    known.time = known.time.max(last.time);
+                    known.seen_at = self.services.clock.monotonic();
+                }
+                Ok(placed)
+            }
+            Err(AppendError::Refused(error)) => {
+                warn!(%error, partition = partition.0, "append refused");
+                Err(Refusal::new(Code::Unavailable).after_ms(OVERLOADED_RETRY_MS))
+            }
+            Err(AppendError::Unknown(error)) => {
+                warn!(%error, partition = partition.0, "append outcome unknown");
+                let mut refusal = Refusal::new(Code::Unavailable);
+                refusal.outcome = Effected::Unknown;
+                Err(refusal)
+            }
+        }
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, Progress>> {
+        self.progress.lock().expect("no panic while the lock is held")
+    }
+}
+
+/// What a refused asker is told to wait.
+const OVERLOADED_RETRY_MS: u64 = 500;
+

@@ -1,0 +1,299 @@
+//! The promises of `Live`, one function each.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, join_all, poll_immediate},
+    stream::BoxStream,
+};
+use ringforge_domain::{
+    catalog::Effect,
+    ids::{CommandId, FleetId, Scope, TenantId},
+    position::{LogTime, Offset, Partition, Position},
+    verdict::{Index, Outcome as Came, Verdict},
+};
+
+use super::{Failure, Outcome, ensure, same, soon};
+use crate::{
+    live::{FOLLOWER_QUEUE_MAX, Heard, Live, News},
+    reads::Update,
+};
+
+/// An adapter under test.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// A new bus without followers and facts.
+    async fn open(&self) -> Arc<dyn Live>;
+
+    /// Lets so much time pass for the bus opened last.
+    async fn pass(&self, time: Duration);
+}
+
+/// A promise as a value, to run a whole suite in a loop.
+pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
+
+/// Every promise by name.
+pub const PROMISES: [(&str, Promise); 12] = [
+    ("news_come_in_order", |subject| news_come_in_order(subject).boxed()),
+    ("only_the_fleet_is_told", |subject| only_the_fleet_is_told(subject).boxed()),
+    ("a_confirmed_follower_hears", |subject| a_confirmed_follower_hears(subject).boxed()),
+    ("every_follower_hears_everything", |subject| every_follower_hears_everything(subject).boxed()),
+    ("publishers_keep_their_order", |subject| publishers_keep_their_order(subject).boxed()),
+    ("a_slow_follower_hears_that_it_lost", |subject| a_slow_follower_hears_that_it_lost(subject).boxed()),
+    ("a_slow_follower_harms_nobody", |subject| a_slow_follower_harms_nobody(subject).boxed()),
+    ("facts_end", |subject| facts_end(subject).boxed()),
+    ("a_later_put_begins_anew", |subject| a_later_put_begins_anew(subject).boxed()),
+    ("scans_take_prefixes_literally", |subject| scans_take_prefixes_literally(subject).boxed()),
+    ("counters_count", |subject| counters_count(subject).boxed()),
+    ("counters_restart", |subject| counters_restart(subject).boxed()),
+];
+
+const FLEET: Scope = Scope { tenant: TenantId::from_bits(7), fleet: FleetId::from_bits(70) };
+const SISTER: Scope = Scope { tenant: TenantId::from_bits(7), fleet: FleetId::from_bits(71) };
+const STRANGER: Scope = Scope { tenant: TenantId::from_bits(8), fleet: FleetId::from_bits(70) };
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A piece of news, a head or an update by turns.
+fn news(scope: Scope, number: u64) -> News {
+    if number.is_multiple_of(2) {
+        return News::Head { scope, last: Offset(number) };
+    }
+    let verdict = Verdict {
+        position: Position { partition: Partition(1), offset: Offset(number) },
+        time: LogTime(5),
+        scope,
+        command_id: CommandId::from_bits(u128::from(number)),
+        agent: None,
+        previous: None,
+        outcome: Came::Applied(Effect::ActivitySubscribe(())),
+        first: None,
+        index: Index::default(),
+    };
+    News::Update(Arc::new(Update { event: None, verdict }))
+}
+
+fn number(news: &News) -> u64 {
+    match news {
+        News::Head { last, .. } => last.0,
+        News::Update(update) => update.verdict.position.offset.0,
+    }
+}
+
+type Follower = BoxStream<'static, Heard>;
+
+async fn next(follower: &mut Follower) -> Result<Heard, Failure> {
+    soon("news", follower.next()).await?.ok_or(Failure::broken("the follower ended"))
+}
+
+/// The numbers of the next pieces, `count` of them.
+async fn numbers(follower: &mut Follower, count: usize) -> Result<Vec<u64>, Failure> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        match next(follower).await? {
+            Heard::News(news) => all.push(number(&news)),
+            Heard::Lost => return Err(Failure::broken("some were lost")),
+        }
+    }
+    Ok(all)
+}
+
+/// Broken if something waits to be heard.
+async fn silent(follower: &mut Follower) -> Outcome {
+    let heard = poll_immediate(follower.next()).await;
+    ensure(heard.is_none(), &format!("heard {heard:?}"))
+}
+
+/// News come in the order in which they were published, as they were.
+pub async fn news_come_in_order(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let mut follower = live.subscribe(FLEET).await?;
+    let all: Vec<_> = (0..100).map(|at| news(FLEET, at)).collect();
+    for some in all.chunks(7) {
+        live.publish(some).await?;
+    }
+    for want in all {
+        same("the next", &next(&mut follower).await?, &Heard::News(want))?;
+    }
+    silent(&mut follower).await
+}
+
+/// Only those who follow the fleet of a piece hear it; nobody has to follow.
+pub async fn only_the_fleet_is_told(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let (mut mine, mut sister) = (live.subscribe(FLEET).await?, live.subscribe(SISTER).await?);
+    let mixed: Vec<_> = (0..30).map(|at| news([FLEET, SISTER, STRANGER][at as usize % 3], at)).collect();
+    live.publish(&mixed).await?;
+    let every_third = |from: u64| (from..30).step_by(3).collect::<Vec<_>>();
+    same("mine", &numbers(&mut mine, 10).await?, &every_third(0))?;
+    same("the sister's", &numbers(&mut sister, 10).await?, &every_third(1))?;
+    silent(&mut mine).await?;
+    silent(&mut sister).await
+}
+
+/// Once a subscription has resolved, everything published is heard, and nothing from before.
+pub async fn a_confirmed_follower_hears(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    for round in 0..50 {
+        live.publish(&[news(FLEET, 2 * round)]).await?;
+        let mut follower = live.subscribe(FLEET).await?;
+        live.publish(&[news(FLEET, 2 * round + 1)]).await?;
+        same("the first heard", &numbers(&mut follower, 1).await?, &vec![2 * round + 1])?;
+    }
+    Ok(())
+}
+
+/// Followers do not share: each hears everything, also when others leave.
+pub async fn every_follower_hears_everything(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let (mut first, second, mut third) =
+        (live.subscribe(FLEET).await?, live.subscribe(FLEET).await?, live.subscribe(FLEET).await?);
+    live.publish(&(0..5).map(|at| news(FLEET, at)).collect::<Vec<_>>()).await?;
+    drop(second);
+    live.publish(&(5..9).map(|at| news(FLEET, at)).collect::<Vec<_>>()).await?;
+    for follower in [&mut first, &mut third] {
+        same("all of it", &numbers(follower, 9).await?, &(0..9).collect())?;
+    }
+    Ok(())
+}
+
+/// Several publish at once: each one's pieces come in its order, and a follower that waits is woken.
+pub async fn publishers_keep_their_order(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let mut follower = live.subscribe(FLEET).await?;
+    let publisher = async |from: u64| {
+        for at in 0..50 {
+            live.publish(&[news(FLEET, 1_000 * from + at)]).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, Failure>(())
+    };
+    let publish = join_all((0..4).map(publisher));
+    let (heard, published) = futures_util::future::join(numbers(&mut follower, 200), publish).await;
+    published.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let heard = heard?;
+    for from in 0..4 {
+        let of_one: Vec<_> = heard.iter().filter(|at| **at / 1_000 == from).map(|at| at % 1_000).collect();
+        same("of one publisher", &of_one, &(0..50).collect())?;
+    }
+    Ok(())
+}
+
+/// What a follower hears until the piece `last`: everything, in order, with `Lost` wherever something is missing.
+async fn hears_with_gaps(follower: &mut Follower, last: u64) -> Result<bool, Failure> {
+    let (mut expected, mut gap, mut gaps) = (0, false, false);
+    while expected <= last {
+        match next(follower).await? {
+            Heard::Lost => (gap, gaps) = (true, true),
+            Heard::News(news) => {
+                let at = number(&news);
+                ensure(at >= expected, &format!("{at} came after {expected}"))?;
+                ensure(at == expected || gap, &format!("nobody said that {expected} to {at} were lost"))?;
+                (expected, gap) = (at + 1, false);
+            }
+        }
+    }
+    Ok(gaps)
+}
+
+/// Publishing does not wait for a follower that is not listening; that one hears `Lost` where something is missing, and then
+/// goes on with what is new.
+pub async fn a_slow_follower_hears_that_it_lost(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let mut follower = live.subscribe(FLEET).await?;
+    let count = 10 * FOLLOWER_QUEUE_MAX as u64;
+    let all: Vec<_> = (0..count).map(|at| news(FLEET, at)).collect();
+    for some in all.chunks(100) {
+        soon("publishing", live.publish(some)).await??;
+    }
+    ensure(hears_with_gaps(&mut follower, count - 1).await?, "it took what no queue may hold")?;
+    live.publish(&[news(FLEET, count)]).await?;
+    same("what is new", &numbers(&mut follower, 1).await?, &vec![count])
+}
+
+/// A follower that listens loses nothing because of one that does not.
+pub async fn a_slow_follower_harms_nobody(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let (_slow, mut quick) = (live.subscribe(FLEET).await?, live.subscribe(FLEET).await?);
+    for at in 0..2 * FOLLOWER_QUEUE_MAX as u64 {
+        soon("publishing", live.publish(&[news(FLEET, at)])).await??;
+        same("the next", &numbers(&mut quick, 1).await?, &vec![at])?;
+    }
+    Ok(())
+}
+
+async fn scanned(live: &dyn Live, prefix: &str) -> Result<Vec<String>, Failure> {
+    Ok(live.scan(prefix).await?.into_iter().map(|(key, value)| format!("{key}={value}")).collect())
+}
+
+/// Facts are found by prefix, by key, until their time is over.
+pub async fn facts_end(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    live.put("b/2", "two", 8 * SECOND).await?;
+    live.put("b/1", "", 2 * SECOND).await?;
+    live.put("c", "other", 8 * SECOND).await?;
+    same("at first", &scanned(&*live, "b/").await?, &vec!["b/1=".to_owned(), "b/2=two".to_owned()])?;
+    subject.pass(2 * SECOND).await;
+    same("after 2 s", &scanned(&*live, "b/").await?, &vec!["b/2=two".to_owned()])?;
+    same("all", &scanned(&*live, "").await?, &vec!["b/2=two".to_owned(), "c=other".to_owned()])?;
+    subject.pass(6 * SECOND).await;
+    same("in the end", &scanned(&*live, "").await?, &Vec::new())
+}
+
+/// A later put replaces the value and the time.
+pub async fn a_later_put_begins_anew(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    live.put("longer", "1", 2 * SECOND).await?;
+    live.put("shorter", "1", 9 * SECOND).await?;
+    subject.pass(SECOND).await;
+    live.put("longer", "2", 4 * SECOND).await?;
+    live.put("shorter", "2", SECOND).await?;
+    same("replaced", &scanned(&*live, "").await?, &vec!["longer=2".to_owned(), "shorter=2".to_owned()])?;
+    subject.pass(2 * SECOND).await;
+    same("later", &scanned(&*live, "").await?, &vec!["longer=2".to_owned()])
+}
+
+/// A prefix is no pattern, and a key that is the prefix begins with it.
+pub async fn scans_take_prefixes_literally(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    for key in ["a", "a*", "a?", "ab", "a[b]", "A", "\u{e9}", "a%"] {
+        live.put(key, "", 60 * SECOND).await?;
+    }
+    for (prefix, want) in
+        [("a", 6), ("a*", 1), ("a?", 1), ("a[", 1), ("a%", 1), ("*", 0), ("\u{e9}", 1), ("", 8), ("abc", 0)]
+    {
+        same(&format!("keys with {prefix:?}"), &scanned(&*live, prefix).await?.len(), &want)?;
+    }
+    Ok(())
+}
+
+/// Each counter adds up by itself; adding nothing only looks.
+pub async fn counters_count(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let window = 60 * SECOND;
+    same("before", &live.count("a", 0, window).await?, &0)?;
+    same("one", &live.count("a", 1, window).await?, &1)?;
+    same("three", &live.count("a", 2, window).await?, &3)?;
+    same("another", &live.count("a/b", 5, window).await?, &5)?;
+    same("a look", &live.count("a", 0, window).await?, &3)?;
+    let adds = join_all((0..50).map(|_| live.count("c", 1, window))).await;
+    let mut counts = adds.into_iter().collect::<Result<Vec<_>, _>>()?;
+    counts.sort_unstable();
+    same("each count once", &counts, &(1..=50).collect())
+}
+
+/// A counter restarts when its window has passed since it began, however often it was used; a look begins none.
+pub async fn counters_restart(subject: &dyn Subject) -> Outcome {
+    let live = subject.open().await;
+    let window = 3 * SECOND;
+    live.count("a", 0, window).await?;
+    subject.pass(2 * SECOND).await;
+    same("it begins", &live.count("a", 1, window).await?, &1)?;
+    subject.pass(2 * SECOND).await;
+    same("within its window", &live.count("a", 1, window).await?, &2)?;
+    subject.pass(SECOND).await;
+    same("a look after it", &live.count("a", 0, window).await?, &0)?;
+    same("it begins again", &live.count("a", 4, window).await?, &4)
+}

@@ -1,0 +1,252 @@
+//! The projector: read, prefetch, fold, commit, publish. The only caller of `Reads::commit`. Nothing here knows a kind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use ringforge_domain::{
+    code::{Code, Refusal},
+    event::Event,
+    fleet::Head,
+    fold,
+    ids::{CommandId, Scope},
+    limits::{NEEDS_ROUNDS_MAX, READ_RECORDS_MAX},
+    position::{Offset, Partition, Position},
+    row::{Needs, Row, RowKey, Rows},
+    schema::{self, DecodeError},
+    verdict::{Index, Outcome, Verdict},
+};
+use ringforge_ports::{
+    Error, Services,
+    live::News,
+    log::Stored,
+    reads::{Applied, Commit, Update},
+};
+use tracing::{error, info, warn};
+
+/// How often the ends of fleets are told.
+const HEADS_EVERY: Duration = Duration::from_secs(1);
+/// How long after its last event a fleet's end is told.
+const HEADS_FOR: Duration = Duration::from_secs(5);
+/// The first wait after a failure; doubled up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(50);
+/// The longest wait after a failure.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// One partition's projector.
+pub struct Projector {
+    services: Services,
+    partition: Partition,
+    applied: Applied,
+    heads: BTreeMap<Scope, (Offset, Duration)>,
+    heads_told: Duration,
+}
+
+/// What one step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// Everything up to here is applied.
+    To(Offset),
+    /// Somebody else moved the partition, or our own commit had landed after all: go on from here.
+    Elsewhere(Offset),
+}
+
+/// A record, read.
+enum Read {
+    Event(Box<Event>),
+    Damaged(Stored),
+}
+
+impl Projector {
+    /// Takes a partition up where it stands.
+    ///
+    /// # Errors
+    /// The read model cannot be read, or it is ahead of the log: it was made from another one.
+    pub async fn open(services: Services, partition: Partition) -> Result<Self, Error> {
+        let applied = services.reads.load(partition, &BTreeSet::new()).await?.applied;
+        let bounds = services.log.bounds(partition).await?;
+        if applied.upto > bounds.end {
+            return Err(Error::Corrupt(format!(
+                "the read model of partition {} stands at {}, beyond the log's end {}: rebuild it",
+                partition.0, applied.upto.0, bounds.end.0
+            )));
+        }
+        Ok(Self { services, partition, applied, heads: BTreeMap::new(), heads_told: Duration::ZERO })
+    }
+
+    /// The next offset to apply.
+    pub fn applied(&self) -> Offset {
+        self.applied.upto
+    }
+
+    /// Applies records that follow each other; those that were applied before are skipped.
+    ///
+    /// # Errors
+    /// Nothing was applied, or (a lost answer) all of it: `open` anew and go on.
+    pub async fn step(&mut self, records: Vec<Stored>) -> Result<Stepped, Error> {
+        let previous = self.applied.upto;
+        let records: Vec<Stored> = records.into_iter().filter(|record| record.offset >= previous).collect();
+        let Some(last) = records.last().map(|record| record.offset) else { return Ok(Stepped::To(previous)) };
+        let read = self.decode(records)?;
+        let mut rows = self.prefetch(&read).await?;
+        let verdicts = read.iter().map(|read| self.verdict(&mut rows, read)).collect();
+        let commit = Commit {
+            partition: self.partition,
+            previous,
+            upto: last.next(),
+            time: rows.time,
+            rows: rows.changed().map(|(key, row)| (key.clone(), row.cloned())).collect(),
+            verdicts,
+        };
+        let commits = [commit];
+        match self.services.reads.commit(&commits).await {
+            Ok(()) => {}
+            Err(Error::Conflict(_)) => {
+                self.applied = self.services.reads.load(self.partition, &BTreeSet::new()).await?.applied;
+                return Ok(Stepped::Elsewhere(self.applied.upto));
+            }
+            Err(error) => return Err(error),
+        }
+        let [commit] = commits;
+        self.applied = Applied { upto: commit.upto, time: commit.time };
+        self.publish(read, commit.verdicts).await;
+        Ok(Stepped::To(self.applied.upto))
+    }
+
+    /// Tells the ends of fleets that changed lately, once a second: a lost last update shows.
+    pub async fn tell_heads(&mut self) {
+        let now = self.services.clock.monotonic();
+        if now.saturating_sub(self.heads_told) < HEADS_EVERY {
+            return;
+        }
+        self.heads_told = now;
+        self.heads.retain(|_, (_, at)| now.saturating_sub(*at) < HEADS_FOR);
+        let news: Vec<News> = self.heads.iter().map(|(scope, (last, _))| News::Head { scope: *scope, last: *last }).collect();
+        if let Err(error) = self.services.live.publish(&news).await {
+            warn!(%error, partition = self.partition.0, "heads not published");
+        }
+    }
+
+    fn decode(&self, records: Vec<Stored>) -> Result<Vec<Read>, Error> {
+        let mut read = Vec::with_capacity(records.len());
+        for record in records {
+            let position = Position { partition: self.partition, offset: record.offset };
+            match schema::decode(&record.record.bytes, position, record.time) {
+                Ok(event) => read.push(Read::Event(Box::new(event))),
+                Err(DecodeError::UnknownSchema(id)) => {
+                    return Err(Error::Corrupt(format!("record {} of partition {} has the unknown schema {id}: a newer build wrote it", record.offset.0, self.partition.0)));
+                }
+                Err(DecodeError::Corrupt(what)) => {
+                    error!(partition = self.partition.0, offset = record.offset.0, what, "damaged event: it has no effect");
+                    read.push(Read::Damaged(record));
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Loads what the batch touches, until its events name nothing new.
+    async fn prefetch(&self, read: &[Read]) -> Result<Rows, Error> {
+        let mut rows = Rows::at(self.applied.time);
+        for _ in 0..NEEDS_ROUNDS_MAX {
+            let mut needs = Needs::default();
+            for one in read {
+                match one {
+                    Read::Event(event) => fold::needs(event, &rows, &mut needs),
+                    Read::Damaged(record) => needs.row(RowKey::head(record.record.scope)),
+                }
+            }
+            let missing: BTreeSet<RowKey> = needs.rows.into_iter().filter(|key| !rows.knows(key)).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let found = self.services.reads.load(self.partition, &missing).await?;
+            rows.load(missing, found.rows);
+        }
+        Ok(rows)
+    }
+
+    fn verdict(&self, rows: &mut Rows, read: &Read) -> Verdict {
+        let record = match read {
+            Read::Event(event) => return fold::fold(rows, event),
+            Read::Damaged(record) => record,
+        };
+        rows.time = rows.time.max(record.time);
+        let scope = record.record.scope;
+        let previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
+        let hash = schema::record_hash(&record.record.bytes);
+        rows.put(Row::Head(Head { scope, last: record.offset, hash }));
+        Verdict {
+            position: Position { partition: self.partition, offset: record.offset },
+            time: rows.time,
+            scope,
+            command_id: CommandId::from_bits(0),
+            agent: None,
+            previous,
+            outcome: Outcome::Refused(Refusal::because(Code::ServerError, "The event is damaged and has no effect.")),
+            first: None,
+            index: Index::default(),
+        }
+    }
+
+    /// May be lost: followers fill from log and index.
+    async fn publish(&mut self, read: Vec<Read>, verdicts: Vec<Verdict>) {
+        let now = self.services.clock.monotonic();
+        let mut news = Vec::with_capacity(verdicts.len());
+        for (read, verdict) in read.into_iter().zip(verdicts) {
+            self.heads.insert(verdict.scope, (verdict.position.offset, now));
+            let event = match read {
+                Read::Event(event) => Some(*event),
+                Read::Damaged(_) => None,
+            };
+            news.push(News::Update(Arc::new(Update { event, verdict })));
+        }
+        if let Err(error) = self.services.live.publish(&news).await {
+            warn!(%error, partition = self.partition.0, "updates not published");
+        }
+    }
+}
+
+/// Runs a partition's projector until the log is closed. `progress` hears how far it is.
+///
+/// # Errors
+/// The partition cannot go on: a newer build's events, or a read model of another log.
+pub async fn run(services: Services, partition: Partition, progress: impl Fn(Offset) + Send) -> Result<(), Error> {
+    let mut wait = RETRY;
+    loop {
+        match follow(&services, partition, &progress, &mut wait).await {
+            Ok(()) | Err(Error::Closed) => return Ok(()),
+            Err(error @ (Error::Corrupt(_) | Error::Gone { .. })) => return Err(error),
+            Err(error) => {
+                warn!(%error, partition = partition.0, retry_ms = wait.as_millis(), "projector stopped, will go on");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+async fn follow(services: &Services, partition: Partition, progress: &(impl Fn(Offset) + Send), wait: &mut Duration) -> Result<(), Error> {
+    let mut projector = Projector::open(services.clone(), partition).await?;
+    progress(projector.applied());
+    info!(partition = partition.0, from = projector.applied().0, "projector reads on");
+    let mut records = services.log.read(partition, projector.applied());
+    let mut tick = tokio::time::interval(HEADS_EVERY);
+    loop {
+        tokio::select! {
+            batch = records.next() => {
+                let Some(batch) = batch.transpose()? else { return Ok(()) };
+                debug_assert!(batch.len() <= READ_RECORDS_MAX, "the log's batches are bounded");
+                if let Stepped::Elsewhere(from) = projector.step(batch).await? {
+                    records = services.log.read(partition, from);
+                }
+                progress(projector.applied());
+                *wait = RETRY;
+            }
+            _ = tick.tick() => projector.tell_heads().await,
+        }
+    }
+}

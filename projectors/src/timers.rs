@@ -1,0 +1,175 @@
+//! Timers: what is due becomes a command of its own. The clock decides when to ask; log time decides whether it holds.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ringforge_domain::{
+    catalog::Command,
+    direct, event::Header,
+    ids::{AgentId, CommandId, EdgeId, MessageId, Scope},
+    limits::{APPEND_RECORDS_MAX, ROWS_PAGE_MAX},
+    memory,
+    position::{Offset, Partition},
+    presence,
+    row::{Row, Table},
+    schema,
+};
+use ringforge_ports::{
+    Error, Services,
+    log::{AppendError, Record},
+    names,
+    reads::Find,
+};
+use tracing::{info, warn};
+
+/// How often due things are looked for.
+pub const EVERY: Duration = Duration::from_millis(250);
+/// How long an edge's lease lasts.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// How often an edge renews its lease, and leases are looked at.
+pub const LEASE_RENEWED: Duration = Duration::from_secs(5);
+
+/// The timers of one partition.
+pub struct Timers {
+    services: Services,
+    partition: Partition,
+    /// Where our last commands stand: until they are applied, what is due is still the same.
+    asked: Offset,
+    leases: BTreeSet<String>,
+    started: Duration,
+    swept: bool,
+}
+
+impl Timers {
+    /// Of this partition.
+    pub fn new(services: Services, partition: Partition) -> Self {
+        let started = services.clock.monotonic();
+        Self { services, partition, asked: Offset::ZERO, leases: BTreeSet::new(), started, swept: false }
+    }
+
+    /// Submits what is due, at most one append's worth.
+    ///
+    /// # Errors
+    /// Reads or log are away; nothing is lost, it is due the next time.
+    pub async fn tick(&mut self) -> Result<usize, Error> {
+        let limit = u32::try_from(APPEND_RECORDS_MAX).expect("a small constant");
+        let found = self.services.reads.find(self.partition, &Find::Due { now: self.services.clock.wall(), limit }).await?;
+        if found.applied.upto < self.asked {
+            return Ok(0);
+        }
+        let commands: Vec<_> = found.rows.iter().filter_map(due).collect();
+        self.submit(commands).await
+    }
+
+    /// Ends the sessions of edges whose lease is gone. Absence counts only once we have been up for a full lease.
+    ///
+    /// # Errors
+    /// As [`Self::tick`].
+    pub async fn sweep(&mut self) -> Result<usize, Error> {
+        let held: BTreeSet<String> = self.services.live.scan(names::EDGE_LEASES).await?.into_iter().map(|(key, _)| key).collect();
+        let up = self.services.clock.monotonic().saturating_sub(self.started);
+        let lost = self.leases.iter().any(|lease| !held.contains(lease));
+        self.leases.clone_from(&held);
+        if up < LEASE || (self.swept && !lost) {
+            return Ok(0);
+        }
+        self.swept = true;
+        self.end_sessions(|edge| !held.contains(&names::edge_lease(edge)), "edge_lost").await
+    }
+
+    /// Ends the sessions of every edge but `edge`: a process that holds all roles was all of them before.
+    ///
+    /// # Errors
+    /// As [`Self::tick`].
+    pub async fn end_former(&mut self, edge: EdgeId) -> Result<usize, Error> {
+        self.end_sessions(|other| other != edge, "restart").await
+    }
+
+    async fn end_sessions(&mut self, dead: impl Fn(EdgeId) -> bool, reason: &str) -> Result<usize, Error> {
+        let (mut after, mut ended) = (None, 0);
+        loop {
+            let find = Find::Table { table: Table::Agent, scope: None, after: after.take(), limit: ROWS_PAGE_MAX };
+            let page = self.services.reads.find(self.partition, &find).await?;
+            after = page.rows.last().map(Row::key);
+            let gone: Vec<_> = page.rows.iter().filter_map(|row| ending(row, &dead, reason)).collect();
+            for part in gone.chunks(APPEND_RECORDS_MAX) {
+                ended += self.submit(part.to_vec()).await?;
+            }
+            if page.rows.len() < ROWS_PAGE_MAX as usize {
+                break;
+            }
+        }
+        if ended > 0 {
+            info!(partition = self.partition.0, ended, reason, "sessions ended");
+        }
+        Ok(ended)
+    }
+
+    async fn submit(&mut self, commands: Vec<(Scope, Option<AgentId>, Command)>) -> Result<usize, Error> {
+        if commands.is_empty() {
+            return Ok(0);
+        }
+        let records: Vec<Record> = commands.iter().map(|(scope, agent, command)| self.record(*scope, *agent, command)).collect();
+        let count = records.len();
+        match self.services.log.append(self.partition, records).await {
+            Ok(placed) => self.asked = placed.last().map_or(self.asked, |placed| placed.offset.next()),
+            Err(AppendError::Refused(error)) => return Err(error),
+            Err(AppendError::Unknown(error)) => warn!(%error, partition = self.partition.0, "a timer's command may be in the log"),
+        }
+        Ok(count)
+    }
+
+    fn record(&self, scope: Scope, agent: Option<AgentId>, command: &Command) -> Record {
+        let header = Header {
+            command_id: CommandId::from_bits(self.services.ids.next()),
+            tenant_id: scope.tenant,
+            fleet_id: scope.fleet,
+            agent_id: agent,
+            session_id: None,
+            caused_by: None,
+            key_id: None,
+            idempotency_key: None,
+            reference: None,
+            trace: None,
+            deadline: None,
+        };
+        Record { scope, bytes: schema::encode(&header, command).into() }
+    }
+}
+
+/// The command that a due row asks for.
+fn due(row: &Row) -> Option<(Scope, Option<AgentId>, Command)> {
+    let expire = |message: MessageId| Command::DirectExpire(direct::Expire { message });
+    match row {
+        Row::Memory(entry) => {
+            let version = i64::try_from(entry.version).ok()?;
+            Some((entry.scope, None, Command::MemoryExpire(memory::Expire { key: entry.key.clone(), version })))
+        }
+        Row::Message(message) => Some((message.scope, None, expire(message.id))),
+        Row::Notice(notice) => Some((notice.scope, None, expire(notice.message))),
+        _ => None,
+    }
+}
+
+/// The command that ends an agent's session, if its edge is gone.
+fn ending(row: &Row, dead: &impl Fn(EdgeId) -> bool, reason: &str) -> Option<(Scope, Option<AgentId>, Command)> {
+    let Row::Agent(agent) = row else { return None };
+    let session = agent.session.as_ref().filter(|session| dead(session.edge))?;
+    let ended = presence::Ended { session: session.id, reason: reason.to_owned() };
+    Some((agent.scope, Some(agent.id), Command::SessionEnded(ended)))
+}
+
+/// Runs a partition's timers for ever.
+pub async fn run(mut timers: Timers) {
+    let mut tick = tokio::time::interval(EVERY);
+    let mut sweep = tokio::time::interval(LEASE_RENEWED);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            _ = tick.tick() => timers.tick().await,
+            _ = sweep.tick() => timers.sweep().await,
+        };
+        if let Err(error) = done {
+            warn!(%error, "timers will try again");
+        }
+    }
+}

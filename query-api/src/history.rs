@@ -1,0 +1,120 @@
+//! History: verdicts from the index joined with their events from the log; what a replay will show.
+
+use ringforge_domain::{
+    code::Refusal,
+    frame::{Frame, frames_of},
+    ids::AgentId,
+    limits::SEEK_MAX,
+    position::{LogTime, Offset, Partition, Position},
+    presence::Agent,
+    replay::{Order, Request},
+    row::{RowKey, State},
+    schema,
+    verdict::{First, Verdict},
+};
+use ringforge_ports::{
+    Error, Services,
+    reads::{Matching, Update, Viewer, Which},
+};
+
+use crate::answer::{Asker, agent_id, bad_cursor, unavailable};
+
+/// Joins verdicts, by offset, with their events. A trimmed or damaged event leaves its verdict alone.
+///
+/// # Errors
+/// The log is away, or an event needs a newer build.
+pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Verdict>) -> Result<Vec<Update>, Error> {
+    let mut updates = Vec::with_capacity(verdicts.len());
+    let mut verdicts = verdicts.into_iter().peekable();
+    while verdicts.peek().is_some() {
+        let part: Vec<Verdict> = verdicts.by_ref().take(SEEK_MAX).collect();
+        let offsets: Vec<Offset> = part.iter().map(|verdict| verdict.position.offset).collect();
+        let mut records = services.log.seek(partition, &offsets).await?.into_iter().peekable();
+        for verdict in part {
+            let offset = verdict.position.offset;
+            let record = records.next_if(|record| record.offset == offset);
+            let position = Position { partition, offset };
+            let event = record.and_then(|record| schema::decode(&record.record.bytes, position, record.time).ok());
+            updates.push(Update { event, verdict });
+        }
+    }
+    Ok(updates)
+}
+
+/// What a replay will show.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Matches in all.
+    pub total: u64,
+    /// Items at most.
+    pub limit: u32,
+    /// The verdicts of its items, oldest first.
+    pub verdicts: Vec<Verdict>,
+    /// Where the next page begins, when they are paged from the oldest.
+    pub next_cursor: Option<String>,
+    /// From when.
+    pub from: Option<LogTime>,
+    /// Until when.
+    pub to: LogTime,
+}
+
+/// Decides what a replay will show to this asker.
+///
+/// # Errors
+/// `invalid_message` (cursor), `unavailable`.
+pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Result<Plan, Refusal> {
+    let encoder = &asker.encoder;
+    let limit = request.limit();
+    let from = request.from.as_deref().and_then(LogTime::parse);
+    let to = request.to.as_deref().and_then(LogTime::parse);
+    let mut plan = Plan { total: 0, limit, verdicts: Vec::new(), next_cursor: None, from, to: to.unwrap_or_else(|| services.clock.wall()) };
+    let mut agents: Vec<AgentId> = Vec::new();
+    for agent in &request.agents {
+        agents.extend(agent_id(services, asker, agent).await?);
+    }
+    if agents.is_empty() && !request.agents.is_empty() {
+        return Ok(plan);
+    }
+    let after = match &request.cursor {
+        Some(cursor) => Some(encoder.seal.open(&encoder.scope, encoder.stream, cursor).ok_or_else(bad_cursor)?.offset),
+        None => None,
+    };
+    let pages = request.order == Order::Oldest || after.is_some();
+    let matching = Matching {
+        streams: request.wanted(),
+        labels: request.kinds.clone(),
+        tags: request.tags.clone(),
+        all_tags: request.matching.as_deref() == Some("all"),
+        agents,
+        subject: None,
+        from,
+        to,
+        after,
+        viewer: Some(viewer(services, asker).await?),
+        newest: !pages,
+        // One more than asked, to know whether there is a next page.
+        limit: if pages { limit + 1 } else { limit },
+    };
+    let found = services.reads.verdicts(asker.partition(), encoder.scope, &Which::Matching(matching)).await;
+    let found = found.map_err(|error| unavailable(&error))?;
+    plan.total = found.total;
+    plan.verdicts = found.verdicts;
+    if plan.verdicts.len() > limit as usize {
+        plan.verdicts.truncate(limit as usize);
+        plan.next_cursor = plan.verdicts.last().map(|last| encoder.event_id(First { offset: last.position.offset, hash: 0 }));
+    }
+    Ok(plan)
+}
+
+async fn viewer(services: &Services, asker: &Asker) -> Result<Viewer, Refusal> {
+    let key = RowKey::agent(asker.encoder.scope, asker.agent);
+    let found = services.reads.load(asker.partition(), &[key].into()).await.map_err(|error| unavailable(&error))?;
+    let spans = found.rows.iter().find_map(Agent::of).map(|agent| agent.interest.spans().to_vec()).unwrap_or_default();
+    Ok(Viewer { agent: asker.agent, spans })
+}
+
+/// The frame that a replay shows of an update: the last one of its live frames.
+pub fn replayed(update: &Update) -> Option<Frame> {
+    let event = update.event.as_ref()?;
+    frames_of(event, &update.verdict).pushes.pop().map(|push| push.frame)
+}

@@ -1,0 +1,220 @@
+//! Questions about memory.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ringforge_domain::{
+    catalog::{Command, Effect},
+    code::Refusal,
+    frame::Frame,
+    ids::Scope,
+    json::Json,
+    limits::PAGE_MAX,
+    memory::{Entry, Get, History, List, Search, SearchSort},
+    position::LogTime,
+    row::{RowKey, State},
+    verdict::{First, Outcome, Stream},
+};
+use ringforge_ports::{
+    Services, names,
+    reads::{Find, Found, Matching, MemoryFilter, MemorySort, Update, Which},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    answer::{Asker, agent_id, bad_cursor, page_limit, unavailable},
+    history::updates,
+};
+
+/// How long reads of a key are counted together.
+const ACCESS_WINDOW: Duration = Duration::from_secs(30 * 86_400);
+
+/// `memory.get`.
+pub(crate) async fn get(services: &Services, asker: &Asker, query: &Get) -> Result<Frame, Refusal> {
+    let scope = asker.encoder.scope;
+    let key = RowKey::memory(scope, &query.key);
+    let found = services.reads.load(asker.partition(), &BTreeSet::from([key])).await.map_err(|error| unavailable(&error))?;
+    let count = accesses(services, scope, &query.key, 1).await;
+    let now = services.clock.wall();
+    let entry = found.rows.iter().find_map(Entry::of).and_then(|entry| entry.shown(now, &asker.encoder, true, count));
+    let entry = entry.ok_or_else(|| Refusal::not_found(format!("Memory key `{}` not found.", query.key)))?;
+    Ok(Frame::new("memory", "entry", &json!({ "entry": entry })))
+}
+
+/// `memory.query`.
+pub(crate) async fn search(services: &Services, asker: &Asker, query: &Search) -> Result<Frame, Refusal> {
+    let now = services.clock.wall();
+    let skip = skipped(query.cursor.as_deref(), query.offset)?;
+    let author = match &query.author {
+        Some(author) => match agent_id(services, asker, author).await? {
+            Some(agent) => Some(agent),
+            None => return Ok(page("query_result", 0, Vec::new(), None)),
+        },
+        None => None,
+    };
+    let filter = MemoryFilter {
+        tags: query.tags.clone(),
+        any_tag: query.matching.as_deref() == Some("any"),
+        words: query.words(),
+        author,
+        since: query.since.as_deref().and_then(LogTime::parse),
+        metadata: query.metadata.clone(),
+        sort: match query.sort {
+            SearchSort::Relevance => MemorySort::Relevance,
+            SearchSort::CreatedAt => MemorySort::CreatedAt,
+            SearchSort::UpdatedAt | SearchSort::AccessCount => MemorySort::UpdatedAt,
+        },
+        skip,
+        limit: page_limit(query.limit),
+        ..MemoryFilter::all(asker.encoder.scope, now)
+    };
+    let limit = filter.limit;
+    let found = find(services, asker, filter).await?;
+    let next = (u64::from(skip) + found.rows.len() as u64) < found.total && found.rows.len() == limit as usize;
+    let next = next.then(|| format!("o{}", skip + limit));
+    let total = found.total;
+    let mut entries = shown(services, asker, &found, now, true).await;
+    if query.sort == SearchSort::AccessCount {
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry["access_count"].as_u64()));
+    }
+    Ok(page("query_result", total, entries, next))
+}
+
+/// `memory.list`.
+pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Result<Frame, Refusal> {
+    let now = services.clock.wall();
+    let author = match &query.author {
+        Some(author) => match agent_id(services, asker, author).await? {
+            Some(agent) => Some(agent),
+            None => return Ok(page("list_result", 0, Vec::new(), None)),
+        },
+        None => None,
+    };
+    let after = match &query.cursor {
+        Some(cursor) => Some(cursor.strip_prefix('k').ok_or_else(bad_cursor)?.to_owned()),
+        None => None,
+    };
+    let limit = page_limit(query.limit);
+    let filter = MemoryFilter {
+        prefix: query.prefix.clone(),
+        tags: query.tags.clone(),
+        author,
+        after,
+        skip: query.offset.unwrap_or(0),
+        // One more than asked, to know whether there is more.
+        limit: limit + 1,
+        ..MemoryFilter::all(asker.encoder.scope, now)
+    };
+    let mut found = find(services, asker, filter).await?;
+    let more = found.rows.len() > limit as usize;
+    found.rows.truncate(limit as usize);
+    let next = found.rows.last().filter(|_| more).map(|row| format!("k{}", row.key().key));
+    let total = found.total;
+    let entries = shown(services, asker, &found, now, query.values).await;
+    Ok(page("list_result", total, entries, next))
+}
+
+/// `memory.history`: every version, oldest first, values from the log.
+pub(crate) async fn history(services: &Services, asker: &Asker, query: &History) -> Result<Frame, Refusal> {
+    let encoder = &asker.encoder;
+    let after = match &query.cursor {
+        Some(cursor) => {
+            let cursor = encoder.seal.open(&encoder.scope, encoder.stream, cursor).ok_or_else(bad_cursor)?;
+            Some(cursor.offset)
+        }
+        None => None,
+    };
+    let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+    let matching = Matching {
+        streams: vec![Stream::Memory],
+        subject: Some(query.key.clone()),
+        after,
+        limit: limit + 1,
+        ..Matching::default()
+    };
+    let found = services.reads.verdicts(asker.partition(), encoder.scope, &Which::Matching(matching)).await;
+    let mut found = found.map_err(|error| unavailable(&error))?.verdicts;
+    let has_more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let updates = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
+    let versions: Vec<Value> = updates.iter().flat_map(|update| versions(asker, update)).collect();
+    let mut body = json!({ "key": query.key, "versions": versions, "has_more": has_more });
+    if let Some(event) = updates.last().and_then(|update| update.event.as_ref()).filter(|_| has_more) {
+        body["next_cursor"] = json!(encoder.event_id(First { offset: event.at.position.offset, hash: event.at.hash }));
+    }
+    Ok(Frame::new("memory", "history", &body))
+}
+
+/// Live entries whose key matches a glob, a page by key, for snapshots: with the offset of each one's last change.
+///
+/// # Errors
+/// `unavailable`.
+pub async fn matching(services: &Services, asker: &Asker, pattern: &str, after: Option<String>) -> Result<(Found, LogTime), Refusal> {
+    let now = services.clock.wall();
+    let literal = pattern.split('*').next().unwrap_or("");
+    let filter = MemoryFilter {
+        prefix: (!literal.is_empty()).then(|| literal.to_owned()),
+        after,
+        ..MemoryFilter::all(asker.encoder.scope, now)
+    };
+    Ok((find(services, asker, filter).await?, now))
+}
+
+async fn find(services: &Services, asker: &Asker, filter: MemoryFilter) -> Result<Found, Refusal> {
+    services.reads.find(asker.partition(), &Find::Memory(filter)).await.map_err(|error| unavailable(&error))
+}
+
+async fn shown(services: &Services, asker: &Asker, found: &Found, now: LogTime, values: bool) -> Vec<Value> {
+    let mut shown = Vec::with_capacity(found.rows.len());
+    for entry in found.rows.iter().filter_map(Entry::of) {
+        let count = accesses(services, entry.scope, &entry.key, 0).await;
+        shown.extend(entry.shown(now, &asker.encoder, values, count));
+    }
+    shown
+}
+
+/// A lossy count: nothing if Live is away.
+async fn accesses(services: &Services, scope: Scope, key: &str, add: u64) -> u64 {
+    services.live.count(&names::access_count(scope, key), add, ACCESS_WINDOW).await.unwrap_or(0)
+}
+
+fn page(event: &'static str, total: u64, entries: Vec<Value>, next: Option<String>) -> Frame {
+    let mut body = json!({ "total": total, "entries": entries, "has_more": next.is_some() });
+    if let Some(next) = next {
+        body["next_cursor"] = json!(next);
+    }
+    Frame::new("memory", event, &body)
+}
+
+fn skipped(cursor: Option<&str>, offset: Option<u32>) -> Result<u32, Refusal> {
+    match cursor {
+        Some(cursor) => cursor.strip_prefix('o').and_then(|skip| skip.parse().ok()).ok_or_else(bad_cursor),
+        None => Ok(offset.unwrap_or(0)),
+    }
+}
+
+/// The versions that an event made: two if it also recorded an expiry.
+fn versions(asker: &Asker, update: &Update) -> Vec<Value> {
+    let (Some(event), Outcome::Applied(effect)) = (&update.event, &update.verdict.outcome) else { return Vec::new() };
+    let event_id = asker.encoder.event_id(First { offset: event.at.position.offset, hash: event.at.hash });
+    let version = |version: u64, change: &str, value: Option<&Json>, author: bool| {
+        json!({
+            "version": version,
+            "change": change,
+            "value": value.map(Json::value),
+            "author": event.at.header.agent_id.filter(|_| author),
+            "timestamp": event.at.time.rfc3339(),
+            "event_id": event_id,
+        })
+    };
+    match (&event.command, effect) {
+        (Command::MemorySet(set), Effect::MemorySet(effect)) => {
+            let expired = effect.expired.map(|expired| version(expired, "expire", None, false));
+            let change = if effect.created { "create" } else { "update" };
+            let value = effect.value.as_ref().or(set.value.as_ref());
+            expired.into_iter().chain([version(effect.version, change, value, true)]).collect()
+        }
+        (Command::MemoryDelete(_), Effect::MemoryDelete(effect)) => vec![version(effect.version, "delete", None, true)],
+        (Command::MemoryExpire(_), Effect::MemoryExpire(effect)) => vec![version(effect.version, "expire", None, false)],
+        _ => Vec::new(),
+    }
+}

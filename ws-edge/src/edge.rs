@@ -1,0 +1,297 @@
+//! One edge process: what its connections share, and how an agent comes in.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use ringforge_command_api::{Asked, Caller, Entrance, Gate, key};
+use ringforge_domain::{
+    auth::Auth,
+    catalog::{Command, Effect},
+    code::{Code, Refusal},
+    frame::{Encoder, Meta},
+    ids::{AgentId, CommandId, EdgeId, SessionId},
+    limits::{MAILBOX_MAX, ROSTER_PAGE_MAX},
+    position::{LogTime, Offset},
+    presence::{Agent, Ended, Roster, Started, StartedEffect, Update},
+    row::{Row, RowKey, State},
+    schema,
+    verdict::{First, Outcome, Verdict},
+};
+use ringforge_ports::{
+    Error, Services, names,
+    reads::{Find, Which},
+};
+use ringforge_query_api::{Asker, roster, unavailable};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::{
+    fanout::Viewpoint,
+    feed::{Feed, Hub},
+    session::{Entered, Missed, SessionConfig},
+};
+
+/// What an operator may change about the edge.
+#[derive(Clone, Debug)]
+pub struct EdgeConfig {
+    /// What sessions need to know.
+    pub session: SessionConfig,
+    /// How long a lost agent may take to come back before it has left.
+    pub leave_grace: Duration,
+}
+
+/// One edge process.
+pub struct Edge {
+    /// The ports.
+    pub services: Services,
+    /// The gate.
+    pub gate: Arc<Gate>,
+    /// The fleets that are active here.
+    pub hub: Arc<Hub>,
+    /// What sessions need to know.
+    pub session: Arc<SessionConfig>,
+    /// This life of the process.
+    pub id: EdgeId,
+    leave_grace: Duration,
+    draining: watch::Sender<bool>,
+}
+
+/// An agent that is in.
+pub struct Inside {
+    /// For the session.
+    pub entered: Entered,
+    /// For its commands.
+    pub caller: Caller,
+    /// For its posts.
+    pub feed: Arc<Feed>,
+}
+
+impl Edge {
+    /// Over these services and this gate.
+    pub fn new(services: Services, gate: Arc<Gate>, hub: Arc<Hub>, id: EdgeId, config: EdgeConfig) -> Arc<Self> {
+        let EdgeConfig { session, leave_grace } = config;
+        Arc::new(Self { services, gate, hub, session: Arc::new(session), id, leave_grace, draining: watch::Sender::new(false) })
+    }
+
+    /// Tells every connection to go, and lets nobody in any more.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Hears of the drain.
+    pub fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Lets an agent in: the key, its session in the log, the verdict, and what it needs to know first.
+    ///
+    /// # Errors
+    /// What `auth_error` will say.
+    pub async fn enter(&self, auth: &Auth, bearer: Option<&str>, from: IpAddr) -> Result<Inside, Refusal> {
+        let api_key = auth.api_key.as_deref().or(bearer);
+        let api_key = api_key.ok_or_else(|| Refusal::because(Code::Unauthorized, "`auth` carries no API key."))?;
+        let entrance = self.gate.authenticator.enter(api_key, auth.fleet.as_deref(), from).await?;
+        let Entrance { key, scope, slug, stream } = entrance;
+        let feed = self.hub.feed(scope, stream).await.map_err(|error| unavailable(&error))?;
+        let encoder = Arc::new(feed.fleet().encoder.clone());
+        let missed = self.missed(&encoder, auth.last_event_id.as_deref()).await.map_err(|error| unavailable(&error))?;
+        let resume_token = key::resume_token(&*self.services.ids);
+        let started = self.started(auth, key.id, &resume_token)?;
+        let session = started.session;
+        let mut caller = Caller { scope, stream, agent: None, session: None, key: Some(key) };
+        let verdict = self.decided(&caller, &feed, Command::SessionStarted(started)).await?;
+        let effect = match &verdict.outcome {
+            Outcome::Applied(Effect::SessionStarted(effect)) => effect.clone(),
+            Outcome::Applied(_) => return Err(Refusal::new(Code::ServerError)),
+            Outcome::Refused(refusal) => return Err(refusal.clone()),
+        };
+        caller.agent = Some(effect.agent);
+        caller.session = Some(session);
+        let viewpoint = Viewpoint { agent: effect.agent, session };
+        match self.entered(viewpoint, &encoder, effect, slug, resume_token, &verdict, missed).await {
+            Ok(entered) => Ok(Inside { entered, caller, feed }),
+            Err(refusal) => {
+                self.leave(&caller, "not_admitted").await;
+                Err(refusal)
+            }
+        }
+    }
+
+    fn started(&self, auth: &Auth, key: ringforge_domain::ids::KeyId, resume_token: &str) -> Result<Started, Refusal> {
+        let claimed = match &auth.agent_id {
+            Some(id) => Some(id.parse().map_err(|_| Refusal::because(Code::Unauthorized, "`agent_id` is not one of ours."))?),
+            None => None,
+        };
+        let profile = &auth.agent;
+        Ok(Started {
+            session: SessionId::from_bits(self.services.ids.next()),
+            key,
+            edge: self.id,
+            proposed: AgentId::from_bits(self.services.ids.next()),
+            claimed,
+            proof: auth.resume_token.as_deref().map(key::hash),
+            resume_hash: key::hash(resume_token),
+            resumes: auth.last_event_id.is_some(),
+            name: profile.name.clone(),
+            framework: profile.framework.clone(),
+            version: profile.version.clone(),
+            capabilities: profile.capabilities.clone(),
+            metadata: profile.metadata.clone(),
+            exclusive: profile.exclusive,
+        })
+    }
+
+    /// Submits one command and waits for its verdict.
+    async fn decided(&self, caller: &Caller, feed: &Arc<Feed>, command: Command) -> Result<Verdict, Refusal> {
+        let id = CommandId::from_bits(self.services.ids.next());
+        let verdict = feed.wait_for(id);
+        let asked = Asked { id, command, meta: Meta::default() };
+        let placed = self.gate.submit(caller, vec![asked]).await.into_iter().next();
+        let placed = placed.unwrap_or_else(|| Err(Refusal::new(Code::ServerError)));
+        if let Err(refusal) = &placed {
+            feed.give_up(id);
+            return Err(refusal.clone());
+        }
+        feed.expect(placed?);
+        match tokio::time::timeout(self.session.reply_timeout, verdict).await {
+            Ok(Ok(verdict)) => Ok(verdict),
+            _ => {
+                feed.give_up(id);
+                Err(Refusal::new(Code::Timeout))
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "everything that is known once the verdict is there")]
+    async fn entered(
+        &self,
+        viewpoint: Viewpoint,
+        encoder: &Arc<Encoder>,
+        effect: StartedEffect,
+        slug: String,
+        resume_token: String,
+        verdict: &Verdict,
+        missed: Missed,
+    ) -> Result<Entered, Refusal> {
+        let started = verdict.position.offset;
+        let asker = Asker { agent: viewpoint.agent, encoder: Encoder::clone(encoder) };
+        let query = Roster { limit: Some(ROSTER_PAGE_MAX), ..Roster::default() };
+        let roster = roster::roster(&self.services, &asker, &query).await?;
+        let known_after = if let Missed::After(after) = missed { Some(after) } else { None };
+        let (mail, notices) = self.mail(viewpoint.agent, encoder, started, known_after).await.map_err(|error| unavailable(&error))?;
+        let key = RowKey::agent(encoder.scope, viewpoint.agent);
+        let found = self.services.reads.load(encoder.stream.partition, &BTreeSet::from([key])).await;
+        let found = found.map_err(|error| unavailable(&error))?;
+        let vitals = found.rows.iter().find_map(Agent::of).map(|agent| Update {
+            state: Some(agent.state),
+            task: agent.task.clone(),
+            load: agent.load.map(|load| f64::from(load) / 1000.0),
+            ..Update::default()
+        });
+        Ok(Entered {
+            viewpoint,
+            encoder: Arc::clone(encoder),
+            slug,
+            name: effect.name,
+            resume_token,
+            roster,
+            started,
+            missed,
+            mail,
+            notices,
+            vitals: vitals.unwrap_or_default(),
+        })
+    }
+
+    /// Where mail waits: before the session began, and not among what it missed, which is shown anyway.
+    async fn mail(&self, agent: AgentId, encoder: &Encoder, started: Offset, known_after: Option<Offset>) -> Result<(Vec<Offset>, Vec<ringforge_domain::ids::MessageId>), Error> {
+        let limit = 2 * MAILBOX_MAX;
+        let find = Find::Mail { scope: encoder.scope, agent, limit };
+        let found = self.services.reads.find(encoder.stream.partition, &find).await?;
+        let now = self.services.clock.wall();
+        let (mut places, mut notices) = (BTreeSet::new(), Vec::new());
+        let fits = |offset: &Offset| *offset < started && known_after.is_none_or(|after| *offset <= after);
+        let lasts = |expires_at: LogTime| expires_at > now;
+        for row in &found.rows {
+            match row {
+                Row::Message(message) if lasts(message.expires_at) => places.extend(Some(message.sent).filter(fits)),
+                Row::Notice(notice) if lasts(notice.expires_at) => {
+                    places.extend(notice.events.iter().copied().filter(fits));
+                    notices.push(notice.message);
+                }
+                _ => {}
+            }
+        }
+        Ok((places.into_iter().collect(), notices))
+    }
+
+    /// Whether the connection can go on after `last_event_id`.
+    async fn missed(&self, encoder: &Encoder, last_event_id: Option<&str>) -> Result<Missed, Error> {
+        let Some(event_id) = last_event_id else { return Ok(Missed::NotAsked) };
+        let partition = encoder.stream.partition;
+        let bounds = self.services.log.bounds(partition).await?;
+        let reason = match encoder.seal.open(&encoder.scope, encoder.stream, event_id) {
+            None => "invalid",
+            Some(cursor) if cursor.generation != bounds.generation => "generation",
+            Some(cursor) if cursor.offset >= bounds.end => "invalid",
+            Some(cursor) if cursor.offset < bounds.oldest => "expired",
+            Some(cursor) => match self.services.log.seek(partition, &[cursor.offset]).await?.first() {
+                Some(record) if record.record.scope == encoder.scope && schema::record_hash(&record.record.bytes) == cursor.hash => {
+                    return Ok(Missed::After(cursor.offset));
+                }
+                Some(_) => "generation",
+                None => "expired",
+            },
+        };
+        let oldest = self.oldest(encoder).await?;
+        Ok(Missed::Lost { reason, oldest })
+    }
+
+    async fn oldest(&self, encoder: &Encoder) -> Result<Option<(String, u64)>, Error> {
+        let partition = encoder.stream.partition;
+        let which = Which::After { after: None, limit: 1 };
+        let Some(oldest) = self.services.reads.verdicts(partition, encoder.scope, &which).await?.oldest else { return Ok(None) };
+        let record = self.services.log.seek(partition, &[oldest]).await?.into_iter().next();
+        Ok(record.map(|record| {
+            let place = First { offset: oldest, hash: schema::record_hash(&record.record.bytes) };
+            (encoder.event_id(place), encoder.stream.wire(oldest))
+        }))
+    }
+
+    /// Ends a session in the log, if it is still the agent's current one.
+    pub async fn leave(&self, caller: &Caller, reason: &str) {
+        let (Some(agent), Some(session)) = (caller.agent, caller.session) else { return };
+        let ended = Command::SessionEnded(Ended { session, reason: reason.to_owned() });
+        let submitted = self.gate.submit_internal(caller.scope, caller.stream.partition, Some(agent), ended).await;
+        if let Err(refusal) = submitted {
+            warn!(session.id = %session, code = refusal.code.text(), "a session's end could not be logged");
+        }
+    }
+
+    /// Ends a session once its agent had time to come back.
+    pub async fn leave_later(self: Arc<Self>, caller: Caller) {
+        let mut draining = self.draining();
+        let drained = async {
+            while !*draining.borrow_and_update() {
+                if draining.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(self.leave_grace) => self.leave(&caller, "closed").await,
+            // After the restart, sessions of this life are ended anyway.
+            () = drained => {}
+        }
+    }
+
+    /// Notes a sign of life where the roster looks for it.
+    pub async fn heartbeat(&self, caller: &Caller, load: Option<f64>) {
+        let Some(agent) = caller.agent else { return };
+        let heard = roster::Heard { at: self.services.clock.wall(), load };
+        let value = serde_json::to_string(&heard).expect("plain numbers serialise");
+        let key = names::heartbeat(caller.scope, agent);
+        if let Err(error) = self.services.live.put(&key, &value, 2 * self.session.silence_timeout).await {
+            warn!(%error, "a heartbeat was not noted");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Keeps each active fleet of this edge up to date: follows the live bus, and fills from index and log what it lost.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use ringforge_domain::{
+    cursor::Seal,
+    frame::Encoder,
+    ids::{CommandId, Scope},
+    limits::CATCH_UP_PAGE_MAX,
+    position::{Generation, Offset, StreamRef},
+    verdict::Verdict,
+};
+use ringforge_ports::{
+    Error, Services,
+    live::{Heard, News},
+    reads::{Update, Which},
+};
+use ringforge_query_api::history::updates;
+use tokio::sync::{Notify, oneshot};
+use tracing::{debug, warn};
+
+use crate::hub::{Fleet, Seen};
+
+/// How long an own command's update may take before it is looked for.
+const EXPECT: Duration = Duration::from_millis(50);
+/// How often held presence is looked at.
+const TICK: Duration = Duration::from_millis(125);
+/// How long the bus may be silent before the head is asked for.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How long an empty fleet is kept.
+const EMPTY: Duration = Duration::from_secs(30);
+
+/// The fleets that have members at this edge.
+pub struct Hub {
+    services: Services,
+    seal: Seal,
+    feeds: tokio::sync::Mutex<BTreeMap<Scope, Arc<Feed>>>,
+}
+
+/// One fleet, kept up to date.
+pub struct Feed {
+    fleet: Mutex<Fleet>,
+    /// Whoever waits for the verdict of a command that no session of this fleet asked for.
+    waiting: Mutex<BTreeMap<CommandId, oneshot::Sender<Verdict>>>,
+    /// One more than the offset of our newest own command.
+    expected: AtomicU64,
+    nudge: Notify,
+}
+
+impl Hub {
+    /// Over these services; event ids carry this seal.
+    pub fn new(services: Services, seal: Seal) -> Arc<Self> {
+        Arc::new(Self { services, seal, feeds: tokio::sync::Mutex::default() })
+    }
+
+    /// The feed of a fleet: once this has resolved, it misses nothing from the fleet's present head on.
+    ///
+    /// # Errors
+    /// A port is away.
+    pub async fn feed(self: &Arc<Self>, scope: Scope, stream: StreamRef) -> Result<Arc<Feed>, Error> {
+        let mut feeds = self.feeds.lock().await;
+        if let Some(feed) = feeds.get(&scope) {
+            return Ok(Arc::clone(feed));
+        }
+        let generation = self.services.log.bounds(stream.partition).await?.generation;
+        let heard = self.services.live.subscribe(scope).await?;
+        let heads = self.services.reads.heads(stream.partition, &[scope]).await?;
+        let head = heads.heads.first().and_then(|head| head.as_ref().map(|head| head.last));
+        let fleet = Fleet::new(self.encoder(scope, stream, generation), head);
+        let feed = Arc::new(Feed { fleet: Mutex::new(fleet), waiting: Mutex::default(), expected: AtomicU64::new(0), nudge: Notify::new() });
+        feeds.insert(scope, Arc::clone(&feed));
+        tokio::spawn(follow(Arc::clone(self), Arc::clone(&feed), scope, heard));
+        Ok(feed)
+    }
+
+    fn encoder(&self, scope: Scope, stream: StreamRef, generation: Generation) -> Encoder {
+        Encoder { seal: self.seal.clone(), scope, stream, generation }
+    }
+
+    /// Forgets a fleet that nobody here needs; `false` if somebody does.
+    async fn forget(&self, scope: Scope, feed: &Arc<Feed>) -> bool {
+        let mut feeds = self.feeds.lock().await;
+        // The map and the task hold it; anyone else is about to join.
+        if Arc::strong_count(feed) > 2 || !feed.fleet().is_empty() {
+            return false;
+        }
+        feeds.remove(&scope);
+        true
+    }
+}
+
+impl Feed {
+    /// The fleet, for a moment: never across an await.
+    pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().expect("no panic while the lock is held")
+    }
+
+    /// Resolves with the verdict of a command that is about to be appended.
+    pub fn wait_for(&self, command: CommandId) -> oneshot::Receiver<Verdict> {
+        let (verdict, waiting) = oneshot::channel();
+        self.waiting().insert(command, verdict);
+        waiting
+    }
+
+    /// Waits for it no longer.
+    pub fn give_up(&self, command: CommandId) {
+        self.waiting().remove(&command);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<CommandId, oneshot::Sender<Verdict>>> {
+        self.waiting.lock().expect("no panic while the lock is held")
+    }
+
+    /// Hands an update to the fleet, and to whoever waits for it.
+    fn take(&self, update: &Update, now: Duration) -> Seen {
+        let seen = self.fleet().on_update(update, now);
+        if seen == Seen::Next
+            && let Some(waiting) = self.waiting().remove(&update.verdict.command_id)
+        {
+            // Whoever waited may have given up.
+            let _ = waiting.send(update.verdict.clone());
+        }
+        seen
+    }
+
+    /// An own command stands at `offset`: its update must come soon.
+    pub fn expect(&self, offset: Offset) {
+        self.expected.fetch_max(offset.0 + 1, Ordering::Relaxed);
+        self.nudge.notify_one();
+    }
+
+    /// The newest own command whose update has not come.
+    fn misses_expected(&self) -> Option<Offset> {
+        let expected = Offset(self.expected.load(Ordering::Relaxed).checked_sub(1)?);
+        self.fleet().misses(expected).then_some(expected)
+    }
+
+    /// Takes news; `true` if some before it are missing.
+    fn hear(&self, news: &News, now: Duration) -> bool {
+        match news {
+            News::Update(update) => matches!(self.take(update, now), Seen::Gap { .. }),
+            News::Head { last, .. } => self.fleet().misses(*last),
+        }
+    }
+}
+
+async fn follow(hub: Arc<Hub>, feed: Arc<Feed>, scope: Scope, mut heard: BoxStream<'static, Heard>) {
+    let clock = Arc::clone(&hub.services.clock);
+    let (mut quiet_since, mut empty_since) = (clock.monotonic(), None);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The newest own command when the wait began: its update is looked for when the wait is over.
+    let mut expected: Option<Offset> = None;
+    let mut wait = Box::pin(tokio::time::sleep(EXPECT));
+    loop {
+        let missing = tokio::select! {
+            news = heard.next() => {
+                quiet_since = clock.monotonic();
+                match news {
+                    Some(Heard::News(news)) => feed.hear(&news, quiet_since),
+                    Some(Heard::Lost) => true,
+                    None => {
+                        heard = resubscribed(&hub.services, scope).await;
+                        true
+                    }
+                }
+            }
+            () = feed.nudge.notified(), if expected.is_none() => {
+                expected = feed.misses_expected();
+                wait.as_mut().set(tokio::time::sleep(EXPECT));
+                false
+            }
+            () = &mut wait, if expected.is_some() => {
+                feed.nudge.notify_one();
+                expected.take().is_some_and(|expected| feed.fleet().misses(expected))
+            }
+            _ = tick.tick() => false,
+        };
+        let now = clock.monotonic();
+        feed.fleet().tick(now);
+        let quiet = now.saturating_sub(quiet_since) >= SILENCE;
+        if quiet {
+            quiet_since = now;
+        }
+        if missing || quiet {
+            if let Err(error) = fill(&hub.services, &feed, scope).await {
+                warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
+                feed.nudge.notify_one();
+            }
+        }
+        empty_since = feed.fleet().is_empty().then(|| empty_since.unwrap_or(now));
+        if empty_since.is_some_and(|since| now.saturating_sub(since) > EMPTY) && hub.forget(scope, &feed).await {
+            return;
+        }
+    }
+}
+
+async fn resubscribed(services: &Services, scope: Scope) -> BoxStream<'static, Heard> {
+    loop {
+        match services.live.subscribe(scope).await {
+            Ok(heard) => return heard,
+            Err(error) => {
+                warn!(%error, fleet.id = %scope.fleet, "the live bus is away");
+                tokio::time::sleep(SILENCE).await;
+            }
+        }
+    }
+}
+
+/// Reads from index and log what the bus did not bring, up to what is applied now.
+async fn fill(services: &Services, feed: &Feed, scope: Scope) -> Result<(), Error> {
+    let partition = feed.fleet().encoder.stream.partition;
+    loop {
+        let after = feed.fleet().head();
+        let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
+        let page = services.reads.verdicts(partition, scope, &which).await?.verdicts;
+        let full = page.len() == CATCH_UP_PAGE_MAX as usize;
+        if !page.is_empty() {
+            debug!(fleet.id = %scope.fleet, updates = page.len(), "gap filled");
+        }
+        let filled = updates(services, partition, page).await?;
+        let now = services.clock.monotonic();
+        for update in &filled {
+            if let Seen::Gap { .. } = feed.take(update, now) {
+                return Err(Error::Corrupt(format!("the chain of fleet {} is broken at {}", scope.fleet, update.verdict.position.offset.0)));
+            }
+        }
+        if !full {
+            return Ok(());
+        }
+    }
+}

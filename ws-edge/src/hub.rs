@@ -1,0 +1,258 @@
+//! Who is here: the members of a fleet, what they want, and its recent updates. A state machine without I/O.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ringforge_domain::{
+    auth::PresenceMode,
+    frame::Encoder,
+    ids::{AgentId, SessionId},
+    interest::{Audience, Interest},
+    limits::{OUTBOX_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
+    position::Offset,
+};
+use ringforge_ports::reads::Update;
+use tokio::sync::Notify;
+
+use crate::{
+    fanout::{Delivery, Post, Viewpoint},
+    presence::Coalescer,
+};
+
+/// A connection's queue of pushes: bounded; when it is full everything in it is dropped and the connection lags.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    posts: VecDeque<Post>,
+    bytes: usize,
+    lagged: bool,
+}
+
+impl Outbox {
+    /// Takes what is there; `Err` if something was dropped: feed from the log, after the last post that was taken.
+    pub fn take(&self) -> Result<VecDeque<Post>, Lagged> {
+        let mut queue = self.queue();
+        if std::mem::take(&mut queue.lagged) {
+            return Err(Lagged);
+        }
+        queue.bytes = 0;
+        Ok(std::mem::take(&mut queue.posts))
+    }
+
+    /// Resolves when there may be something to take.
+    pub async fn filled(&self) {
+        loop {
+            let filled = self.filled.notified();
+            {
+                let queue = self.queue();
+                if queue.lagged || !queue.posts.is_empty() {
+                    return;
+                }
+            }
+            filled.await;
+        }
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        let queue = self.queue();
+        queue.posts.is_empty() && !queue.lagged
+    }
+
+    /// Puts a post in; `false` if that was too much and the connection lags from now on.
+    fn put(&self, post: Post) -> bool {
+        let mut queue = self.queue();
+        queue.bytes += post.delivery.weight();
+        let fits = queue.bytes <= OUTBOX_BYTES_MAX || queue.posts.is_empty();
+        if fits {
+            queue.posts.push_back(post);
+        } else {
+            *queue = Queue { lagged: true, ..Queue::default() };
+        }
+        drop(queue);
+        self.filled.notify_one();
+        fits
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no panic while the lock is held")
+    }
+}
+
+/// Pushes were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lagged;
+
+/// Who wants to be fed live.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who.
+    pub viewpoint: Viewpoint,
+    /// What it subscribed to.
+    pub interest: Interest,
+    /// How it wants to see presence.
+    pub presence: PresenceMode,
+    /// Where its posts go.
+    pub outbox: Arc<Outbox>,
+}
+
+struct Present {
+    member: Member,
+    /// It has seen everything up to here.
+    cursor: Option<Offset>,
+}
+
+/// What an update was to the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The next one.
+    Next,
+    /// One that had been seen.
+    Before,
+    /// One too far: fill from log and index after this offset.
+    Gap {
+        /// The last one seen.
+        after: Option<Offset>,
+    },
+}
+
+/// A member's cursor is not within the recent updates: catch up first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind;
+
+/// One fleet at one edge.
+pub struct Fleet {
+    /// How its frames are written.
+    pub encoder: Encoder,
+    head: Option<Offset>,
+    tail: VecDeque<Arc<Delivery>>,
+    tail_bytes: usize,
+    members: BTreeMap<SessionId, Present>,
+    coalescer: Coalescer,
+}
+
+impl Fleet {
+    /// A fleet whose last event is `head`, nobody here yet.
+    pub fn new(encoder: Encoder, head: Option<Offset>) -> Self {
+        Self { encoder, head, tail: VecDeque::new(), tail_bytes: 0, members: BTreeMap::new(), coalescer: Coalescer::default() }
+    }
+
+    /// The last update seen.
+    pub fn head(&self) -> Option<Offset> {
+        self.head
+    }
+
+    /// Whether nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether `last` stands beyond what was seen.
+    pub fn misses(&self, last: Offset) -> bool {
+        self.head.is_none_or(|head| last > head)
+    }
+
+    /// Takes an update and hands it out, if it is the next one.
+    pub fn on_update(&mut self, update: &Update, now: Duration) -> Seen {
+        let offset = update.verdict.position.offset;
+        if !self.misses(offset) {
+            return Seen::Before;
+        }
+        if update.verdict.previous != self.head {
+            return Seen::Gap { after: self.head };
+        }
+        let delivery = Arc::new(Delivery::of(update));
+        self.head = Some(offset);
+        self.hand_out(&delivery, now);
+        self.remember(delivery);
+        Seen::Next
+    }
+
+    /// Feeds a member live from its cursor on, if the recent updates reach back that far.
+    pub fn join(&mut self, member: Member, cursor: Option<Offset>) -> Result<(), Behind> {
+        let reached = self.tail.front().map_or(self.head, |first| first.previous);
+        if cursor < reached {
+            return Err(Behind);
+        }
+        let mut present = Present { member, cursor };
+        let missed: Vec<_> = self.tail.iter().filter(|delivery| Some(delivery.offset) > cursor).cloned().collect();
+        for delivery in &missed {
+            if !present.see(delivery, false) {
+                return Err(Behind);
+            }
+        }
+        if let (PresenceMode::Delta, Some(frame), Some(head)) = (present.member.presence, Coalescer::gather(&missed), self.head) {
+            let about = present.member.viewpoint.agent;
+            let made = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
+            if !present.member.outbox.put(Post::all(&made)) {
+                return Err(Behind);
+            }
+        }
+        self.members.insert(present.member.viewpoint.session, present);
+        Ok(())
+    }
+
+    /// Feeds a connection no longer.
+    pub fn leave(&mut self, session: SessionId) {
+        self.members.remove(&session);
+    }
+
+    /// Shows the presence changes that were held back.
+    pub fn tick(&mut self, now: Duration) {
+        for (mode, frame) in self.coalescer.due(now) {
+            let Some(head) = self.head else { return };
+            let about = AgentId::from_bits(0);
+            let delivery = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
+            let post = Post::all(&delivery);
+            self.members.retain(|_, present| present.member.presence != mode || present.member.outbox.put(post.clone()));
+        }
+    }
+
+    /// Whether `tick` has something to show later.
+    pub fn holds_back(&self) -> bool {
+        self.coalescer.holds_back()
+    }
+
+    fn hand_out(&mut self, delivery: &Arc<Delivery>, now: Duration) {
+        let held = self.coalescer.see(delivery, now);
+        self.members.retain(|_, present| present.see(delivery, held));
+        if let Some((agent, change)) = &delivery.interest {
+            for present in self.members.values_mut().filter(|present| present.member.viewpoint.agent == *agent) {
+                present.member.interest.change(change, delivery.offset);
+            }
+        }
+    }
+
+    fn remember(&mut self, delivery: Arc<Delivery>) {
+        self.tail_bytes += delivery.weight();
+        self.tail.push_back(delivery);
+        while self.tail.len() > TAIL_UPDATES_MAX || self.tail_bytes > TAIL_BYTES_MAX {
+            let Some(oldest) = self.tail.pop_front() else { return };
+            self.tail_bytes -= oldest.weight();
+        }
+    }
+}
+
+impl Present {
+    /// Puts into its outbox what it gets; `false`: it lags and is fed no longer.
+    fn see(&mut self, delivery: &Arc<Delivery>, presence_held: bool) -> bool {
+        if self.cursor.is_some_and(|cursor| delivery.offset <= cursor) {
+            return true;
+        }
+        self.cursor = None;
+        let Some(post) = Post::pick(delivery, self.member.viewpoint, &self.member.interest) else { return true };
+        let post = match self.member.presence {
+            PresenceMode::Each if !presence_held => Some(post),
+            _ => post.without_presence(),
+        };
+        post.is_none_or(|post| self.member.outbox.put(post))
+    }
+}

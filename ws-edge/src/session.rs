@@ -1,0 +1,499 @@
+//! One connection, as a state machine without I/O: text and news go in, actions come out. No port, no clock.
+
+mod entrance;
+mod heartbeat;
+mod playing;
+mod snapshot;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::extract::ws::Utf8Bytes;
+use ringforge_domain::{
+    auth::{Auth, PresenceMode},
+    catalog::{Command, Query, Signal},
+    code::{Code, Refusal},
+    direct,
+    frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
+    ids::{CommandId, MessageId},
+    interest::Audience,
+    json::Json,
+    limits::{ASKED_MAX, EARLY_FRAME_BYTES_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
+    memory,
+    position::Offset,
+    replay,
+    verdict::Verdict,
+};
+use ringforge_query_api::history::Plan;
+
+use crate::fanout::{Post, Viewpoint};
+
+pub use entrance::{Entered, Missed};
+use heartbeat::Vitals;
+use playing::Playing;
+pub use snapshot::Snapshotted;
+use snapshot::Snapshots;
+
+/// What all sessions of an edge share.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Bounds on frames.
+    pub limits: Limits,
+    /// From upgrade to `auth`.
+    pub auth_timeout: Duration,
+    /// Between our pings.
+    pub ping_interval: Duration,
+    /// Without any frame: offline.
+    pub silence_timeout: Duration,
+    /// For a verdict; then the outcome is unknown.
+    pub reply_timeout: Duration,
+    /// Told to clients that must come back.
+    pub reconnect_after: Duration,
+    /// This build.
+    pub version: String,
+    /// This process.
+    pub node: String,
+}
+
+/// What happens to a session.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The socket is open.
+    Opened,
+    /// A text message (or a line of one), with a fresh id in case it is a command.
+    Text(&'a str, CommandId),
+    /// A message that is not text.
+    Binary,
+    /// The answer to [`Action::Enter`].
+    Entered(Box<Result<Entered, Refusal>>),
+    /// The answer to [`Action::Submit`].
+    Submitted(CommandId, Result<Offset, Refusal>),
+    /// Live posts; only while [`Session::wants_posts`].
+    Posts(VecDeque<Post>),
+    /// Posts were dropped.
+    Lagged,
+    /// A page of the answer to [`Action::CatchUp`].
+    CaughtUp(Caught),
+    /// The answer to [`Action::CatchUp`] live: from now on there are posts.
+    Joined,
+    /// The answer to [`Action::Ask`].
+    Answered(Box<Result<Frame, Refusal>>, Option<Json>),
+    /// The answer to [`Action::Plan`].
+    Planned(Box<Result<Plan, Refusal>>),
+    /// The answer to [`Action::Play`]: the replayed frames, and whether there are fewer than asked.
+    Played(Result<Vec<Frame>, Refusal>),
+    /// A page of the answer to [`Action::Snapshot`].
+    Snapshotted(Result<Snapshotted, Refusal>),
+    /// The socket took everything.
+    Flushed,
+    /// Time passes.
+    Tick,
+    /// The server shuts down.
+    Drain,
+}
+
+/// What a session wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// This text, after those before it.
+    Send(Utf8Bytes),
+    /// Check the key and begin a session.
+    Enter(Box<Auth>),
+    /// Submit, after those before it.
+    Submit(CommandId, Command, Meta),
+    /// Our own report, outside the session: the socket took it.
+    Report(Command),
+    /// Answer, at any time.
+    Ask(Query, Option<Json>),
+    /// Note a sign of life.
+    Heartbeat(Option<f64>),
+    /// Read on from the log, or join live.
+    CatchUp(Step),
+    /// Find out what a replay will show.
+    Plan(Box<replay::Request>),
+    /// Fetch these for the replay.
+    Play(Vec<Verdict>),
+    /// Fetch matching entries after this key.
+    Snapshot(String, Option<String>),
+    /// Say goodbye, after everything before it.
+    Close(u16, &'static str),
+}
+
+/// What to catch up with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Waiting mail at these places.
+    Mail(Vec<Offset>),
+    /// What was missed after one place and before another.
+    Missed {
+        /// The last one seen.
+        after: Option<Offset>,
+        /// The session's own start.
+        before: Offset,
+    },
+    /// Everything after this place, until there is no more and posts come live.
+    Live {
+        /// The last one seen.
+        after: Option<Offset>,
+    },
+}
+
+/// A page of a catch-up.
+#[derive(Debug)]
+pub struct Caught {
+    /// What there was for this agent.
+    pub posts: Vec<Post>,
+    /// Everything up to here has been looked at.
+    pub upto: Option<Offset>,
+    /// Whether there was no more.
+    pub done: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nobody yet, since.
+    Greeting(Duration),
+    /// The gate looks at the key.
+    Entering,
+    /// In, and reading on.
+    CatchingUp(Step),
+    /// In, and live.
+    Live,
+    /// Said goodbye.
+    Closed,
+}
+
+/// Who a session speaks for.
+#[derive(Debug)]
+struct Me {
+    viewpoint: Viewpoint,
+    encoder: Arc<Encoder>,
+    missed: Missed,
+    delivered: u64,
+}
+
+/// A command whose verdict has not come.
+#[derive(Debug)]
+struct Pending {
+    id: CommandId,
+    reference: Option<Json>,
+    deadline: Duration,
+    snapshot: Option<String>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<SessionConfig>,
+    phase: Phase,
+    shape: Shape,
+    /// Whether several lines may share a message, both ways.
+    pub batch: bool,
+    /// How it wants to see presence.
+    pub presence: PresenceMode,
+    me: Option<Me>,
+    early: VecDeque<(String, CommandId)>,
+    pending: BTreeMap<u64, Pending>,
+    submitted: u64,
+    parked: VecDeque<(u64, Query, Option<Json>)>,
+    asked: usize,
+    playing: Option<Playing>,
+    snapshots: Snapshots,
+    vitals: Vitals,
+    cursor: Option<Offset>,
+    unflushed: Vec<Command>,
+    heard_at: Duration,
+    pinged_at: Duration,
+    now: Duration,
+    actions: Vec<Action>,
+}
+
+impl Session {
+    /// A connection opened at `now`.
+    pub fn new(config: Arc<SessionConfig>, now: Duration) -> Self {
+        Self {
+            config,
+            phase: Phase::Greeting(now),
+            shape: Shape::Flat,
+            batch: false,
+            presence: PresenceMode::Each,
+            me: None,
+            early: VecDeque::new(),
+            pending: BTreeMap::new(),
+            submitted: 0,
+            parked: VecDeque::new(),
+            asked: 0,
+            playing: None,
+            snapshots: Snapshots::default(),
+            vitals: Vitals::default(),
+            cursor: None,
+            unflushed: Vec::new(),
+            heard_at: now,
+            pinged_at: now,
+            now,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes what happened at `now` and says what to do about it.
+    pub fn on(&mut self, input: Input<'_>, now: Duration) -> Vec<Action> {
+        self.now = self.now.max(now);
+        match input {
+            Input::Opened => self.greet(),
+            Input::Text(text, id) => self.on_text(text, id),
+            Input::Binary => self.on_binary(),
+            Input::Entered(entered) => self.on_entered(*entered),
+            Input::Submitted(id, result) => self.on_submitted(id, result),
+            Input::Posts(posts) => posts.into_iter().for_each(|post| self.show(&post)),
+            Input::Lagged => self.catch_up_live(),
+            Input::CaughtUp(caught) => self.on_caught_up(caught),
+            Input::Joined => self.on_joined(),
+            Input::Answered(answer, reference) => self.on_answered(*answer, reference),
+            Input::Planned(plan) => self.on_planned(*plan),
+            Input::Played(frames) => self.on_played(frames),
+            Input::Snapshotted(page) => self.on_snapshotted(page),
+            Input::Flushed => self.on_flushed(),
+            Input::Tick => self.on_tick(),
+            Input::Drain => self.on_drain(),
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Whether live posts may be taken now.
+    pub fn wants_posts(&self) -> bool {
+        matches!(self.phase, Phase::Live) && !self.snapshots.running()
+    }
+
+    /// Whether frames may be read now: everything that waits is bounded.
+    pub fn reads(&self) -> bool {
+        let early = self.early.len() < EARLY_FRAMES_MAX;
+        let asked = self.asked + self.parked.len() < ASKED_MAX;
+        !matches!(self.phase, Phase::Closed) && early && asked && self.pending.len() < PENDING_MAX
+    }
+
+    /// Whether nobody has authenticated yet.
+    pub fn is_stranger(&self) -> bool {
+        matches!(self.phase, Phase::Greeting(_))
+    }
+
+    /// Who it speaks for, once it is in.
+    pub fn viewpoint(&self) -> Option<Viewpoint> {
+        self.me.as_ref().map(|me| me.viewpoint)
+    }
+
+    /// When a tick is needed at the latest.
+    pub fn next_tick(&self) -> Duration {
+        let config = &self.config;
+        if let Phase::Greeting(since) = self.phase {
+            return since + config.auth_timeout;
+        }
+        let life = (self.pinged_at + config.ping_interval).min(self.heard_at + config.silence_timeout);
+        let replies = self.pending.values().map(|pending| pending.deadline).min();
+        let playing = self.playing.as_ref().and_then(|playing| playing.next_tick(self.now));
+        [replies, playing].into_iter().flatten().fold(life, Duration::min)
+    }
+
+    fn on_text(&mut self, text: &str, id: CommandId) {
+        self.heard_at = self.now;
+        match self.phase {
+            Phase::Greeting(_) if text.len() > EARLY_FRAME_BYTES_MAX => self.close(1009, "too_big"),
+            Phase::Greeting(_) => self.on_auth(text),
+            Phase::Entering => self.early.push_back((text.to_owned(), id)),
+            Phase::CatchingUp(_) | Phase::Live => match frame::parse(text, &self.config.limits) {
+                Ok(received) => self.on_received(received, id),
+                Err((reference, refusal)) => self.refuse(&refusal, reference),
+            },
+            Phase::Closed => {}
+        }
+    }
+
+    fn on_binary(&mut self) {
+        self.heard_at = self.now;
+        let refusal = Refusal::invalid("", "Binary messages are not understood.").fix("Send JSON as text messages.");
+        match self.phase {
+            Phase::Greeting(_) => self.turn_away(&Refusal::new(Code::Unauthorized)),
+            Phase::Closed => {}
+            _ => self.refuse(&refusal, None),
+        }
+    }
+
+    fn on_received(&mut self, received: Received, id: CommandId) {
+        let Received { incoming, meta, .. } = received;
+        match incoming {
+            Incoming::Auth(_) => {
+                let refusal = Refusal::because(Code::InvalidMessage, "This connection is authenticated already.");
+                self.refuse(&refusal.fix("Open another connection to be another agent."), meta.reference);
+            }
+            Incoming::Command(command) => self.submit(id, command, meta),
+            Incoming::Query(query) => self.ask(query, meta.reference),
+            Incoming::Signal(Signal::Ping(_)) => self.send(&Frame::new("pong", "", &()).bare().reference(meta.reference)),
+            Incoming::Signal(Signal::Pong(_)) => {}
+            Incoming::Signal(Signal::Heartbeat(heartbeat)) => self.on_heartbeat(heartbeat.0, meta.reference, id),
+        }
+    }
+
+    fn submit(&mut self, id: CommandId, command: Command, meta: Meta) {
+        let snapshot = match &command {
+            Command::MemorySubscribe(memory::Subscribe { pattern, snapshot: true, .. }) => Some(pattern.clone()),
+            _ => None,
+        };
+        let reference = meta.reference.clone();
+        let deadline = self.now + self.config.reply_timeout;
+        self.submitted += 1;
+        self.pending.insert(self.submitted, Pending { id, reference, deadline, snapshot });
+        self.actions.push(Action::Submit(id, command, meta));
+    }
+
+    /// Asks once every command before it has its verdict: a connection reads its own writes.
+    fn ask(&mut self, query: Query, reference: Option<Json>) {
+        if let Err(refusal) = query.check(&self.config.limits) {
+            return self.refuse(&refusal, reference);
+        }
+        self.parked.push_back((self.submitted, query, reference));
+        self.unpark();
+    }
+
+    fn unpark(&mut self) {
+        let oldest = self.pending.first_key_value().map_or(u64::MAX, |(sequence, _)| *sequence);
+        while let Some((after, query, reference)) = self.parked.pop_front() {
+            if oldest <= after {
+                self.parked.push_front((after, query, reference));
+                return;
+            }
+            match query {
+                Query::ReplayRequest(request) => self.play(request, reference),
+                query => {
+                    self.asked += 1;
+                    self.actions.push(Action::Ask(query, reference));
+                }
+            }
+        }
+    }
+
+    fn on_answered(&mut self, answer: Result<Frame, Refusal>, reference: Option<Json>) {
+        self.asked = self.asked.saturating_sub(1);
+        match answer {
+            Ok(frame) => self.send(&frame.reference(reference)),
+            Err(refusal) => self.refuse(&refusal, reference),
+        }
+    }
+
+    fn on_submitted(&mut self, id: CommandId, result: Result<Offset, Refusal>) {
+        if let Err(refusal) = result
+            && let Some(pending) = self.settle(id)
+        {
+            self.refuse(&refusal, pending.reference);
+            self.unpark();
+        }
+    }
+
+    fn settle(&mut self, id: CommandId) -> Option<Pending> {
+        let sequence = self.pending.iter().find(|(_, pending)| pending.id == id).map(|(sequence, _)| *sequence)?;
+        self.pending.remove(&sequence)
+    }
+
+    /// Shows one post: the reply first, then the pushes, in the order of the log.
+    fn show(&mut self, post: &Post) {
+        let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
+        let delivery = &post.delivery;
+        self.cursor = self.cursor.max(Some(delivery.offset));
+        if post.reply
+            && let Some(reply) = &delivery.reply
+            && let Some(pending) = self.settle(delivery.command)
+        {
+            self.actions.push(Action::Send(reply.text(&encoder, self.shape)));
+            if reply.frame.kind != "error" {
+                self.snapshots.ask(pending.snapshot);
+            }
+            self.unpark();
+        }
+        for (audience, shared) in post.pushes() {
+            if matches!(audience, Audience::Watchers { key, .. } if self.snapshots.covers(key, delivery.offset)) {
+                continue;
+            }
+            self.actions.push(Action::Send(shared.text(&encoder, self.shape)));
+            if let Some(me) = &mut self.me {
+                me.delivered += 1;
+            }
+        }
+        if let (Some((to, message)), Some(me)) = (delivery.message, &self.me)
+            && to == me.viewpoint.agent
+        {
+            self.unflushed.push(Command::DirectDelivered(direct::Delivered { message }));
+        }
+        if post.replaced {
+            self.close(4409, "replaced");
+        }
+        if let Some((pattern, after)) = self.snapshots.next() {
+            self.actions.push(Action::Snapshot(pattern, after));
+        }
+    }
+
+    fn on_flushed(&mut self) {
+        self.actions.extend(self.unflushed.drain(..).map(Action::Report));
+        self.play_on();
+    }
+
+    fn on_tick(&mut self) {
+        let config = Arc::clone(&self.config);
+        match self.phase {
+            Phase::Greeting(since) if self.now >= since + config.auth_timeout => {
+                return self.turn_away(&Refusal::because(Code::Unauthorized, "There was no `auth` in time."));
+            }
+            Phase::Greeting(_) | Phase::Entering | Phase::Closed => return,
+            Phase::CatchingUp(_) | Phase::Live => {}
+        }
+        if self.now >= self.heard_at + config.silence_timeout {
+            return self.close(4001, "heartbeat_lost");
+        }
+        if self.now >= self.pinged_at + config.ping_interval {
+            self.pinged_at = self.now;
+            self.send(&Frame::new("ping", "", &()).bare());
+        }
+        let late: Vec<CommandId> =
+            self.pending.values().filter(|pending| self.now >= pending.deadline).map(|pending| pending.id).collect();
+        for id in late {
+            if let Some(pending) = self.settle(id) {
+                self.refuse(&Refusal::new(Code::Timeout), pending.reference);
+            }
+        }
+        self.unpark();
+        self.play_on();
+    }
+
+    fn on_drain(&mut self) {
+        let ms = u64::try_from(self.config.reconnect_after.as_millis()).unwrap_or(u64::MAX);
+        let body = serde_json::json!({ "message": "The server restarts.", "reconnect_after_ms": ms, "data": { "reconnect_after_ms": ms } });
+        if self.me.is_some() {
+            self.send(&Frame::new("system", "maintenance", &body));
+        }
+        self.close(1012, "restart");
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, reference: Option<Json>) {
+        self.send(&Frame::error(refusal, reference));
+    }
+
+    fn send(&mut self, frame: &Frame) {
+        let text = match &self.me {
+            Some(me) => me.encoder.encode(frame, self.shape),
+            None => encode(frame, self.shape, None),
+        };
+        self.actions.push(Action::Send(text.into()));
+    }
+
+    fn close(&mut self, code: u16, reason: &'static str) {
+        if !matches!(self.phase, Phase::Closed) {
+            self.phase = Phase::Closed;
+            self.actions.push(Action::Close(code, reason));
+        }
+    }
+
+    /// The statuses that waited for this agent have been sent: once flushed, forget them.
+    fn told(&mut self, messages: impl IntoIterator<Item = MessageId>) {
+        self.unflushed.extend(messages.into_iter().map(|message| Command::DirectTold(direct::Told { message })));
+    }
+}

@@ -1,0 +1,481 @@
+//! The tokio loop of one connection: moves bytes, runs a session's actions. One task a connection; every queue in it is bounded.
+
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::{FutureExt, Sink, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use ringforge_command_api::{Asked, Caller};
+use ringforge_domain::{
+    code::Refusal,
+    ids::CommandId,
+    limits::{APPEND_RECORDS_MAX, REPLIES_BYTES_MAX},
+    memory::Entry,
+    position::Offset,
+    row::State,
+};
+use ringforge_ports::Error;
+use ringforge_query_api::{Asker, answer, history, memory, unavailable};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::{
+    catchup::Reader,
+    edge::{Edge, Inside},
+    feed::Feed,
+    hub::{Member, Outbox},
+    session::{Action, Caught, Input, Session, Snapshotted, Step},
+};
+
+/// How long a peer may take to read nothing at all.
+const STALLED: Duration = Duration::from_secs(60);
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a failed port is given before a catch-up is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// Text messages joined into one, for those who asked for batches.
+const BATCH_BYTES: usize = 32 << 10;
+
+/// The owned form of what a finished piece of work says to the session.
+type Done = Box<dyn FnOnce() -> Input<'static> + Send>;
+
+/// One connection and its work in flight.
+struct Connection {
+    edge: Arc<Edge>,
+    from: IpAddr,
+    bearer: Option<String>,
+    socket: WebSocket,
+    session: Session,
+    out: VecDeque<Message>,
+    out_bytes: usize,
+    unflushed: bool,
+    written_at: Duration,
+    closing: bool,
+    outbox: Arc<Outbox>,
+    inside: Option<(Caller, Arc<Feed>)>,
+    queued: Vec<Asked>,
+    submitting: bool,
+    work: FuturesUnordered<BoxFuture<'static, Work>>,
+}
+
+/// A finished piece of work.
+enum Work {
+    /// The gate answered.
+    Submitted(Vec<(CommandId, Result<Offset, Refusal>)>),
+    /// The gate let somebody in.
+    Entered(Box<Result<Inside, Refusal>>),
+    /// Anything else: straight to the session.
+    Done(Done),
+    /// Nothing to say.
+    Nothing,
+}
+
+/// What the socket did.
+enum Moved {
+    Read(Option<Result<Message, axum::Error>>),
+    Flushed(Result<(), axum::Error>),
+}
+
+/// What a connection has to deal with next.
+enum Next {
+    Moved(Moved),
+    Work(Work),
+    Posts,
+    Tick,
+    Drain,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(edge: Arc<Edge>, socket: WebSocket, from: IpAddr, bearer: Option<String>, stranger: impl FnOnce() + Send) {
+    let now = edge.services.clock.monotonic();
+    let session = Session::new(Arc::clone(&edge.session), now);
+    let mut connection = Connection {
+        edge,
+        from,
+        bearer,
+        socket,
+        session,
+        out: VecDeque::new(),
+        out_bytes: 0,
+        unflushed: false,
+        written_at: now,
+        closing: false,
+        outbox: Arc::default(),
+        inside: None,
+        queued: Vec::new(),
+        submitting: false,
+        work: FuturesUnordered::new(),
+    };
+    connection.run(stranger).await;
+    connection.end().await;
+}
+
+impl Connection {
+    async fn run(&mut self, stranger: impl FnOnce() + Send) {
+        let mut stranger = Some(stranger);
+        let mut draining = self.edge.draining();
+        self.input(Input::Opened);
+        if *draining.borrow_and_update() {
+            self.input(Input::Drain);
+        }
+        loop {
+            if !self.session.is_stranger()
+                && let Some(known) = stranger.take()
+            {
+                known();
+            }
+            if self.closing && self.out.is_empty() && !self.unflushed {
+                return;
+            }
+            let now = self.edge.services.clock.monotonic();
+            let tick = self.session.next_tick().saturating_sub(now).max(Duration::from_millis(1));
+            let idle = self.out.is_empty() && !self.unflushed;
+            let reads = !self.closing && self.session.reads() && self.out_bytes < REPLIES_BYTES_MAX;
+            let posts = idle && self.session.wants_posts();
+            let next = self.next(reads, !idle, posts, tick, &mut draining).await;
+            match next {
+                Next::Moved(moved) => {
+                    if !self.on_moved(moved) {
+                        return;
+                    }
+                }
+                Next::Work(work) => self.on_work(work),
+                Next::Posts => self.on_posts(),
+                Next::Tick => self.input(Input::Tick),
+                Next::Drain => self.input(Input::Drain),
+            }
+            self.submit();
+            let waited = self.edge.services.clock.monotonic().saturating_sub(self.written_at);
+            if (!self.out.is_empty() || self.unflushed) && waited > STALLED {
+                debug!("peer reads nothing");
+                return;
+            }
+        }
+    }
+
+    /// Waits for whatever happens next, among what is wanted now.
+    async fn next(&mut self, reads: bool, flushes: bool, posts: bool, tick: Duration, draining: &mut watch::Receiver<bool>) -> Next {
+        let Self { socket, out, out_bytes, unflushed, session, work, outbox, .. } = self;
+        let batch = session.batch;
+        let moved = std::future::poll_fn(move |cx| {
+            if flushes && let Poll::Ready(result) = flush(socket, out, out_bytes, unflushed, batch, cx) {
+                return Poll::Ready(Moved::Flushed(result));
+            }
+            if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
+                return Poll::Ready(Moved::Read(read));
+            }
+            Poll::Pending
+        });
+        tokio::select! {
+            moved = moved, if reads || flushes => Next::Moved(moved),
+            Some(work) = work.next(), if !work.is_empty() => Next::Work(work),
+            () = outbox.filled(), if posts => Next::Posts,
+            () = tokio::time::sleep(tick) => Next::Tick,
+            _ = draining.changed() => Next::Drain,
+        }
+    }
+
+    /// `false`: the socket is gone.
+    fn on_moved(&mut self, moved: Moved) -> bool {
+        match moved {
+            Moved::Flushed(Ok(())) => {
+                self.written_at = self.edge.services.clock.monotonic();
+                self.input(Input::Flushed);
+                true
+            }
+            Moved::Flushed(Err(_)) | Moved::Read(None) => false,
+            Moved::Read(Some(Ok(message))) => self.on_message(message),
+            Moved::Read(Some(Err(error))) => {
+                if error.to_string().to_lowercase().contains("too long") || error.to_string().to_lowercase().contains("too big") {
+                    self.close(1009, "too_big");
+                    return true;
+                }
+                false
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: Message) -> bool {
+        match message {
+            Message::Text(text) => self.on_text(&text),
+            Message::Binary(_) => self.input(Input::Binary),
+            // tungstenite answers pings by itself; both are signs of life.
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Close(_) => {
+                self.closing = true;
+                return false;
+            }
+        }
+        true
+    }
+
+    fn on_text(&mut self, text: &Utf8Bytes) {
+        if !self.session.batch {
+            return self.on_line(text);
+        }
+        for line in text.as_str().lines().filter(|line| !line.trim().is_empty()) {
+            self.on_line(line);
+        }
+    }
+
+    fn on_line(&mut self, line: &str) {
+        let id = CommandId::from_bits(self.edge.services.ids.next());
+        self.input(Input::Text(line, id));
+    }
+
+    fn on_posts(&mut self) {
+        match self.outbox.take() {
+            Ok(posts) => self.input(Input::Posts(posts)),
+            Err(_) => self.input(Input::Lagged),
+        }
+    }
+
+    fn on_work(&mut self, work: Work) {
+        match work {
+            Work::Nothing => {}
+            Work::Done(done) => self.input(done()),
+            Work::Submitted(results) => {
+                self.submitting = false;
+                for (id, result) in results {
+                    if let (Ok(offset), Some((_, feed))) = (&result, &self.inside) {
+                        feed.expect(*offset);
+                    }
+                    self.input(Input::Submitted(id, result));
+                }
+            }
+            Work::Entered(inside) => {
+                let entered = inside.map(|inside| {
+                    self.inside = Some((inside.caller, inside.feed));
+                    inside.entered
+                });
+                self.input(Input::Entered(Box::new(entered)));
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        let now = self.edge.services.clock.monotonic();
+        for action in self.session.on(input, now) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send(text) => {
+                if self.out.is_empty() && !self.unflushed {
+                    self.written_at = self.edge.services.clock.monotonic();
+                }
+                self.out_bytes += text.len();
+                self.out.push_back(Message::Text(text));
+            }
+            Action::Close(code, reason) => self.close(code, reason),
+            Action::Enter(auth) => {
+                let (edge, from, bearer) = (Arc::clone(&self.edge), self.from, self.bearer.take());
+                self.work.push(async move { Work::Entered(Box::new(edge.enter(&auth, bearer.as_deref(), from).await)) }.boxed());
+            }
+            Action::Submit(id, command, meta) => self.queued.push(Asked { id, command, meta }),
+            action => self.act_inside(action),
+        }
+    }
+
+    fn act_inside(&mut self, action: Action) {
+        let (Some((caller, feed)), Some(viewpoint)) = (&self.inside, self.session.viewpoint()) else { return };
+        let (edge, caller, feed) = (Arc::clone(&self.edge), caller.clone(), Arc::clone(feed));
+        let encoder = Arc::new(feed.fleet().encoder.clone());
+        let asker = Asker { agent: viewpoint.agent, encoder: encoder.as_ref().clone() };
+        let reader = Reader { viewpoint, encoder, presence: self.session.presence };
+        let outbox = Arc::clone(&self.outbox);
+        let work = match action {
+            Action::Report(command) => async move {
+                let (scope, partition) = (caller.scope, caller.stream.partition);
+                if let Ok(offset) = edge.gate.submit_internal(scope, partition, caller.agent, command).await {
+                    feed.expect(offset);
+                }
+                Work::Nothing
+            }
+            .boxed(),
+            Action::Heartbeat(load) => async move {
+                edge.heartbeat(&caller, load).await;
+                Work::Nothing
+            }
+            .boxed(),
+            Action::Ask(query, reference) => async move {
+                let answer = Box::new(answer(&edge.services, &asker, &query).await);
+                done(move || Input::Answered(answer, reference))
+            }
+            .boxed(),
+            Action::CatchUp(step) => async move {
+                let caught = catch_up(&edge, &feed, &reader, &outbox, step).await;
+                done(move || caught.map_or(Input::Joined, Input::CaughtUp))
+            }
+            .boxed(),
+            Action::Plan(request) => async move {
+                let plan = Box::new(history::plan(&edge.services, &asker, &request).await);
+                done(move || Input::Planned(plan))
+            }
+            .boxed(),
+            Action::Play(verdicts) => async move {
+                let updates = history::updates(&edge.services, asker.partition(), verdicts).await;
+                let frames = updates.map(|updates| updates.iter().filter_map(history::replayed).collect());
+                let frames = frames.map_err(|error| unavailable(&error));
+                done(move || Input::Played(frames))
+            }
+            .boxed(),
+            Action::Snapshot(pattern, after) => async move {
+                let page = snapshot(&edge, &asker, &pattern, after).await;
+                done(move || Input::Snapshotted(page))
+            }
+            .boxed(),
+            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) => return,
+        };
+        self.work.push(work);
+    }
+
+    /// Sends the commands that wait to the gate, one append at a time: their order is the log's.
+    fn submit(&mut self) {
+        let Some((caller, _)) = &self.inside else { return };
+        if self.submitting || self.queued.is_empty() {
+            return;
+        }
+        self.submitting = true;
+        let count = self.queued.len().min(APPEND_RECORDS_MAX);
+        let asked: Vec<Asked> = self.queued.drain(..count).collect();
+        let (edge, caller) = (Arc::clone(&self.edge), caller.clone());
+        let work = async move {
+            let ids: Vec<CommandId> = asked.iter().map(|asked| asked.id).collect();
+            let results = edge.gate.submit(&caller, asked).await;
+            Work::Submitted(ids.into_iter().zip(results).collect())
+        };
+        self.work.push(work.boxed());
+    }
+
+    fn close(&mut self, code: u16, reason: &'static str) {
+        if !self.closing {
+            self.closing = true;
+            self.out.push_back(Message::Close(Some(CloseFrame { code, reason: reason.into() })));
+        }
+    }
+
+    /// Leaves the fleet, waits for the peer's goodbye, and lets the log know later.
+    async fn end(mut self) {
+        if let (Some((_, feed)), Some(viewpoint)) = (&self.inside, self.session.viewpoint()) {
+            feed.fleet().leave(viewpoint.session);
+        }
+        // Appends in flight go on by themselves; their commands may or may not be in the log, as `unknown` says.
+        if let Some((caller, _)) = self.inside.take() {
+            tokio::spawn(Arc::clone(&self.edge).leave_later(caller));
+        }
+        let goodbye = async {
+            while let Some(Ok(message)) = self.socket.next().await {
+                if matches!(message, Message::Close(_)) {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+    }
+}
+
+fn done(input: impl FnOnce() -> Input<'static> + Send + 'static) -> Work {
+    Work::Done(Box::new(input))
+}
+
+/// Puts what waits into the socket and flushes; ready when all of it is out.
+fn flush(
+    socket: &mut WebSocket,
+    out: &mut VecDeque<Message>,
+    out_bytes: &mut usize,
+    unflushed: &mut bool,
+    batch: bool,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), axum::Error>> {
+    while !out.is_empty() {
+        match Pin::new(&mut *socket).poll_ready(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
+        }
+        let Some(message) = next_message(out, out_bytes, batch) else { break };
+        *unflushed = true;
+        if let Err(error) = Pin::new(&mut *socket).start_send(message) {
+            return Poll::Ready(Err(error));
+        }
+    }
+    match Pin::new(socket).poll_flush(cx) {
+        Poll::Ready(result) => {
+            *unflushed = false;
+            Poll::Ready(result)
+        }
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// The next message; several lines in one for those who asked for batches.
+fn next_message(out: &mut VecDeque<Message>, out_bytes: &mut usize, batch: bool) -> Option<Message> {
+    let message = out.pop_front()?;
+    let Message::Text(text) = message else { return Some(message) };
+    *out_bytes -= text.len();
+    if !batch || !matches!(out.front(), Some(Message::Text(_))) {
+        return Some(Message::Text(text));
+    }
+    let mut lines = text.as_str().to_owned();
+    while let Some(Message::Text(next)) = out.front() {
+        if lines.len() + next.len() > BATCH_BYTES {
+            break;
+        }
+        lines.push('\n');
+        lines.push_str(next.as_str());
+        *out_bytes -= next.len();
+        out.pop_front();
+    }
+    Some(Message::Text(lines.into()))
+}
+
+/// Joins live if the fleet's recent updates reach back far enough (`None`), else reads a page. Tries until it can.
+async fn catch_up(edge: &Edge, feed: &Feed, reader: &Reader, outbox: &Arc<Outbox>, step: Step) -> Option<Caught> {
+    loop {
+        let caught = match &step {
+            Step::Mail(places) => reader.mail(&edge.services, places.clone()).await,
+            Step::Missed { after, before } => reader.page(&edge.services, *after, Some(*before)).await,
+            Step::Live { after } => match join(edge, feed, reader, outbox, *after).await {
+                Ok(true) => return None,
+                Ok(false) => reader.page(&edge.services, *after, None).await,
+                Err(error) => Err(error),
+            },
+        };
+        match caught {
+            Ok(caught) => return Some(caught),
+            Err(error) => {
+                warn!(%error, "a catch-up will go on");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn join(edge: &Edge, feed: &Feed, reader: &Reader, outbox: &Arc<Outbox>, after: Option<Offset>) -> Result<bool, Error> {
+    let interest = reader.interest(&edge.services).await?;
+    // What a lagging queue still held belongs to the past.
+    let _ = outbox.take();
+    let member = Member { viewpoint: reader.viewpoint, interest, presence: reader.presence, outbox: Arc::clone(outbox) };
+    Ok(feed.fleet().join(member, after).is_ok())
+}
+
+async fn snapshot(edge: &Edge, asker: &Asker, pattern: &str, after: Option<String>) -> Result<Snapshotted, Refusal> {
+    let (found, now) = memory::matching(&edge.services, asker, pattern, after).await?;
+    let full = found.rows.len() == ringforge_domain::limits::PAGE_MAX as usize;
+    let next = found.rows.last().filter(|_| full).map(|row| row.key().key);
+    let entries = found.rows.iter().filter_map(Entry::of).filter(|entry| ringforge_domain::glob::matches(pattern, &entry.key));
+    let entries = entries.filter_map(|entry| {
+        let shown = entry.shown(now, &asker.encoder, true, 0)?;
+        Some((entry.key.clone(), entry.changed.event.offset, shown))
+    });
+    Ok(Snapshotted { entries: entries.collect(), upto: found.applied.upto, next })
+}
