@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::value_parser;
 use futures_util::SinkExt;
 use tokio::{
@@ -101,6 +101,8 @@ fn with<T, R>(shared: &Mutex<T>, act: impl FnOnce(&mut T) -> R) -> R {
 /// # Errors
 /// A server or a connection failed.
 pub async fn run(fanout: &Fanout) -> Result<Report> {
+    let has_server = fanout.place.server.is_some() || fanout.place.ready.is_some();
+    ensure!(has_server || fanout.bare, "name a server, or measure the bare one: --server PATH, --bare");
     raise_open_files(u64::from(fanout.fleets * fanout.agents) + 100)?;
     let Fanout { fleets, agents, rate, bytes, seconds, rounds, .. } = fanout;
     let mut report =
@@ -111,7 +113,7 @@ pub async fn run(fanout: &Fanout) -> Result<Report> {
         if fanout.bare {
             bare.push(round(fanout, &Server::bare()?).await?);
         }
-        if fanout.place.server.is_some() || fanout.place.ready.is_some() {
+        if has_server {
             ringforge.push(round(fanout, &Server::at(&fanout.place, fanout.fleets as usize)?).await?);
         }
     }

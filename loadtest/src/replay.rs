@@ -98,8 +98,11 @@ pub async fn run(arguments: &Replay) -> Result<Report> {
     Ok(report)
 }
 
-/// One replay, from the request to its end.
-async fn ask(socket: &mut Socket, number: usize, filter: &str, value: &str, wanted: &[u64]) -> Result<()> {
+/// One replay, from the request to its end: it must bring exactly the events `wanted`, by their numbers, in order.
+///
+/// # Errors
+/// It brought anything else, or was refused.
+pub async fn ask(socket: &mut Socket, number: usize, filter: &str, value: &str, wanted: &[u64]) -> Result<()> {
     socket.send(Message::text(replay(number, filter, value, wanted.len() as u64))).await?;
     let mut items = Items { number, wanted, seen: 0 };
     loop {
