@@ -51,7 +51,7 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 26] = [
+pub const PROMISES: [(&str, Promise); 27] = [
     ("a_commit_is_seen_at_once", |subject| a_commit_is_seen_at_once(subject).boxed()),
     ("a_batch_is_whole", |subject| a_batch_is_whole(subject).boxed()),
     ("a_commit_follows_the_one_before", |subject| a_commit_follows_the_one_before(subject).boxed()),
@@ -78,6 +78,7 @@ pub const PROMISES: [(&str, Promise); 26] = [
     ("verdicts_match_alone_and_together", |subject| verdicts_match_alone_and_together(subject).boxed()),
     ("verdicts_are_shown_to_those_concerned", |subject| verdicts_are_shown_to_those_concerned(subject).boxed()),
     ("matches_are_counted_and_paged", |subject| matches_are_counted_and_paged(subject).boxed()),
+    ("random_questions_have_one_answer", |subject| random_questions_have_one_answer(subject).boxed()),
 ];
 
 /// Every row, every verdict of the three fleets, and where the partition stands.

@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// Worlds, and in each commits and questions after every one.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 const COMMITS: u64 = 12;
-const QUESTIONS: u64 = 25;
+const QUESTIONS: u64 = 15;
 
 const SCOPES: [Scope; 4] = [
     Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) },

@@ -1,0 +1,3 @@
+//! The live bus on something that carries it.
+
+pub mod local;

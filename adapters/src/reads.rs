@@ -1,0 +1,5 @@
+//! The read models on something that keeps them.
+
+mod batch;
+mod sql;
+pub mod sqlite;

@@ -1,0 +1,50 @@
+//! The live bus's promises, on every adapter.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use ringforge_adapters::live::local::MemoryLive;
+use ringforge_domain::position::LogTime;
+use ringforge_ports::{clock::ManualClock, contract::live::Subject, contract_tests, live::Live};
+
+/// The bus of one process, which is also the one in memory.
+struct Local {
+    clock: Arc<ManualClock>,
+}
+
+impl Local {
+    fn new() -> Self {
+        Self { clock: ManualClock::at(LogTime(1_700_000_000_000_000)) }
+    }
+}
+
+#[async_trait]
+impl Subject for Local {
+    async fn open(&self) -> Arc<dyn Live> {
+        MemoryLive::new(self.clock.clone())
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+contract_tests!(
+    live,
+    local,
+    Local::new(),
+    [
+        news_come_in_order,
+        only_the_fleet_is_told,
+        a_confirmed_follower_hears,
+        every_follower_hears_everything,
+        publishers_keep_their_order,
+        a_slow_follower_hears_that_it_lost,
+        a_slow_follower_harms_nobody,
+        facts_end,
+        a_later_put_begins_anew,
+        scans_take_prefixes_literally,
+        counters_count,
+        counters_restart,
+    ]
+);
