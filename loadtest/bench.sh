@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the server and writes loadtest/RESULTS.md. Usage: loadtest/bench.sh [--quick]
-# Needs two cores (server on core 0, client on core 1), taskset, and 127.0.0.1. The full run takes about ten minutes after
-# the build, --quick about three. Ends with 1 if a check failed; the results are written all the same.
+# Needs two cores (server on core 0, client on core 1), taskset, and 127.0.0.1. After the build, the full run takes about
+# seven minutes, --quick about three. Ends with 1 if a check failed; the results are written all the same.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,7 +95,7 @@ cargo bench --locked --profile perf -p ringforge-loadtest --bench domain -- "${c
 	printf '### Domain on one core (criterion)\n\n| what | median | range |\n|---|---|---|\n'
 	# A name of its own line or before `time: [low median high]`.
 	awk '
-		/time: *\[/ {
+		/time: *\[/ && !/%/ {
 			name = $1 == "time:" ? last : $1
 			sub(/.*time: *\[/, ""); sub(/\].*/, "")
 			split($0, part, " ")

@@ -1,13 +1,15 @@
 //! The pure heart on one core: door, Avro, fold, frames. Two commands stand for all: an activity that a fleet sees and a
 //! memory value, each of 256 bytes.
 
+use std::hint::black_box;
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringforge_domain::{
     catalog::Command,
     cursor::Seal,
     fold::fold,
     frame::{Encoder, Incoming, Shape, frames_of, parse},
-    ids::{FleetId, Scope, TenantId},
+    ids::{AgentId, FleetId, Scope, TenantId},
     limits::{Limits, READ_RECORDS_MAX},
     position::{Generation, LogTime, Offset, Partition, Position, StreamRef},
     row::Rows,
@@ -62,6 +64,16 @@ fn door(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(name, |bencher| bencher.iter(|| parse(&text, &limits)));
     }
+    group.finish();
+}
+
+/// Every record carries about five ids as text.
+fn ids(criterion: &mut Criterion) {
+    let id = AgentId::from_bits(0x0192_3f4e_5a6b_7c8d_9e0f_1a2b_3c4d_5e6f);
+    let text = id.to_string();
+    let mut group = criterion.benchmark_group("id");
+    group.bench_function("write", |bencher| bencher.iter(|| black_box(id).to_string()));
+    group.bench_function("read", |bencher| bencher.iter(|| black_box(&text).parse::<AgentId>()));
     group.finish();
 }
 
@@ -127,5 +139,5 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, door, avro, folding, projecting, frames);
+criterion_group!(benches, door, ids, avro, folding, projecting, frames);
 criterion_main!(benches);
