@@ -49,7 +49,7 @@ pub struct Broadcast {
     pub tags: Vec<String>,
     /// The agent, by id or name, for scope `direct`.
     pub to: Option<String>,
-    /// One of [`KINDS`].
+    /// `task_started`, `task_progress`, `task_completed`, `task_failed`, `discovery`, `question`, `alert` or `custom`.
     pub kind: String,
     /// For people.
     pub description: Option<String>,
@@ -241,7 +241,7 @@ impl Act for Subscribe {
     fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
-        interested(at, rows, InterestChange::Add(topics(&self.tags, &self.kinds)))
+        interested(at, rows, &InterestChange::Add(topics(&self.tags, &self.kinds)))
     }
 
     fn show(&self, at: &At, (): &()) -> Shown {
@@ -260,7 +260,7 @@ impl Act for Unsubscribe {
     fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
-        interested(at, rows, InterestChange::Remove(topics(&self.tags, &self.kinds)))
+        interested(at, rows, &InterestChange::Remove(topics(&self.tags, &self.kinds)))
     }
 
     fn show(&self, at: &At, (): &()) -> Shown {
@@ -276,12 +276,12 @@ fn subscribed(event: &'static str, at: &At, tags: &[String], kinds: &[String], c
 }
 
 /// The asker's row after a change of its interest.
-pub(crate) fn interested(at: &At, rows: &Rows, change: InterestChange) -> Result<Applied<()>, Refusal> {
+pub(crate) fn interested(at: &At, rows: &Rows, change: &InterestChange) -> Result<Applied<()>, Refusal> {
     let mut agent = own(at, rows)?.clone();
-    if let InterestChange::Add(topics) = &change {
+    if let InterestChange::Add(topics) = change {
         agent.interest.room_for(topics, SUBSCRIPTIONS_MAX)?;
     }
-    agent.interest.change(&change, at.position.offset);
+    agent.interest.change(change, at.position.offset);
     Ok(Applied::new(()).row(Row::Agent(Box::new(agent))))
 }
 

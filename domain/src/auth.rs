@@ -1,5 +1,9 @@
 //! The `auth` frame: who comes in, as whom, and from where in the log.
 
+use apache_avro::{
+    AvroSchema,
+    schema::{RecordField, Schema},
+};
 use serde::Deserialize;
 
 use crate::{
@@ -13,20 +17,21 @@ use crate::{
 pub const VERSIONS: [&str; 1] = ["1.0"];
 
 /// How an agent wants to see the presence of others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, AvroSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
 pub enum PresenceMode {
-    /// A frame for each change.
+    // A frame for each change.
     #[default]
     Each,
-    /// Changes gathered, a frame per 250 ms at most.
+    // Changes gathered, a frame per 250 ms at most.
     Delta,
-    /// Not at all.
+    // Not at all.
     None,
 }
 
 /// What an agent says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, AvroSchema)]
 #[serde(default)]
 pub struct Profile {
     /// The name it is known by; without one it gets a new id each time.
@@ -44,7 +49,7 @@ pub struct Profile {
 }
 
 /// `auth`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, AvroSchema)]
 #[serde(default)]
 pub struct Auth {
     /// The key, unless it came as Bearer on the upgrade.
@@ -71,6 +76,11 @@ impl Auth {
     /// Its `type`.
     pub const TYPE: &'static str = "auth";
 
+    /// Its fields, as Avro would have them: for the reference.
+    pub fn fields() -> Vec<RecordField> {
+        if let Schema::Record(record) = Self::get_schema() { record.fields } else { Vec::new() }
+    }
+
     /// Whether it is within bounds.
     ///
     /// # Errors
@@ -82,10 +92,8 @@ impl Auth {
             return Err(Refusal::because(Code::VersionUnsupported, message).with("versions", VERSIONS.to_vec()));
         }
         let profile = &self.agent;
-        if let Some(name) = &profile.name {
-            if name.trim().is_empty() || name.contains('\0') {
-                return Err(Refusal::invalid("name", "`agent.name` must not be empty."));
-            }
+        if profile.name.as_ref().is_some_and(|name| name.trim().is_empty() || name.contains('\0')) {
+            return Err(Refusal::invalid("name", "`agent.name` must not be empty."));
         }
         let texts = [("name", &profile.name), ("framework", &profile.framework), ("version", &profile.version)];
         for (field, text) in texts {

@@ -44,6 +44,10 @@ pub trait Act: AvroSchema + Serialize + for<'de> Deserialize<'de> {
     fn show(&self, at: &At, effect: &Self::Effect) -> Shown;
 }
 
+fn fields_of(schema: Schema) -> Vec<RecordField> {
+    if let Schema::Record(record) = schema { record.fields } else { Vec::new() }
+}
+
 macro_rules! commands {
     ($($name:ident($payload:ty) $kind:literal $($internal:ident)?),+ $(,)?) => {
         /// What someone asks, to be logged.
@@ -87,7 +91,7 @@ macro_rules! commands {
 
             /// The Avro fields of its payload.
             pub fn fields(self) -> Vec<RecordField> {
-                match self.payload_schema() { Schema::Record(record) => record.fields, _ => Vec::new() }
+                fields_of(self.payload_schema())
             }
 
             /// Reads a payload of this kind.
@@ -195,6 +199,11 @@ macro_rules! queries {
                 match self { $(Self::$name => text == $kind $(|| text == $alias)?),+ }
             }
 
+            /// Its fields, as Avro would have them: for the reference.
+            pub fn fields(self) -> Vec<RecordField> {
+                match self { $(Self::$name => fields_of(<$payload>::get_schema())),+ }
+            }
+
             /// Reads a payload of this kind.
             ///
             /// # Errors
@@ -240,6 +249,11 @@ macro_rules! signals {
             /// Its text, `area.action`.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$name => $kind),+ }
+            }
+
+            /// Its fields, as Avro would have them: for the reference.
+            pub fn fields(self) -> Vec<RecordField> {
+                match self { $(Self::$name => fields_of(<$payload>::get_schema())),+ }
             }
 
             /// Reads a payload of this kind.

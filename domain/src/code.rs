@@ -105,88 +105,77 @@ impl Code {
     }
 
     fn entry(self) -> Entry {
-        let (status, retryable, message, fix) = match self {
-            Self::InvalidMessage => (
-                400,
-                false,
-                "The message is not valid.",
-                "Compare the message with the protocol reference; `details` names the field.",
-            ),
-            Self::Unauthorized => (
-                401,
-                false,
-                "Authentication is required.",
-                "Send `auth` with an API key first; to take over a protected agent, add its `resume_token`.",
-            ),
-            Self::InvalidApiKey => (
-                401,
-                false,
-                "The API key is not valid.",
-                "Check the key for typos and ask for a new one if it was revoked or has expired.",
-            ),
-            Self::Forbidden => (
-                403,
-                false,
-                "This is not allowed.",
-                "Use a key and a session that hold the right; `details` says which is missing.",
-            ),
-            Self::NotFound => (
-                404,
-                false,
-                "There is no such thing here.",
-                "Check the id, name or key, and that it belongs to your fleet.",
-            ),
-            Self::Conflict => (
-                409,
-                false,
-                "Something else is there than was expected.",
-                "Read the current state in `details`, merge, and try again with its version.",
-            ),
-            Self::IdempotencyMismatch => (
-                409,
-                false,
-                "This idempotency key was used with another body.",
-                "Use a new idempotency key for a new command.",
-            ),
-            Self::PayloadTooLarge => (
-                413,
-                false,
-                "The message is too large.",
-                "Split it, or store the content elsewhere and send a reference; `auth_ok.config` lists the limits.",
-            ),
-            Self::VersionUnsupported => (
-                426,
-                false,
-                "This protocol version is not supported.",
-                "Use one of the versions listed in `auth_required`.",
-            ),
-            Self::RateLimited => (429, true, "Too many requests.", "Wait `retry_after_ms`, then try again."),
-            Self::Overloaded => (
-                503,
-                true,
-                "The server is catching up.",
-                "Wait `retry_after_ms`, then try again; nothing was recorded.",
-            ),
+        if let Some((status, message, fix)) = self.refused() {
+            return Entry { status, retryable: false, message, fix };
+        }
+        let (status, message, fix) = match self {
+            Self::RateLimited => (429, "Too many requests.", "Wait `retry_after_ms`, then try again."),
+            Self::Overloaded => {
+                (503, "The server is catching up.", "Wait `retry_after_ms`, then try again; nothing was recorded.")
+            }
             Self::Timeout => (
                 504,
-                true,
                 "There was no verdict in time.",
                 "Try again with the same `idempotency_key`; the command may still take effect.",
             ),
             Self::Unavailable => (
                 503,
-                true,
                 "The service is not available right now.",
                 "Try again shortly; with `outcome` unknown use the same `idempotency_key`.",
             ),
-            Self::ServerError => (
-                500,
-                true,
-                "Something went wrong on our side.",
-                "Try again; if it stays, report the `ref` and the time.",
-            ),
+            _ => (500, "Something went wrong on our side.", "Try again; if it stays, report the `ref` and the time."),
         };
-        Entry { status, retryable, message, fix }
+        Entry { status, retryable: true, message, fix }
+    }
+
+    /// For codes with which the same request never succeeds: status, what happened, what to do.
+    fn refused(self) -> Option<(u16, &'static str, &'static str)> {
+        Some(match self {
+            Self::InvalidMessage => (
+                400,
+                "The message is not valid.",
+                "Compare the message with the protocol reference; `details` names the field.",
+            ),
+            Self::Unauthorized => (
+                401,
+                "Authentication is required.",
+                "Send `auth` with an API key first; to take over a protected agent, add its `resume_token`.",
+            ),
+            Self::InvalidApiKey => (
+                401,
+                "The API key is not valid.",
+                "Check the key for typos and ask for a new one if it was revoked or has expired.",
+            ),
+            Self::Forbidden => (
+                403,
+                "This is not allowed.",
+                "Use a key and a session that hold the right; `details` says which is missing.",
+            ),
+            Self::NotFound => {
+                (404, "There is no such thing here.", "Check the id, name or key, and that it belongs to your fleet.")
+            }
+            Self::Conflict => (
+                409,
+                "Something else is there than was expected.",
+                "Read the current state in `details`, merge, and try again with its version.",
+            ),
+            Self::IdempotencyMismatch => (
+                409,
+                "This idempotency key was used with another body.",
+                "Use a new idempotency key for a new command.",
+            ),
+            Self::PayloadTooLarge => (
+                413,
+                "The message is too large.",
+                "Split it, or store the content elsewhere and send a reference; `auth_ok.config` lists the limits.",
+            ),
+            Self::VersionUnsupported => {
+                (426, "This protocol version is not supported.", "Use one of the versions listed in `auth_required`.")
+            }
+            Self::RateLimited | Self::Overloaded | Self::Timeout | Self::Unavailable | Self::ServerError => {
+                return None;
+            }
+        })
     }
 }
 

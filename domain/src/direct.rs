@@ -112,7 +112,7 @@ pub struct Send {
     /// Joins a request and its response.
     #[serde(default)]
     pub correlation_id: Option<Json>,
-    /// The message.
+    /// The message, any JSON; may not be left out.
     #[serde(default, alias = "message")]
     pub payload: Option<Json>,
     /// low, normal, high or critical: the last two wait longer.
@@ -216,7 +216,7 @@ impl Act for Send {
         let by_id = self.to.parse().ok();
         let by_name = rows.peek::<presence::Name>(&RowKey::name(scope, &self.to)).map(|name| name.agent);
         for (to, from) in by_id.into_iter().chain(by_name).zip(at.agent_id.into_iter().cycle()) {
-            counted(scope, to, from).into_iter().for_each(|key| needs.row(key));
+            needs.rows.extend(counted(scope, to, from));
         }
     }
 

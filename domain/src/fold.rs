@@ -51,7 +51,9 @@ pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
 /// an earlier one of its batch was folded (that one gave an agent its name), so ask for each again before its own fold.
 pub fn unknown(events: &[Event], rows: &Rows) -> Vec<RowKey> {
     let mut wanted = Needs::default();
-    events.iter().for_each(|event| needs(event, rows, &mut wanted));
+    for event in events {
+        needs(event, rows, &mut wanted);
+    }
     wanted.rows.into_iter().filter(|key| !rows.knows(key)).collect()
 }
 

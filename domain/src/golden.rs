@@ -58,10 +58,6 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
 fn reads() -> Vec<memory::Read> {
     vec![memory::Read { key: "plan/a".to_owned(), version: 2 }, memory::Read { key: "plan/b".to_owned(), version: 0 }]
 }
@@ -143,12 +139,12 @@ fn rich_of_house(kind: CommandKind) -> Command {
             edge: EdgeId::from_bits(7),
             proposed: AgentId::from_bits(8),
             claimed: Some(AgentId::from_bits(4)),
-            proof: some("cd"),
+            proof: Some("cd".to_owned()),
             resume_hash: "ef".to_owned(),
             resumes: true,
-            name: some("ada"),
-            framework: some("none"),
-            version: some("1.2"),
+            name: Some("ada".to_owned()),
+            framework: Some("none".to_owned()),
+            version: Some("1.2".to_owned()),
             capabilities: texts(&["code", "review"]),
             metadata: Some(json(r#"{"host":"h"}"#)),
             exclusive: true,
@@ -161,7 +157,7 @@ fn rich_of_house(kind: CommandKind) -> Command {
 fn rich_update() -> presence::Update {
     presence::Update {
         state: Some(presence::State::Busy),
-        task: some("reading"),
+        task: Some("reading".to_owned()),
         load: Some(0.5),
         capabilities: Some(texts(&["code"])),
         metadata: Some(json("{}")),
@@ -172,9 +168,9 @@ fn rich_broadcast() -> activity::Broadcast {
     activity::Broadcast {
         scope: activity::ActivityScope::Direct,
         tags: texts(&["devops"]),
-        to: some("bob"),
+        to: Some("bob".to_owned()),
         kind: "alert".to_owned(),
-        description: some("It is late."),
+        description: Some("It is late.".to_owned()),
         data: Some(json("[1,2]")),
         metadata: Some(json("null")),
         event_tags: texts(&["night"]),

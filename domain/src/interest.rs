@@ -81,7 +81,7 @@ impl Interest {
         match change {
             InterestChange::Add(topics) => topics.iter().for_each(|topic| self.add(topic, offset)),
             InterestChange::Remove(topics) => {
-                self.end(offset, |span| topics.iter().any(|topic| span.topic.same(topic)))
+                self.end(offset, |span| topics.iter().any(|topic| span.topic.same(topic)));
             }
             InterestChange::Clear => self.end(offset, |_| true),
         }
@@ -236,9 +236,13 @@ mod tests {
             (InterestChange::Add(vec![tag("a"), tag("b")]), Offset(3)),
         ];
         let mut once = Interest::default();
-        changes.iter().for_each(|(change, at)| once.change(change, *at));
+        for (change, at) in &changes {
+            once.change(change, *at);
+        }
         let mut twice = once.clone();
-        changes.iter().for_each(|(change, at)| twice.change(change, *at));
+        for (change, at) in &changes {
+            twice.change(change, *at);
+        }
         assert_eq!(once, twice);
     }
 }

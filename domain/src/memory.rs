@@ -178,7 +178,7 @@ pub struct Read {
 pub struct Set {
     /// The key.
     pub key: String,
-    /// Any JSON, `null` included.
+    /// Any JSON, `null` included; may be left out only with `op: incr`.
     #[serde(default, deserialize_with = "present")]
     pub value: Option<Json>,
     /// What the value is, if not to be guessed.
@@ -488,8 +488,8 @@ impl Act for Expire {
 }
 
 /// The bound on what an `op` may grow a value to.
-pub(crate) fn grown(value: Value) -> Result<Json, Refusal> {
-    let json = Json::from(&value);
+pub(crate) fn grown(value: &Value) -> Result<Json, Refusal> {
+    let json = Json::from(value);
     if json.text().len() <= limits::OP_VALUE_BYTES_MAX {
         return Ok(json);
     }

@@ -2,7 +2,7 @@
 
 mod session;
 
-use apache_avro::AvroSchema;
+use apache_avro::{AvroSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -277,7 +277,7 @@ pub(crate) fn resolve<'a>(scope: Scope, id_or_name: &str, rows: &'a Rows) -> Opt
 }
 
 /// `presence.roster`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, AvroSchema)]
 #[serde(default)]
 pub struct Roster {
     /// Only in this state; offline agents are listed for 24 h.
@@ -306,12 +306,18 @@ impl Roster {
 #[serde(transparent)]
 pub struct Heartbeat(pub Update);
 
+impl AvroSchema for Heartbeat {
+    fn get_schema() -> Schema {
+        Update::get_schema()
+    }
+}
+
 /// `ping`: answered with `pong`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, AvroSchema)]
 pub struct Ping {}
 
 /// `pong`: the answer to our `ping`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, AvroSchema)]
 pub struct Pong {}
 
 /// Filter values of a query within their bound.

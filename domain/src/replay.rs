@@ -1,5 +1,6 @@
 //! Replay: history on request, filtered, with the visibility that its live frames had.
 
+use apache_avro::AvroSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -11,18 +12,19 @@ use crate::{
 };
 
 /// Which end of the matches counts when there are more than `limit`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, AvroSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
 pub enum Order {
-    /// The newest, shown oldest first.
+    // The newest, shown oldest first.
     #[default]
     Newest,
-    /// The oldest; the next page by `cursor`.
+    // The oldest; the next page by `cursor`.
     Oldest,
 }
 
 /// `replay.request`, also `replay.start`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, AvroSchema)]
 #[serde(default)]
 pub struct Request {
     /// From this time on.

@@ -84,6 +84,7 @@ pub struct RowKey {
 
 impl RowKey {
     /// Names a row.
+    #[expect(clippy::needless_pass_by_value, reason = "ids are copied and texts lent: callers read better")]
     pub fn new(table: Table, scope: Scope, key: impl ToString) -> Self {
         Self { table, scope, key: key.to_string() }
     }

@@ -1,5 +1,6 @@
 //! What the fold says of one event, and what an area's `apply` hands to the fold.
 
+use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -45,7 +46,6 @@ pub struct First {
 /// Applied, with what the event itself does not say, or refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "nearly every outcome is applied")]
 pub enum Outcome {
     /// It took effect.
     Applied(Effect),
@@ -54,18 +54,19 @@ pub enum Outcome {
 }
 
 /// The part of history an event belongs to, as `replay.streams` names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, AvroSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
 pub enum Stream {
-    /// Broadcasts.
+    // Broadcasts.
     Activity,
-    /// Joined, left, changed.
+    // Joined, left, changed.
     Presence,
-    /// Changes of memory entries.
+    // Changes of memory entries.
     Memory,
-    /// Direct messages.
+    // Direct messages.
     Direct,
-    /// Nothing that is replayed.
+    // Nothing that is replayed.
     #[default]
     Hidden,
 }

@@ -22,7 +22,7 @@ fn needs_message(scope: Scope, id: MessageId, rows: &Rows, needs: &mut Needs) {
     let key = RowKey::message(scope, id);
     if let Some(message) = rows.peek::<Message>(&key) {
         needs.row(RowKey::agent(scope, message.from));
-        counted(scope, message.to, message.from).into_iter().for_each(|key| needs.row(key));
+        needs.rows.extend(counted(scope, message.to, message.from));
     }
     needs.row(key);
     needs.row(RowKey::notice(scope, id));

@@ -28,7 +28,6 @@ pub struct Meta {
 /// What a frame means.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the nouns of the house")]
-#[expect(clippy::large_enum_variant, reason = "short-lived, one at a time")]
 pub enum Incoming {
     Auth(Auth),
     Command(Command),

@@ -1,5 +1,6 @@
 //! Questions about memory: get, query, list, history. Answered from rows and the log, never logged.
 
+use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check_key;
@@ -12,29 +13,30 @@ use crate::{
 };
 
 /// `memory.get`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, AvroSchema)]
 pub struct Get {
     /// The key.
     pub key: String,
 }
 
 /// How results are ordered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
 pub enum SearchSort {
-    /// More and earlier matches of the words first, then the newest.
+    // More and earlier matches of the words first, then the newest.
     #[default]
     Relevance,
-    /// Newest first.
+    // Newest first.
     CreatedAt,
-    /// Last changed first.
+    // Last changed first.
     UpdatedAt,
-    /// Most read first, as far as is known.
+    // Most read first, as far as is known.
     AccessCount,
 }
 
 /// `memory.query`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, AvroSchema)]
 #[serde(default)]
 pub struct Search {
     /// All of these tags, or any with `match: "any"`.
@@ -61,7 +63,7 @@ pub struct Search {
 }
 
 /// `memory.list`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, AvroSchema)]
 #[serde(default)]
 pub struct List {
     /// Keys that begin so.
@@ -81,7 +83,7 @@ pub struct List {
 }
 
 /// `memory.history`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, AvroSchema)]
 pub struct History {
     /// The key.
     pub key: String,

@@ -55,7 +55,7 @@ impl Op {
                 Value::Array(elements(before)?.into_iter().filter(|element| !gone.contains(element)).collect())
             }
         };
-        grown(after)
+        grown(&after)
     }
 }
 

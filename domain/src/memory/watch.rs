@@ -67,7 +67,7 @@ impl Act for Subscribe {
     fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
-        interested(at, rows, self.change())
+        interested(at, rows, &self.change())
     }
 
     fn show(&self, at: &At, (): &()) -> Shown {
@@ -87,7 +87,7 @@ impl Act for Unsubscribe {
     fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
-        interested(at, rows, self.change())
+        interested(at, rows, &self.change())
     }
 
     fn show(&self, at: &At, (): &()) -> Shown {

@@ -241,7 +241,7 @@ fn metadata_and_capabilities_are_shown() {
     let ada = world.joins("ada");
     let metadata = Json::parse(r#"{"branch":"main"}"#).ok();
     let capabilities = Some(vec!["review".to_owned()]);
-    let told = world.when(&ada, Update { metadata, capabilities, ..Update::default() });
+    let told = world.when(&ada, Update { capabilities, metadata, ..Update::default() });
     let frame = told.pushed("state_changed");
     assert_eq!((&frame["metadata"], &frame["capabilities"]), (&json!({"branch": "main"}), &json!(["review"])));
 }

@@ -190,10 +190,10 @@ fn a_length_that_lies_allocates_nothing() {
         lying.truncate(bytes.len() - 2);
         let mut zigzag = length << 1;
         while zigzag >= 0x80 {
-            lying.push((zigzag & 0x7f) as u8 | 0x80);
+            lying.push(zigzag.to_le_bytes()[0] | 0x80);
             zigzag >>= 7;
         }
-        lying.push(zigzag as u8);
+        lying.push(zigzag.to_le_bytes()[0]);
         let Err(DecodeError::Corrupt(why)) = decoded(&lying) else { panic!("{length}") };
         assert!(length > u64::from(u32::MAX) || why.contains("allocate"), "{why}");
     }
@@ -244,7 +244,7 @@ fn an_older_record_is_read_as_todays() {
     assert!(matches!(read(CommandKind::MemorySet, &damaged.0), Err(DecodeError::Corrupt(_))));
 }
 
-/// FULL_TRANSITIVE between two versions of a kind.
+/// `FULL_TRANSITIVE` between two versions of a kind.
 fn mutual(one: &Schema, other: &Schema) -> bool {
     SchemaCompatibility::mutual_read(one, other).is_ok_and(|found| found == Compatibility::Full)
 }
