@@ -105,6 +105,16 @@ pub const EARLY_FRAMES_MAX: usize = 64;
 pub const REPLIES_BYTES_MAX: usize = 64 << 10;
 /// Items of a replay at once, and per second on average.
 pub const REPLAY_BURST: u32 = 1_000;
+/// Connections of one process.
+pub const CONNECTIONS_MAX: usize = 100_000;
+/// Headers of a request.
+pub const HEADERS_MAX: usize = 64;
+/// Bytes of a request's head.
+pub const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Bytes that a socket's read buffer begins with.
+pub const SOCKET_READ_BUFFER: usize = 4 << 10;
+/// Bytes that a socket gathers before it writes.
+pub const SOCKET_WRITE_BUFFER: usize = 32 << 10;
 /// Bytes before authentication.
 pub const EARLY_FRAME_BYTES_MAX: usize = 64 << 10;
 /// Sockets of one address that have been silent for a second before `auth`.

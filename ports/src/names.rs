@@ -1,6 +1,9 @@
 //! Every topic, key, channel and file name, made in one place. Functions take a `Scope`, never a bare fleet id.
 
-use ringforge_domain::ids::{AgentId, EdgeId, Scope};
+use ringforge_domain::{
+    ids::{AgentId, EdgeId, Scope},
+    position::Generation,
+};
 
 /// The lease of an edge's life.
 pub fn edge_lease(edge: EdgeId) -> String {
@@ -28,8 +31,10 @@ pub fn access_count(scope: Scope, key: &str) -> String {
 /// The log's file in a data directory.
 pub const LOG_FILE: &str = "log.db";
 
-/// The read models' file in a data directory.
-pub const READS_FILE: &str = "reads.db";
+/// The read models' file in a data directory: those of another life of the log are never taken for this one's.
+pub fn reads_file(generation: Generation) -> String {
+    format!("reads-{:08x}.db", generation.0)
+}
 
 /// The keys of a bootstrap, in a data directory.
 pub const CREDENTIALS_FILE: &str = "credentials.json";

@@ -162,21 +162,24 @@ pub async fn every_follower_hears_everything(subject: &dyn Subject) -> Outcome {
 /// Several publish at once: each one's pieces come in its order, and a follower that waits is woken.
 pub async fn publishers_keep_their_order(subject: &dyn Subject) -> Outcome {
     let live = subject.open().await;
-    let mut follower = live.subscribe(FLEET).await?;
-    let publisher = async |from: u64| {
-        for at in 0..50 {
-            live.publish(&[news(FLEET, 1_000 * from + at)]).await?;
+    let follower = live.subscribe(FLEET).await?;
+    // A task of its own without a timer: nothing but the bus wakes it.
+    let listening = tokio::spawn(follower.take(400).collect::<Vec<_>>());
+    let publish = async |from: u64| {
+        for at in (0..100).step_by(2) {
+            live.publish(&[news(FLEET, 1_000 * from + at), news(FLEET, 1_000 * from + at + 1)]).await?;
             tokio::task::yield_now().await;
         }
         Ok::<_, Failure>(())
     };
-    let publish = join_all((0..4).map(publisher));
-    let (heard, published) = futures_util::future::join(numbers(&mut follower, 200), publish).await;
-    published.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let heard = heard?;
+    join_all((0..4).map(publish)).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let heard = soon("all of it", listening).await?.map_err(|error| Failure::broken(error.to_string()))?;
+    let number =
+        |heard: Heard| if let Heard::News(news) = heard { Ok(number(&news)) } else { Err(Failure::broken("a loss")) };
+    let heard = heard.into_iter().map(number).collect::<Result<Vec<_>, _>>()?;
     for from in 0..4 {
         let of_one: Vec<_> = heard.iter().filter(|at| **at / 1_000 == from).map(|at| at % 1_000).collect();
-        same("of one publisher", &of_one, &(0..50).collect())?;
+        same("of one publisher", &of_one, &(0..100).collect())?;
     }
     Ok(())
 }

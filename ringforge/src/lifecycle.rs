@@ -1,0 +1,200 @@
+//! From nothing to ready and back: opens the stores, starts the roles, says so, and on SIGTERM ends within ten seconds.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use ringforge_adapters::{
+    live::local::MemoryLive,
+    log::embedded::{EmbeddedLog, OpenError},
+    reads::sqlite::SqliteReads,
+};
+use ringforge_command_api::Gate;
+use ringforge_domain::{
+    cursor::Seal,
+    ids::EdgeId,
+    position::{Generation, Partition},
+};
+use ringforge_ports::{
+    Error, Services,
+    clock::{Clock, Ids, SystemClock, SystemIds},
+    log::Log,
+    names,
+    reads::Reads,
+};
+use ringforge_projectors::{Timers, run, timers};
+use ringforge_ws_edge::{edge::Edge, feed::Hub};
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::{error, info, warn};
+
+use crate::{All, bootstrap, config::Config, http, ready, telemetry};
+
+/// Partitions of an embedded log: the directory and one pool.
+const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
+/// How long the read models may take to catch up at the start, a rebuild included.
+const CATCH_UP: Duration = Duration::from_secs(3_600);
+/// How long connections may take to end.
+const DRAIN: Duration = Duration::from_secs(4);
+/// How long what is left may take to end.
+const STOP: Duration = Duration::from_secs(4);
+
+/// Runs everything in one process until it is told to end.
+///
+/// # Errors
+/// It could not start, or had to end: one message that names the fix.
+pub fn run_all(options: &All, started: Instant) -> anyhow::Result<()> {
+    let config = Config::load(options)?;
+    telemetry::start()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let done = runtime.block_on(all(options, config, started));
+    runtime.shutdown_timeout(STOP);
+    done
+}
+
+async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
+    let data = &config.server.data;
+    std::fs::create_dir_all(data).with_context(|| format!("cannot create the data directory {}; choose another with --data", data.display()))?;
+    let clock: Arc<dyn Clock> = SystemClock::start();
+    let ids: Arc<dyn Ids> = Arc::new(SystemIds);
+    let (fatal, mut failed) = tokio::sync::mpsc::channel::<String>(4);
+    let log = open_log(data, &clock, fatal.clone())?;
+    let listener = listen(&config).await?;
+    let address = listener.local_addr().context("the address of the listener")?;
+    let generation = log.bounds(Partition::DIRECTORY).await?.generation;
+    let reads = open_reads(data, generation, &*log).await?;
+    let live = MemoryLive::new(Arc::clone(&clock));
+    let services = Services { log: Arc::clone(&log) as Arc<dyn Log>, reads, live, clock, ids };
+    let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
+
+    let gate = Gate::new(services.clone(), config.gate());
+    let mut roles = JoinSet::new();
+    for partition in PARTITIONS {
+        roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
+    }
+    let upto = bootstrap::submit(&services, &gate, &credentials).await?;
+    bootstrap::applied(&services, Partition::DIRECTORY, upto, CATCH_UP).await?;
+    let edge_id = EdgeId::from_bits(services.ids.next());
+    start_timers(&services, edge_id, &mut roles).await?;
+
+    let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
+    let edge = Edge::new(services.clone(), gate, hub, edge_id, config.edge(edge_id.to_string()));
+    roles.spawn(hold_lease(services.clone(), edge_id));
+    let open = Arc::new(());
+    let serving = tokio::spawn(http::serve(listener, Arc::clone(&edge), config.upgrade_timeout(), started, Arc::clone(&open)));
+    ready::say(address, &credentials, started, data, options.json).context("say that it is ready")?;
+    info!(%address, "ready");
+
+    let reason = tokio::select! {
+        signal = ended() => { signal?; None }
+        reason = failed.recv() => reason,
+    };
+    info!("draining");
+    edge.drain();
+    let _ = serving.await;
+    wait_until_closed(&open).await;
+    // Timers and projectors first: whatever they had begun is repeated or refused after the restart.
+    roles.shutdown().await;
+    if tokio::time::timeout(STOP, log.close()).await.is_err() {
+        warn!("the log did not close in time");
+    }
+    match reason {
+        Some(reason) => bail!(reason),
+        None => Ok(()),
+    }
+}
+
+fn open_log(data: &Path, clock: &Arc<dyn Clock>, fatal: tokio::sync::mpsc::Sender<String>) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let path = data.join(names::LOG_FILE);
+    let on_fatal = move |error: &Error| {
+        error!(%error, "the log cannot be written: the process ends");
+        // Full means that another reason to end is on its way already.
+        let _ = fatal.try_send(format!("the log cannot be written ({error}); nothing more is acknowledged. Check the disk and start again"));
+    };
+    let partitions = u16::try_from(PARTITIONS.len()).expect("two");
+    let opened = EmbeddedLog::open_with(&path, partitions, Arc::clone(clock), Box::new(on_fatal));
+    opened.map_err(|error| match error {
+        OpenError::Locked { .. } => anyhow::anyhow!("the data directory {} is in use by another process; end that one or choose another with --data", data.display()),
+        OpenError::Damaged { what } => anyhow::anyhow!("the log in {} is damaged: {what}. Restore {} from a backup, or start with another --data", data.display(), path.display()),
+        other => anyhow::Error::new(other).context(format!("cannot open the log in {}", data.display())),
+    })
+}
+
+async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = config.address();
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!("port {} on {} is in use; choose another with --port N, or --port 0 for any free one", address.port(), address.ip()),
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}; choose another with --bind and --port")),
+    })
+}
+
+/// Opens the read models of this log. Those of another log, or ahead of it (the disk lost the log's end), are made anew.
+async fn open_reads(data: &Path, generation: Generation, log: &EmbeddedLog) -> anyhow::Result<Arc<dyn Reads>> {
+    let path = data.join(names::reads_file(generation));
+    let reads = SqliteReads::open(&path).await.with_context(|| format!("cannot open the read models in {}; delete them to have them made anew", path.display()))?;
+    for partition in PARTITIONS {
+        let applied = reads.load(partition, &std::collections::BTreeSet::new()).await?.applied;
+        let end = log.bounds(partition).await?.end;
+        if applied.upto > end {
+            bail!("the read models in {} are ahead of the log ({} beyond {}): delete them to have them made anew", path.display(), applied.upto.0, end.0);
+        }
+    }
+    Ok(reads)
+}
+
+async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: tokio::sync::mpsc::Sender<String>) {
+    let ended = run::run(services, partition, |applied| gate.applied(partition, applied)).await;
+    if let Err(error) = ended {
+        error!(%error, partition = partition.0, "the projector cannot go on");
+        let _ = fatal.send(format!("partition {} cannot be projected: {error}", partition.0)).await;
+    }
+}
+
+/// Ends what a former life left open, then starts the timers.
+async fn start_timers(services: &Services, edge: EdgeId, roles: &mut JoinSet<()>) -> anyhow::Result<()> {
+    for partition in PARTITIONS {
+        let end = services.log.bounds(partition).await?.end;
+        bootstrap::applied(services, partition, end, CATCH_UP).await?;
+        let mut timers = Timers::new(services.clone(), partition);
+        if timers.end_former(edge).await? > 0 {
+            let end = services.log.bounds(partition).await?.end;
+            bootstrap::applied(services, partition, end, CATCH_UP).await?;
+        }
+        roles.spawn(timers::run(timers));
+    }
+    Ok(())
+}
+
+async fn hold_lease(services: Services, edge: EdgeId) {
+    loop {
+        if let Err(error) = services.live.put(&names::edge_lease(edge), "held", timers::LEASE).await {
+            warn!(%error, "the lease of this edge was not renewed");
+        }
+        tokio::time::sleep(timers::LEASE_RENEWED).await;
+    }
+}
+
+async fn wait_until_closed(open: &Arc<()>) {
+    let closed = async {
+        while Arc::strong_count(open) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, closed).await.is_err() {
+        warn!(open = Arc::strong_count(open) - 1, "some connections did not end in time");
+    }
+}
+
+/// Resolves on SIGTERM or SIGINT.
+async fn ended() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
