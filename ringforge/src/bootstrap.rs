@@ -114,10 +114,12 @@ impl Credentials {
     /// # Errors
     /// It was edited.
     pub fn seal(&self) -> anyhow::Result<[u8; 32]> {
-        let digits = |at: usize| self.seal_key.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let digits =
+            |at: usize| self.seal_key.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
         let mut seal = [0; 32];
         for (at, byte) in seal.iter_mut().enumerate() {
-            *byte = digits(at).context("`seal_key` in the credentials file is damaged: restore the file from a backup")?;
+            *byte =
+                digits(at).context("`seal_key` in the credentials file is damaged: restore the file from a backup")?;
         }
         Ok(seal)
     }
@@ -142,9 +144,11 @@ fn wanted(bootstrap: Option<&Path>, fresh: bool) -> anyhow::Result<Wanted> {
         let dev = WantedTenant { name: "dev".to_owned(), fleets: default_fleets() };
         return Ok(Wanted { tenant: if fresh { vec![dev] } else { Vec::new() } });
     };
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
-    let wanted: Wanted = toml::from_str(&text)
-        .with_context(|| format!("{} is not a bootstrap file: it has [[tenant]] with `name` and `fleets`", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
+    let wanted: Wanted = toml::from_str(&text).with_context(|| {
+        format!("{} is not a bootstrap file: it has [[tenant]] with `name` and `fleets`", path.display())
+    })?;
     if wanted.tenant.is_empty() {
         bail!("{} names no [[tenant]]", path.display());
     }
@@ -154,7 +158,8 @@ fn wanted(bootstrap: Option<&Path>, fresh: bool) -> anyhow::Result<Wanted> {
 fn add(credentials: &mut Credentials, wanted: &WantedTenant, ids: &dyn Ids) -> anyhow::Result<()> {
     let bytes_max = Limits::default().name_bytes;
     let named = |what: &str, name: &str| {
-        tenant::slug(what, name, bytes_max).map_err(|refusal| anyhow::anyhow!("bootstrap: `{name}`: {}", refusal.message))
+        tenant::slug(what, name, bytes_max)
+            .map_err(|refusal| anyhow::anyhow!("bootstrap: `{name}`: {}", refusal.message))
     };
     named("name", &wanted.name)?;
     let at = credentials.tenants.iter().position(|tenant| tenant.name == wanted.name).unwrap_or_else(|| {

@@ -67,12 +67,14 @@ impl Config {
     pub fn load(options: &All) -> anyhow::Result<Self> {
         let mut settings: toml::Table = DEFAULTS.parse().context("the built-in defaults")?;
         if let Some(path) = &options.config {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read the settings in {}", path.display()))?;
+            let text =
+                fs::read_to_string(path).with_context(|| format!("cannot read the settings in {}", path.display()))?;
             let own: toml::Table = text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
             merge(&mut settings, own);
         }
         let whose = options.config.as_deref().unwrap_or(Path::new("the defaults"));
-        let mut config: Self = settings.try_into().with_context(|| format!("a setting in {} is wrong", whose.display()))?;
+        let mut config: Self =
+            settings.try_into().with_context(|| format!("a setting in {} is wrong", whose.display()))?;
         if let Some(data) = &options.data {
             config.server.data.clone_from(data);
         }

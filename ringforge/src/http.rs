@@ -19,7 +19,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use ringforge_domain::limits::{
-    CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, SILENT_ADDRESS_MAX, SILENT_MAX, SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER,
+    CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, SILENT_ADDRESS_MAX, SILENT_MAX, SOCKET_READ_BUFFER,
+    SOCKET_WRITE_BUFFER,
 };
 use ringforge_domain::position::Partition;
 use ringforge_ws_edge::{edge::Edge, socket};
@@ -71,7 +72,10 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
         let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip()))));
         tokio::spawn(async move {
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(upgrade_timeout).max_headers(HEADERS_MAX).max_buf_size(HEADER_BYTES_MAX);
+            http.timer(TokioTimer::new())
+                .header_read_timeout(upgrade_timeout)
+                .max_headers(HEADERS_MAX)
+                .max_buf_size(HEADER_BYTES_MAX);
             // A peer that breaks off or speaks something else is nobody's fault here.
             let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
             drop(place);
@@ -93,10 +97,17 @@ async fn accept(
 #[derive(Clone, Copy)]
 struct Peer(IpAddr);
 
-async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Peer>, headers: HeaderMap, upgrade: WebSocketUpgrade) -> Response {
+async fn upgrade(
+    State(served): State<Served>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     let Served { edge, strangers, open, .. } = served;
     if *edge.draining().borrow() || strangers.full(peer.0) {
-        let body = Json(json!({ "code": "overloaded", "message": "Too many connections have not authenticated.", "fix": "Send `auth` at once after connecting, and try again." }));
+        let body = Json(
+            json!({ "code": "overloaded", "message": "Too many connections have not authenticated.", "fix": "Send `auth` at once after connecting, and try again." }),
+        );
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response();
     }
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

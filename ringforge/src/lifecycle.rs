@@ -30,7 +30,7 @@ use ringforge_ws_edge::{edge::Edge, feed::Hub};
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{error, info, warn};
 
-use crate::{All, bootstrap, config::Config, http, ready, telemetry};
+use crate::{All, bootstrap, config::Config, faults::Faults, http, ready, telemetry};
 
 /// Partitions of an embedded log: the directory and one pool.
 const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
@@ -56,7 +56,8 @@ pub fn run_all(options: &All, started: Instant) -> anyhow::Result<()> {
 
 async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
     let data = &config.server.data;
-    std::fs::create_dir_all(data).with_context(|| format!("cannot create the data directory {}; choose another with --data", data.display()))?;
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("cannot create the data directory {}; choose another with --data", data.display()))?;
     let clock: Arc<dyn Clock> = SystemClock::start();
     let ids: Arc<dyn Ids> = Arc::new(SystemIds);
     let (fatal, mut failed) = tokio::sync::mpsc::channel::<String>(4);
@@ -66,13 +67,16 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let generation = log.bounds(Partition::DIRECTORY).await?.generation;
     let reads = open_reads(data, generation, &*log).await?;
     let live = MemoryLive::new(Arc::clone(&clock));
-    let services = Services { log: Arc::clone(&log) as Arc<dyn Log>, reads, live, clock, ids };
+    let faults = Faults::from_environment()?;
+    let services = faults.around(Services { log: Arc::clone(&log) as Arc<dyn Log>, reads, live, clock, ids });
     let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
 
     let gate = Gate::new(services.clone(), config.gate());
     let mut roles = JoinSet::new();
     for partition in PARTITIONS {
-        roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
+        for _ in 0..=usize::from(faults.second_projector()) {
+            roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
+        }
     }
     let upto = bootstrap::submit(&services, &gate, &credentials).await?;
     bootstrap::applied(&services, Partition::DIRECTORY, upto, CATCH_UP).await?;
@@ -83,7 +87,9 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let edge = Edge::new(services.clone(), gate, hub, edge_id, config.edge(edge_id.to_string()));
     roles.spawn(hold_lease(services.clone(), edge_id));
     let open = Arc::new(());
-    let serving = tokio::spawn(http::serve(listener, Arc::clone(&edge), config.upgrade_timeout(), started, Arc::clone(&open)));
+    let serving =
+        tokio::spawn(http::serve(listener, Arc::clone(&edge), config.upgrade_timeout(), started, Arc::clone(&open)));
+    faults.begin();
     ready::say(address, &credentials, started, data, options.json).context("say that it is ready")?;
     info!(%address, "ready");
 
@@ -106,18 +112,31 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     }
 }
 
-fn open_log(data: &Path, clock: &Arc<dyn Clock>, fatal: tokio::sync::mpsc::Sender<String>) -> anyhow::Result<Arc<EmbeddedLog>> {
+fn open_log(
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+    fatal: tokio::sync::mpsc::Sender<String>,
+) -> anyhow::Result<Arc<EmbeddedLog>> {
     let path = data.join(names::LOG_FILE);
     let on_fatal = move |error: &Error| {
         error!(%error, "the log cannot be written: the process ends");
         // Full means that another reason to end is on its way already.
-        let _ = fatal.try_send(format!("the log cannot be written ({error}); nothing more is acknowledged. Check the disk and start again"));
+        let _ = fatal.try_send(format!(
+            "the log cannot be written ({error}); nothing more is acknowledged. Check the disk and start again"
+        ));
     };
     let partitions = u16::try_from(PARTITIONS.len()).expect("two");
     let opened = EmbeddedLog::open_with(&path, partitions, Arc::clone(clock), Box::new(on_fatal));
     opened.map_err(|error| match error {
-        OpenError::Locked { .. } => anyhow::anyhow!("the data directory {} is in use by another process; end that one or choose another with --data", data.display()),
-        OpenError::Damaged { what } => anyhow::anyhow!("the log in {} is damaged: {what}. Restore {} from a backup, or start with another --data", data.display(), path.display()),
+        OpenError::Locked { .. } => anyhow::anyhow!(
+            "the data directory {} is in use by another process; end that one or choose another with --data",
+            data.display()
+        ),
+        OpenError::Damaged { what } => anyhow::anyhow!(
+            "the log in {} is damaged: {what}. Restore {} from a backup, or start with another --data",
+            data.display(),
+            path.display()
+        ),
         other => anyhow::Error::new(other).context(format!("cannot open the log in {}", data.display())),
     })
 }
@@ -125,20 +144,32 @@ fn open_log(data: &Path, clock: &Arc<dyn Clock>, fatal: tokio::sync::mpsc::Sende
 async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     let address = config.address();
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => anyhow::anyhow!("port {} on {} is in use; choose another with --port N, or --port 0 for any free one", address.port(), address.ip()),
-        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}; choose another with --bind and --port")),
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "port {} on {} is in use; choose another with --port N, or --port 0 for any free one",
+            address.port(),
+            address.ip()
+        ),
+        _ => anyhow::Error::new(error)
+            .context(format!("cannot listen on {address}; choose another with --bind and --port")),
     })
 }
 
 /// Opens the read models of this log. Those of another log, or ahead of it (the disk lost the log's end), are made anew.
 async fn open_reads(data: &Path, generation: Generation, log: &EmbeddedLog) -> anyhow::Result<Arc<dyn Reads>> {
     let path = data.join(names::reads_file(generation));
-    let reads = SqliteReads::open(&path).await.with_context(|| format!("cannot open the read models in {}; delete them to have them made anew", path.display()))?;
+    let reads = SqliteReads::open(&path).await.with_context(|| {
+        format!("cannot open the read models in {}; delete them to have them made anew", path.display())
+    })?;
     for partition in PARTITIONS {
         let applied = reads.load(partition, &std::collections::BTreeSet::new()).await?.applied;
         let end = log.bounds(partition).await?.end;
         if applied.upto > end {
-            bail!("the read models in {} are ahead of the log ({} beyond {}): delete them to have them made anew", path.display(), applied.upto.0, end.0);
+            bail!(
+                "the read models in {} are ahead of the log ({} beyond {}): delete them to have them made anew",
+                path.display(),
+                applied.upto.0,
+                end.0
+            );
         }
     }
     Ok(reads)

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod config;
+mod faults;
 mod r#gen;
 mod http;
 mod lifecycle;

@@ -10,7 +10,13 @@ use crate::bootstrap::Credentials;
 ///
 /// # Errors
 /// Stdout is closed.
-pub fn say(address: SocketAddr, credentials: &Credentials, started: Instant, data: &std::path::Path, as_json: bool) -> std::io::Result<()> {
+pub fn say(
+    address: SocketAddr,
+    credentials: &Credentials,
+    started: Instant,
+    data: &std::path::Path,
+    as_json: bool,
+) -> std::io::Result<()> {
     let ready_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let text = if as_json { line(address, credentials, ready_ms) } else { block(address, credentials, ready_ms, data) };
     let mut out = std::io::stdout().lock();
