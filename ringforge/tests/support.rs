@@ -1,0 +1,317 @@
+//! The real binary and a small WebSocket client, for tests that meet RingForge as agents and operators do.
+
+#![allow(dead_code, reason = "every test uses its own part")]
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode},
+};
+
+/// How long anything that must happen may take.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// What a server is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The text of a config file; empty: none.
+    pub config: String,
+    /// Tenants with their fleets; empty: the default tenant `dev` with the fleet `default`.
+    pub tenants: Vec<(String, Vec<String>)>,
+    /// Test-only faults, by name.
+    pub faults: Vec<String>,
+    /// More environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A running `ringforge all` over a data directory of its own. It is killed when dropped.
+pub struct Server {
+    /// The ready line of this life.
+    pub ready: Value,
+    options: Options,
+    child: Child,
+    home: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts one in a fresh directory and waits until it is ready.
+    pub fn start(options: Options) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        fs::write(home.path().join("config.toml"), &options.config).expect("config is written");
+        let tenants =
+            options.tenants.iter().map(|(name, fleets)| format!("[[tenant]]\nname = {name:?}\nfleets = {fleets:?}\n"));
+        fs::write(home.path().join("bootstrap.toml"), tenants.collect::<String>()).expect("bootstrap is written");
+        let (child, ready) = launch(home.path(), &options).unwrap_or_else(|why| panic!("{why}"));
+        Self { ready, options, child, home }
+    }
+
+    /// Starts one with all defaults.
+    pub fn plain() -> Self {
+        Self::start(Options::default())
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> std::path::PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// What it has written to stderr, in all its lives.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.home.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it is waited for");
+    }
+
+    /// SIGTERM, and its exit code; `None`: it died of a signal.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could be sent");
+        self.child.wait().expect("it is waited for").code()
+    }
+
+    /// Whether the process is still there.
+    pub fn alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Starts it again over the same data, once it has ended.
+    pub fn restart(&mut self) {
+        self.try_restart().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Like `restart`; what it said on stderr if it could not start.
+    pub fn try_restart(&mut self) -> Result<(), String> {
+        assert!(!self.alive(), "it still runs");
+        (self.child, self.ready) = launch(self.home.path(), &self.options)?;
+        Ok(())
+    }
+
+    /// Other options from the next restart on.
+    pub fn with_options(&mut self, change: impl FnOnce(&mut Options)) {
+        change(&mut self.options);
+        fs::write(self.home.path().join("config.toml"), &self.options.config).expect("config is written");
+    }
+
+    /// Where agents connect.
+    pub fn ws_url(&self) -> &str {
+        self.ready["ws_url"].as_str().expect("the ready line has ws_url")
+    }
+
+    /// A tenant of the ready line.
+    pub fn tenant(&self, name: &str) -> &Value {
+        let tenants = self.ready["tenants"].as_array().expect("the ready line has tenants");
+        tenants.iter().find(|tenant| tenant["name"] == name).unwrap_or_else(|| panic!("no tenant {name}"))
+    }
+
+    /// A fleet of the ready line.
+    pub fn fleet(&self, tenant: &str, fleet: &str) -> &Value {
+        let fleets = self.tenant(tenant)["fleets"].as_array().expect("a tenant has fleets");
+        fleets.iter().find(|known| known["slug"] == fleet).unwrap_or_else(|| panic!("no fleet {fleet}"))
+    }
+
+    /// The agent key of a fleet.
+    pub fn key(&self, tenant: &str, fleet: &str) -> &str {
+        self.fleet(tenant, fleet)["agent_key"].as_str().expect("a fleet has an agent key")
+    }
+
+    /// The agent key of the first fleet.
+    pub fn first_key(&self) -> &str {
+        self.ready["tenants"][0]["fleets"][0]["agent_key"].as_str().expect("there is a fleet")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
+    let errors = fs::OpenOptions::new().create(true).append(true).open(home.join("stderr")).expect("stderr is a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringforge"));
+    command.args(["all", "--json", "--port", "0", "--data"]).arg(home.join("data"));
+    if !options.config.is_empty() {
+        command.arg("--config").arg(home.join("config.toml"));
+    }
+    if !options.tenants.is_empty() {
+        command.arg("--bootstrap").arg(home.join("bootstrap.toml"));
+    }
+    command.env("RINGFORGE_TEST_FAULTS", options.faults.join(","));
+    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the binary starts");
+    let mut line = String::new();
+    let read = BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line);
+    match serde_json::from_str(&line) {
+        Ok(ready) => Ok((child, ready)),
+        Err(_) => {
+            let _ = child.kill();
+            let status = child.wait();
+            let said = fs::read_to_string(home.join("stderr")).unwrap_or_default();
+            Err(format!("it did not become ready ({read:?}, {status:?}, {line:?}):\n{said}"))
+        }
+    }
+}
+
+/// What comes over a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Got {
+    /// One frame.
+    Frame(Value),
+    /// The end: the close code, 1006 if there was no close frame.
+    Closed(u16),
+    /// Nothing, in the time that was given.
+    Nothing,
+}
+
+/// One WebSocket connection.
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    waiting: VecDeque<Value>,
+    /// Whether a message may hold several lines (`"batch": true`).
+    pub batch: bool,
+}
+
+impl Client {
+    /// Connects; nothing has been read yet.
+    pub async fn connect(url: &str) -> Self {
+        Self::connect_with(url, &[]).await
+    }
+
+    /// Connects with more headers on the upgrade.
+    pub async fn connect_with(url: &str, headers: &[(&'static str, String)]) -> Self {
+        let mut request = url.into_client_request().expect("an address");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("a header value"));
+        }
+        let connecting = connect_async_with_config(request, None, true);
+        let connected = tokio::time::timeout(SOON, connecting).await.expect("connects in time");
+        Self { socket: connected.expect("connects").0, waiting: VecDeque::new(), batch: false }
+    }
+
+    /// Connects, authenticates with `key` as `name`, with more fields of `auth` from `more`; also says what `auth_ok` said.
+    /// The roster is not read yet.
+    pub async fn enter(url: &str, key: &str, name: &str, more: Value) -> (Self, Value) {
+        let mut client = Self::connect(url).await;
+        assert_eq!(client.frame().await["type"], "auth_required");
+        let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name } });
+        let more = if let Value::Object(more) = more { more } else { serde_json::Map::new() };
+        client.batch = more.get("batch") == Some(&Value::Bool(true));
+        auth.as_object_mut().expect("an object").extend(more);
+        client.send(&auth).await;
+        let welcome = client.frame().await;
+        assert_eq!(welcome["type"], "auth_ok", "{welcome}");
+        (client, welcome)
+    }
+
+    /// Sends one frame. A connection that is gone already shows when reading.
+    pub async fn send(&mut self, frame: &Value) {
+        self.send_text(&frame.to_string()).await;
+    }
+
+    /// Sends text as it is.
+    pub async fn send_text(&mut self, text: &str) {
+        let _ = self.socket.send(Message::text(text)).await;
+    }
+
+    /// Sends a binary message.
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) {
+        let _ = self.socket.send(Message::binary(bytes)).await;
+    }
+
+    /// Whatever comes next, within `wait`.
+    pub async fn next(&mut self, wait: Duration) -> Got {
+        let deadline = Instant::now() + wait;
+        loop {
+            if let Some(frame) = self.waiting.pop_front() {
+                return Got::Frame(frame);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(message) = tokio::time::timeout(left, self.socket.next()).await else { return Got::Nothing };
+            match message {
+                Some(Ok(Message::Text(text))) => self.take(text.as_str()),
+                Some(Ok(Message::Close(close))) => {
+                    return Got::Closed(close.map_or(u16::from(CloseCode::Status), |close| close.code.into()));
+                }
+                Some(Ok(Message::Binary(bytes))) => panic!("a binary message of {} bytes", bytes.len()),
+                Some(Ok(_)) => {}
+                None
+                | Some(Err(Error::ConnectionClosed | Error::AlreadyClosed | Error::Io(_) | Error::Protocol(_))) => {
+                    return Got::Closed(CloseCode::Abnormal.into());
+                }
+                Some(Err(error)) => panic!("the connection broke: {error}"),
+            }
+        }
+    }
+
+    fn take(&mut self, text: &str) {
+        let lines: Vec<&str> = if self.batch { text.lines().collect() } else { vec![text] };
+        let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON ({error}): {line}"));
+        self.waiting.extend(lines.into_iter().map(read));
+    }
+
+    /// The next frame, which must come soon.
+    pub async fn frame(&mut self) -> Value {
+        match self.next(SOON).await {
+            Got::Frame(frame) => frame,
+            other => panic!("a frame should come, not {other:?}"),
+        }
+    }
+
+    /// The next frame for which `wanted` holds; others are dropped.
+    pub async fn frame_where(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + SOON;
+        loop {
+            assert!(Instant::now() < deadline, "no such frame in time");
+            let frame = self.frame().await;
+            if wanted(&frame) {
+                return frame;
+            }
+        }
+    }
+
+    /// The reply to this `ref`, flat; others are dropped.
+    pub async fn reply(&mut self, reference: &Value) -> Value {
+        self.frame_where(|frame| frame["ref"] == *reference).await
+    }
+
+    /// Sends one frame with a `ref` in it and returns its reply.
+    pub async fn ask(&mut self, frame: &Value) -> Value {
+        self.send(frame).await;
+        self.reply(&frame["ref"]).await
+    }
+
+    /// Reads until the connection is closed, and returns the close code; frames before it are dropped.
+    pub async fn closed(&mut self) -> u16 {
+        let deadline = Instant::now() + SOON;
+        loop {
+            assert!(Instant::now() < deadline, "still open");
+            match self.next(SOON).await {
+                Got::Closed(code) => return code,
+                Got::Frame(_) => {}
+                Got::Nothing => panic!("still open"),
+            }
+        }
+    }
+
+    /// Says goodbye and reads until the other side did too.
+    pub async fn close(mut self) {
+        let _ = self.socket.close(None).await;
+        let _ = tokio::time::timeout(SOON, async { while let Some(Ok(_)) = self.socket.next().await {} }).await;
+    }
+}
