@@ -306,3 +306,6 @@ fn status(message: MessageId, to: AgentId, echo: &Echo, reason: Option<&str>) ->
     }
     body
 }
+
+#[cfg(test)]
+mod tests;

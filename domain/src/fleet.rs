@@ -120,3 +120,6 @@ impl Act for Created {
         Shown::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,3 +139,6 @@ fn remember(rows: &mut Rows, at: &At, outcome: &Outcome) {
         outcome: outcome.clone(),
     })));
 }
+
+#[cfg(test)]
+mod tests;

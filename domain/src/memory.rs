@@ -20,7 +20,7 @@ use crate::{
     ids::{AgentId, KeyId, MemoryId, Scope, SessionId},
     interest::Audience,
     json::Json,
-    limits::{self, Limits, READS_MAX, SEARCH_TEXT_BYTES_MAX, TTL_SECONDS_MAX, ttl_micros},
+    limits::{Limits, READS_MAX, SEARCH_TEXT_BYTES_MAX, TTL_SECONDS_MAX, ttl_micros},
     position::LogTime,
     row::{Needs, Row, RowIndex, RowKey, Rows},
     verdict::{Applied, First, Index, Stream},
@@ -334,10 +334,13 @@ impl Act for Set {
             Some(op) => op.on(held.map(|content| &content.value), self.value.as_ref())?,
             None => self.value.clone().ok_or_else(|| Refusal::invalid("value", "`value` is missing."))?,
         };
+        op::typed(self.type_hint, Some(&value))?;
         let kept = held.filter(|_| self.op.is_some());
+        let fitting =
+            kept.map(|content| content.value_type).filter(|kept| op::typed(Some(*kept), Some(&value)).is_ok());
         let guessed = if value.text().starts_with('"') { ValueType::Text } else { ValueType::Json };
         let content = Content {
-            value_type: self.type_hint.or(kept.map(|content| content.value_type)).unwrap_or(guessed),
+            value_type: self.type_hint.or(fitting).unwrap_or(guessed),
             tags: kept
                 .filter(|_| self.tags.is_empty())
                 .map_or_else(|| self.tags.clone(), |content| content.tags.clone()),
@@ -487,11 +490,5 @@ impl Act for Expire {
     }
 }
 
-/// The bound on what an `op` may grow a value to.
-pub(crate) fn grown(value: &Value) -> Result<Json, Refusal> {
-    let json = Json::from(value);
-    if json.text().len() <= limits::OP_VALUE_BYTES_MAX {
-        return Ok(json);
-    }
-    Err(Refusal::new(Code::PayloadTooLarge).with("limit", limits::OP_VALUE_BYTES_MAX))
-}
+#[cfg(test)]
+mod tests;

@@ -166,3 +166,6 @@ pub fn slug(field: &str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
     Err(Refusal::invalid(field, format!("`{field}` must be 1 to {bytes_max} of a-z 0-9 . _ -"))
         .with("limit", bytes_max))
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ pub struct Member {
 
 /// What came of one command.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Folded {
     /// The event it became.
     pub event: Event,
     /// What the fold said.
@@ -104,7 +104,7 @@ pub fn flat(frame: &Frame) -> Value {
     serde_json::from_str(&frame::encode(frame, Shape::Flat, None)).expect("frames are JSON")
 }
 
-impl Told {
+impl Folded {
     /// The effect.
     ///
     /// # Panics
@@ -238,7 +238,7 @@ impl World {
     }
 
     /// Appends a command and folds it.
-    pub fn submit(&mut self, header: &Header, command: impl Into<Command>) -> Told {
+    pub fn submit(&mut self, header: &Header, command: impl Into<Command>) -> Folded {
         let bytes = schema::encode(header, &command.into());
         let offset = Offset(self.log.len() as u64);
         let position = Position { partition: Partition::POOL, offset };
@@ -248,7 +248,7 @@ impl World {
         self.log.push(event.clone());
         self.verdicts.push(verdict.clone());
         let shown = frame::frames_of(&event, &verdict);
-        Told { event, verdict, shown }
+        Folded { event, verdict, shown }
     }
 
     /// An agent asks over its connection. What the gate would refuse does not reach the log.
@@ -256,7 +256,7 @@ impl World {
     /// # Panics
     /// The command is out of bounds.
     #[track_caller]
-    pub fn when(&mut self, by: &Member, command: impl Into<Command>) -> Told {
+    pub fn when(&mut self, by: &Member, command: impl Into<Command>) -> Folded {
         let command = command.into();
         command.check(&Limits::default()).expect("the gate lets it pass");
         let header = self.header_of(by);
@@ -264,19 +264,19 @@ impl World {
     }
 
     /// An agent asks again or for the first time under an idempotency key.
-    pub fn when_keyed(&mut self, by: &Member, key: &str, command: impl Into<Command>) -> Told {
+    pub fn when_keyed(&mut self, by: &Member, key: &str, command: impl Into<Command>) -> Folded {
         let header = Header { idempotency_key: Some(key.to_owned()), ..self.header_of(by) };
         self.submit(&header, command)
     }
 
     /// One of our own processes reports something about an agent.
-    pub fn internal(&mut self, about: &Member, command: impl Into<Command>) -> Told {
+    pub fn internal(&mut self, about: &Member, command: impl Into<Command>) -> Folded {
         let header = Header { session_id: None, key_id: None, ..self.header_of(about) };
         self.submit(&header, command)
     }
 
     /// One of our own processes reports something of the fleet.
-    pub fn timer(&mut self, command: impl Into<Command>) -> Told {
+    pub fn timer(&mut self, command: impl Into<Command>) -> Folded {
         let header = self.header();
         self.submit(&header, command)
     }
@@ -306,7 +306,7 @@ impl World {
     /// # Panics
     /// It was refused.
     #[track_caller]
-    pub fn enters(&mut self, start: presence::Started) -> (Member, Told) {
+    pub fn enters(&mut self, start: presence::Started) -> (Member, Folded) {
         let session = start.session;
         let told = self.timer(start);
         let Effect::SessionStarted(effect) = told.applied() else { panic!("a start has the effect of a start") };
@@ -321,7 +321,7 @@ impl World {
     }
 
     /// An agent's socket is gone.
-    pub fn leaves(&mut self, member: &Member) -> Told {
+    pub fn leaves(&mut self, member: &Member) -> Folded {
         let ended = presence::Ended { session: member.session, reason: "closed".to_owned() };
         self.internal(member, ended)
     }
@@ -341,7 +341,7 @@ impl World {
     }
 
     /// The pushes of an event that an agent gets, with the value where it asked for it.
-    pub fn inbox(&self, told: &Told, member: &Member) -> Vec<Value> {
+    pub fn inbox(&self, told: &Folded, member: &Member) -> Vec<Value> {
         let interest = &self.agent(member).interest;
         let offset = told.event.at.position.offset;
         let wanted = |push: &Push| {

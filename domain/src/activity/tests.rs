@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     code::Code,
     ids::FleetId,
-    world::{Member, Told, World},
+    world::{Folded, Member, World},
 };
 
 fn texts(list: &[&str]) -> Vec<String> {
@@ -21,7 +21,7 @@ fn subscribe(tags: &[&str], kinds: &[&str]) -> Subscribe {
     Subscribe { tags: texts(tags), kinds: texts(kinds) }
 }
 
-fn sees(world: &World, told: &Told, member: &Member) -> bool {
+fn sees(world: &World, told: &Folded, member: &Member) -> bool {
     world.inbox(told, member).iter().any(|frame| frame["event"] == "broadcast")
 }
 

@@ -54,10 +54,11 @@ type Fields<'a> = Vec<(&'a str, &'a RawValue)>;
 /// # Errors
 /// `invalid_message`, or `payload_too_large` if it is too big for its type.
 pub fn parse(text: &str, limits: &Limits) -> Result<Received, (Option<Json>, Refusal)> {
-    scan(text).map_err(|refusal| (None, refusal))?;
-    let outer = fields(text).map_err(|refusal| (None, refusal))?;
-    let reference = reference(&outer).map_err(|refusal| (None, refusal))?;
-    read(text, outer, reference.clone(), limits).map_err(|refusal| (reference, refusal))
+    // A `ref` is told even when the rest of the message is not acceptable.
+    let outer = fields(text);
+    let reference = outer.as_ref().map_or(Ok(None), reference).map_err(|refusal| (None, refusal))?;
+    let received = scan(text).and_then(|()| read(text, outer?, reference.clone(), limits));
+    received.map_err(|refusal| (reference, refusal))
 }
 
 fn read(text: &str, outer: Fields<'_>, reference: Option<Json>, limits: &Limits) -> Result<Received, Refusal> {
@@ -194,3 +195,6 @@ fn reference(fields: &Fields<'_>) -> Result<Option<Json>, Refusal> {
     }
     Err(Refusal::invalid("ref", "`ref` must be a short string or an integer.").with("limit", TOKEN_BYTES_MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,12 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::{ValueType, grown};
-use crate::{code::Refusal, json::Json};
+use super::ValueType;
+use crate::{
+    code::{Code, Refusal},
+    json::Json,
+    limits::OP_VALUE_BYTES_MAX,
+};
 
 /// How a set combines with what is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
@@ -57,6 +61,15 @@ impl Op {
         };
         grown(&after)
     }
+}
+
+/// The bound on what an `op` may grow a value to.
+fn grown(value: &Value) -> Result<Json, Refusal> {
+    let json = Json::from(value);
+    if json.text().len() <= OP_VALUE_BYTES_MAX {
+        return Ok(json);
+    }
+    Err(Refusal::new(Code::PayloadTooLarge).with("limit", OP_VALUE_BYTES_MAX))
 }
 
 fn type_of(value: &Value) -> &'static str {

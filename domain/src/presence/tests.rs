@@ -9,10 +9,10 @@ use crate::{
     code::Code,
     interest::Topic,
     memory,
-    world::{Told, World},
+    world::{Folded, World},
 };
 
-fn started(told: &Told) -> StartedEffect {
+fn started(told: &Folded) -> StartedEffect {
     match told.applied() {
         Effect::SessionStarted(effect) => effect.clone(),
         other => panic!("{other:?}"),

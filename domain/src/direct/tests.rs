@@ -1,0 +1,294 @@
+//! Given these agents, when one writes to another, then this becomes of the message and its sender is told.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    catalog::Effect,
+    code::Code,
+    presence::Started,
+    world::{Folded, Member, World},
+};
+
+fn send(wire: Value) -> Send {
+    serde_json::from_value(wire).expect("a message")
+}
+
+fn id(told: &Folded) -> MessageId {
+    match told.applied() {
+        Effect::DirectSend(effect) => effect.message,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn status_of(told: &Folded) -> Sent {
+    match told.applied() {
+        Effect::DirectSend(effect) => effect.status,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn waiting_for(world: &World, to: &Member, from: Option<&Member>) -> u32 {
+    let key = RowKey::mail_count(to.scope, to.agent, from.map(|from| from.agent));
+    world.row::<MailCount>(&key).map_or(0, |known| known.count)
+}
+
+fn mail(world: &World, id: MessageId) -> Option<&Message> {
+    world.row(&RowKey::message(world.scope, id))
+}
+
+fn notice(world: &World, id: MessageId) -> Option<&Notice> {
+    world.row(&RowKey::notice(world.scope, id))
+}
+
+fn pair() -> (World, Member, Member) {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    (world, ada, bob)
+}
+
+#[test]
+fn a_message_to_a_connected_agent_is_sent_and_then_delivered_once() {
+    let (mut world, ada, bob) = pair();
+    let eve = world.joins("eve");
+    let header = Header { reference: Json::parse("\"r\"").ok(), ..world.header_of(&ada) };
+    let told = world.submit(&header, send(json!({"to": "bob", "payload": {"x": 1}, "correlation_id": 7})));
+    let id = id(&told);
+    assert_eq!((status_of(&told), told.pushes()), (Sent::Sent, vec!["direct/message".to_owned()]));
+    let reply = told.reply();
+    assert_eq!((&reply["event"], &reply["message_id"], &reply["ref"]), (&json!("send_ok"), &json!(id), &json!("r")));
+    assert_eq!([&ada, &bob, &eve].map(|member| world.inbox(&told, member).len()), [0, 1, 0]);
+    let message = told.pushed("message");
+    assert_eq!((&message["payload"], &message["correlation_id"]), (&json!({"x": 1}), &json!(7)));
+    assert_eq!(message["from"], json!({"agent_id": ada.agent, "name": "ada"}));
+    assert_eq!((&message["to"], message.get("ref")), (&json!(bob.agent), None));
+    assert_eq!(told.verdict.index.parties, [ada.agent, bob.agent]);
+    assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (1, 1));
+    assert_eq!(mail(&world, id).map(|mail| mail.index().owner), Some(Some(bob.agent)));
+
+    assert_eq!(world.internal(&eve, Delivered { message: id }).code(), Some(Code::NotFound), "not hers");
+    let told = world.internal(&bob, Delivered { message: id });
+    let frame = told.pushed("delivered");
+    assert_eq!((&frame["message_id"], &frame["correlation_id"], &frame["ref"]), (&json!(id), &json!(7), &json!("r")));
+    assert_eq!(frame["to"], json!(bob.agent));
+    assert_eq!([&ada, &bob].map(|member| world.inbox(&told, member).len()), [1, 0]);
+    assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (0, 0));
+    assert!(mail(&world, id).is_none() && notice(&world, id).is_none());
+    assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound), "one outcome");
+    assert_eq!(waiting_for(&world, &bob, None), 0);
+}
+
+#[test]
+fn a_message_to_an_absent_agent_is_queued() {
+    let (mut world, ada, bob) = pair();
+    world.leaves(&bob);
+    for (wire, seconds) in [
+        (json!({"to": "bob", "payload": 1}), 300),
+        (json!({"to": "bob", "payload": 1, "priority": "low"}), 300),
+        (json!({"to": "bob", "payload": 1, "priority": "high"}), 86_400),
+        (json!({"to": "bob", "payload": 1, "priority": "critical", "ttl": 60}), 60),
+    ] {
+        let told = world.when(&ada, send(wire));
+        assert_eq!(told.pushes(), ["direct/queued", "direct/message"], "a replay shows the last");
+        assert_eq!(told.pushed("queued")["reason"], format!("agent_offline (queued for {seconds} s)"));
+        let expires_at = mail(&world, id(&told)).map(|mail| mail.expires_at);
+        assert_eq!(expires_at, Some(world.now.plus(seconds * 1_000_000)));
+        assert_eq!([&ada, &bob].map(|member| world.inbox(&told, member).len()), [1, 1]);
+    }
+    assert_eq!(waiting_for(&world, &bob, None), 4);
+}
+
+#[test]
+fn an_agent_may_write_to_itself_and_by_id() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "ada", "payload": 1})));
+    assert_eq!((status_of(&told), world.inbox(&told, &ada).len()), (Sent::Sent, 1));
+    let told = world.when(&ada, send(json!({"to": bob.agent, "payload": 1})));
+    assert_eq!(told.pushed("message")["to"], json!(bob.agent));
+}
+
+#[test]
+fn a_stranger_is_not_found() {
+    let (mut world, ada, _) = pair();
+    world.scope.fleet = crate::ids::FleetId::from_bits(2);
+    let other = world.joins("zoe");
+    for to in ["zoe".to_owned(), other.agent.to_string(), "nobody".to_owned()] {
+        let told = world.when(&ada, send(json!({"to": to, "payload": 1})));
+        assert_eq!((told.code(), told.pushes().len()), (Some(Code::NotFound), 0));
+    }
+}
+
+#[test]
+fn a_mailbox_takes_so_many_of_one_sender() {
+    let (mut world, ada, bob) = pair();
+    let eve = world.joins("eve");
+    world.leaves(&bob);
+    let mut first = None;
+    for _ in 0..MAILBOX_PAIR_MAX {
+        let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
+        assert_eq!(status_of(&told), Sent::Queued);
+        first = first.or(Some(id(&told)));
+    }
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "correlation_id": "c"})));
+    assert_eq!((status_of(&told), told.pushes()), (Sent::MailboxFull, vec!["direct/failed".to_owned()]));
+    let failed = told.pushed("failed");
+    assert_eq!((&failed["reason"], &failed["correlation_id"]), (&json!("mailbox_full"), &json!("c")));
+    assert_eq!([&ada, &bob].map(|member| world.inbox(&told, member).len()), [1, 0]);
+    assert!(mail(&world, id(&told)).is_none());
+    assert_eq!(waiting_for(&world, &bob, Some(&ada)), MAILBOX_PAIR_MAX);
+    assert_eq!(status_of(&world.when(&eve, send(json!({"to": "bob", "payload": 1})))), Sent::Queued);
+    world.internal(&bob, Delivered { message: first.expect("sent") });
+    assert_eq!(status_of(&world.when(&ada, send(json!({"to": "bob", "payload": 1})))), Sent::Queued);
+}
+
+#[test]
+fn a_mailbox_takes_so_many_in_all() {
+    let (mut world, _, bob) = pair();
+    let senders = MAILBOX_MAX / MAILBOX_PAIR_MAX;
+    let mut last = None;
+    for sender in 0..=senders {
+        let member = world.joins(&format!("s{sender}"));
+        for _ in 0..if sender < senders { MAILBOX_PAIR_MAX } else { 1 } {
+            last = Some(status_of(&world.when(&member, send(json!({"to": "bob", "payload": 1})))));
+        }
+    }
+    assert_eq!((last, waiting_for(&world, &bob, None)), (Some(Sent::MailboxFull), MAILBOX_MAX));
+}
+
+#[test]
+fn a_receipt_comes_after_the_delivery() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
+    let id = id(&told);
+    assert_eq!(told.pushed("message")["ack"], true);
+    world.internal(&bob, Delivered { message: id });
+    let kept = mail(&world, id).expect("waits for its receipt");
+    assert_eq!((kept.delivered, kept.index().owner), (true, None));
+    assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound));
+    assert_eq!(world.when(&ada, Ack { message_id: id }).code(), Some(Code::NotFound), "only the recipient's");
+    let told = world.when(&bob, Ack { message_id: id });
+    assert_eq!((told.pushes(), &told.reply()["event"]), (vec!["direct/acked".to_owned()], &json!("ack_ok")));
+    assert!(mail(&world, id).is_none());
+    assert_eq!(world.when(&bob, Ack { message_id: id }).code(), Some(Code::NotFound));
+    assert_eq!(waiting_for(&world, &bob, None), 0);
+}
+
+#[test]
+fn a_receipt_before_the_delivery_is_both() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
+    let id = id(&told);
+    let told = world.when(&bob, Ack { message_id: id });
+    assert_eq!(told.pushes(), ["direct/delivered", "direct/acked"]);
+    assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (0, 0));
+    assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound));
+    assert_eq!(waiting_for(&world, &bob, None), 0);
+}
+
+#[test]
+fn a_receipt_nobody_asked_for_is_not_found() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
+    assert_eq!(world.when(&bob, Ack { message_id: id(&told) }).code(), Some(Code::NotFound));
+    assert!(mail(&world, id(&told)).is_some());
+}
+
+#[test]
+fn an_expiry_tells_the_sender() {
+    let (mut world, ada, bob) = pair();
+    world.leaves(&bob);
+    let header = Header { reference: Json::parse("3").ok(), ..world.header_of(&ada) };
+    let told = world.submit(&header, send(json!({"to": "bob", "payload": 1, "ttl": 5, "correlation_id": "c"})));
+    let id = id(&told);
+    world.later(4);
+    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound), "too early");
+    world.later(1);
+    let told = world.timer(Expire { message: id });
+    let failed = told.pushed("failed");
+    assert_eq!(
+        (&failed["reason"], &failed["correlation_id"], &failed["ref"]),
+        (&json!("expired"), &json!("c"), &json!(3))
+    );
+    assert_eq!((world.inbox(&told, &ada).len(), world.inbox(&told, &bob).len()), (1, 0));
+    assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (0, 0));
+    assert!(mail(&world, id).is_none());
+    assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound));
+    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound));
+}
+
+#[test]
+fn the_wait_for_a_receipt_ends_in_silence() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true, "ttl": 5})));
+    let id = id(&told);
+    world.internal(&bob, Delivered { message: id });
+    world.later(5);
+    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound), "the wait began with the delivery");
+    world.later(86_400);
+    let told = world.timer(Expire { message: id });
+    assert!(told.code().is_none() && told.pushes().is_empty());
+    assert!(mail(&world, id).is_none());
+    assert_eq!(waiting_for(&world, &bob, None), 0);
+}
+
+#[test]
+fn an_absent_sender_finds_what_became_of_its_message() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
+    let id = id(&told);
+    world.leaves(&ada);
+    let delivered = world.internal(&bob, Delivered { message: id }).event.at.position.offset;
+    let acked = world.when(&bob, Ack { message_id: id }).event.at.position.offset;
+    let kept = notice(&world, id).expect("waits for the sender");
+    assert_eq!(
+        (kept.owner, kept.events.clone(), kept.index().owner),
+        (ada.agent, vec![delivered, acked], Some(ada.agent))
+    );
+    let again = Started { resumes: true, ..world.start(Some("ada")) };
+    let (ada, _) = world.enters(again);
+    assert_eq!(world.internal(&bob, Told { message: id }).code(), Some(Code::NotFound), "not his to take");
+    assert!(world.internal(&ada, Told { message: id }).pushes().is_empty());
+    assert!(notice(&world, id).is_none());
+    assert_eq!(world.internal(&ada, Told { message: id }).code(), Some(Code::NotFound));
+}
+
+#[test]
+fn a_connected_sender_needs_no_notice() {
+    let (mut world, ada, bob) = pair();
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
+    world.internal(&bob, Delivered { message: id(&told) });
+    assert!(notice(&world, id(&told)).is_none());
+}
+
+#[test]
+fn an_expiry_waits_for_its_sender_and_is_forgotten_in_the_end() {
+    let (mut world, ada, bob) = pair();
+    world.leaves(&bob);
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ttl": 1})));
+    let id = id(&told);
+    world.leaves(&ada);
+    world.later(1);
+    world.timer(Expire { message: id });
+    let due = notice(&world, id).and_then(|notice| notice.index().due_at);
+    assert_eq!(due, Some(world.now.plus(7 * 86_400 * 1_000_000)));
+    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound));
+    world.later(7 * 86_400);
+    assert!(world.timer(Expire { message: id }).pushes().is_empty());
+    assert!(notice(&world, id).is_none());
+}
+
+#[test]
+fn messages_out_of_bounds_are_refused() {
+    let limits = Limits::default();
+    for wire in [
+        json!({"to": "", "payload": 1}),
+        json!({"to": "x".repeat(limits.name_bytes + 1), "payload": 1}),
+        json!({"to": "bob"}),
+        json!({"to": "bob", "payload": 1, "ttl": 0}),
+        json!({"to": "bob", "payload": 1, "ttl": MAIL_SECONDS_MAX + 1.0}),
+        json!({"to": "bob", "payload": 1, "correlation_id": "x".repeat(TOKEN_BYTES_MAX)}),
+    ] {
+        assert_eq!(send(wire.clone()).check(&limits).expect_err("out of bounds").code, Code::InvalidMessage, "{wire}");
+    }
+    assert_eq!(send(json!({"to": "bob", "payload": 1, "ttl": MAIL_SECONDS_MAX})).check(&limits), Ok(()));
+}

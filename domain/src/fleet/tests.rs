@@ -1,0 +1,35 @@
+//! Given a tenant, when fleets are made, then each name is one fleet's.
+
+use super::*;
+use crate::world::World;
+
+fn created(id: u128, slug: &str) -> Created {
+    Created { id: FleetId::from_bits(id), slug: slug.to_owned(), partition: 1 }
+}
+
+#[test]
+fn a_name_is_one_fleet_within_a_tenant() {
+    let mut world = World::new();
+    world.scope = Scope::directory(TenantId::from_bits(3));
+    assert!(world.timer(created(1, "default")).code().is_none());
+    assert!(world.timer(created(1, "default")).code().is_none(), "the same fleet again changes nothing");
+    assert_eq!(world.timer(created(2, "default")).code(), Some(Code::Conflict));
+    assert!(world.timer(created(2, "other")).code().is_none());
+    let slug: &Slug = world.row(&Slug::key(TenantId::from_bits(3), "default")).expect("a row");
+    assert_eq!(slug.fleet, FleetId::from_bits(1));
+    let scope = Scope { tenant: TenantId::from_bits(3), fleet: FleetId::from_bits(1) };
+    let fleet: &Fleet = world.row(&Fleet::key(scope)).expect("a row");
+    assert_eq!(fleet.stream, StreamRef { partition: Partition::POOL, epoch: 0 });
+    world.scope = Scope::directory(TenantId::from_bits(4));
+    assert!(world.timer(created(7, "default")).code().is_none(), "another tenant has names of its own");
+}
+
+#[test]
+fn a_fleet_has_a_name_and_a_place() {
+    let limits = Limits::default();
+    assert!(created(1, "default").check(&limits).is_ok());
+    assert!(created(1, "No").check(&limits).is_err());
+    for partition in [-1, 1 << 16] {
+        assert!(Created { partition, ..created(1, "a") }.check(&limits).is_err());
+    }
+}

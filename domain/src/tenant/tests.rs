@@ -1,0 +1,52 @@
+//! Given a directory, when tenants and keys are made, then these rows.
+
+use super::*;
+use crate::world::World;
+
+fn key(hash: &str) -> KeyCreated {
+    KeyCreated { id: KeyId::from_bits(5), hash: hash.repeat(64), key_type: KeyType::Live, fleet: None }
+}
+
+fn directory(tenant: u128) -> World {
+    let mut world = World::new();
+    world.scope = Scope::directory(TenantId::from_bits(tenant));
+    world
+}
+
+#[test]
+fn a_tenant_is_made_once() {
+    let mut world = directory(3);
+    world.timer(Created { name: "acme".to_owned() });
+    let made = world.now;
+    world.later(1);
+    let again = world.timer(Created { name: "other".to_owned() });
+    assert!(again.code().is_none() && again.pushes().is_empty());
+    let tenant: &Tenant = world.row(&Tenant::key(TenantId::from_bits(3))).expect("a row");
+    assert_eq!((tenant.name.as_str(), tenant.created_at), ("acme", made));
+}
+
+#[test]
+fn a_key_is_found_by_its_hash_without_knowing_whose_it_is() {
+    let mut world = directory(3);
+    world.timer(key("a"));
+    world.scope = Scope::directory(TenantId::from_bits(4));
+    world.timer(key("a"));
+    world.timer(KeyCreated { fleet: Some(FleetId::from_bits(9)), key_type: KeyType::Admin, ..key("b") });
+    let first: &Key = world.row(&Key::key(&"a".repeat(64))).expect("a row");
+    assert_eq!(first.tenant, TenantId::from_bits(3), "a hash belongs to who had it first");
+    let second: &Key = world.row(&Key::key(&"b".repeat(64))).expect("a row");
+    assert_eq!((second.fleet, second.key_type), (Some(FleetId::from_bits(9)), KeyType::Admin));
+}
+
+#[test]
+fn names_and_hashes_have_a_form() {
+    let limits = Limits::default();
+    let long = "x".repeat(limits.name_bytes + 1);
+    for name in ["", "Acme", "a b", "a/b", "é", &long] {
+        assert!(Created { name: name.to_owned() }.check(&limits).is_err(), "{name}");
+    }
+    assert!(Created { name: "acme-2.x_y".to_owned() }.check(&limits).is_ok());
+    assert!(key("a").check(&limits).is_ok());
+    assert!(key("g").check(&limits).is_err());
+    assert!(KeyCreated { hash: "ab".to_owned(), ..key("a") }.check(&limits).is_err());
+}
