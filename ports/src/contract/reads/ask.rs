@@ -37,7 +37,7 @@ pub async fn tables_are_paged_by_name(subject: &dyn Subject) -> Outcome {
                 same("total", &found.total, &(found.rows.len() as u64))?;
                 got.extend(names(&found.rows));
                 after = got.last().cloned();
-                if found.rows.len() < limit as usize {
+                if found.rows.len() < limit as usize || got.len() > want.len() {
                     break;
                 }
             }

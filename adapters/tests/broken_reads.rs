@@ -1,0 +1,398 @@
+//! Read models that are broken on purpose, one way each: the suite must reject every one, by the promise that says so, and
+//! accept the intact ones. A promise that rejects none of them would prove nothing, so that is tested too.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use ringforge_domain::{
+    ids::Scope,
+    position::{LogTime, Offset, Partition},
+    row::{Row, RowKey, Table},
+    verdict::{Stream, Verdict},
+};
+use ringforge_ports::{
+    Error,
+    contract::{
+        Failure,
+        reads::{PROMISES, Subject},
+    },
+    memory::reads::MemoryReads,
+    reads::{Applied, Commit, Find, Found, Heads, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+};
+
+/// What is wrong with the read models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// A commit is written wherever its partition stands.
+    IgnoresPrevious,
+    /// Of several commits each stands for itself.
+    CommitsOneByOne,
+    /// On a conflict the verdicts are written all the same.
+    KeepsVerdicts,
+    /// On a conflict the rows are written all the same.
+    KeepsRows,
+    /// Of a large commit the last row is lost.
+    LosesRow,
+    /// Of a large commit the last verdict is lost.
+    LosesVerdict,
+    /// `applied` is that of the commit before.
+    AnswersStale,
+    /// `applied` is asked first, the rest a little later.
+    AnswersInTwoSteps,
+    /// A check and a write with somebody else in between.
+    ChecksThenWrites,
+    /// Removed rows stay.
+    KeepsRemoved,
+    /// The first change of a row counts.
+    KeepsFirst,
+    /// Keys are compared without case.
+    FoldsCase,
+    /// Rows of a sister fleet appear.
+    LeaksFleet,
+    /// Rows of another partition appear.
+    LeaksPartition,
+    /// A page begins with the row it should come after.
+    RepeatsRow,
+    /// What is due comes by name.
+    DueUnsorted,
+    /// Mail of everybody comes.
+    MailOfAll,
+    /// Heads come by scope, and none for a fleet without.
+    PacksHeads,
+    /// All tags are as good as one.
+    TakesAnyTag,
+    /// A percent sign in a word means anything.
+    TakesPatterns,
+    /// Ties come last key first.
+    SortsBackwards,
+    /// The total is that of the page.
+    CountsPage,
+    /// Entries are there until their expiry is recorded.
+    ShowsExpired,
+    /// Hidden verdicts do not come after an offset.
+    SkipsHidden,
+    /// An offset asked twice comes twice.
+    RepeatsVerdict,
+    /// Labels do not matter.
+    IgnoresLabels,
+    /// Everybody sees everything.
+    ShowsAll,
+    /// The newest come newest first.
+    Reverses,
+    /// Nothing is there after a restart.
+    Forgets,
+    /// Only the rows are there after a restart.
+    ForgetsVerdicts,
+    /// Quotes in a tag are lost.
+    StripsQuotes,
+}
+
+/// Every fault and the promises that must notice, among others.
+const FAULTS: &[(Fault, &[&str])] = &[
+    (Fault::IgnoresPrevious, &["a_commit_follows_the_one_before", "conflicts_write_nothing"]),
+    (Fault::CommitsOneByOne, &["partitions_change_together"]),
+    (Fault::KeepsVerdicts, &["conflicts_write_nothing", "partitions_change_together"]),
+    (Fault::KeepsRows, &["conflicts_write_nothing", "partitions_change_together"]),
+    (Fault::LosesRow, &["a_batch_is_whole"]),
+    (Fault::LosesVerdict, &["a_batch_is_whole"]),
+    (Fault::AnswersStale, &["a_commit_is_seen_at_once"]),
+    (Fault::AnswersInTwoSteps, &["answers_come_from_one_snapshot"]),
+    (Fault::ChecksThenWrites, &["one_of_many_writers_wins"]),
+    (Fault::KeepsRemoved, &["rows_are_replaced_and_removed"]),
+    (Fault::KeepsFirst, &["rows_are_replaced_and_removed"]),
+    (Fault::FoldsCase, &["loads_find_what_exists"]),
+    (Fault::LeaksFleet, &["nothing_of_others_appears"]),
+    (Fault::LeaksPartition, &["nothing_of_others_appears", "a_partition_never_applied_is_empty"]),
+    (Fault::RepeatsRow, &["tables_are_paged_by_name"]),
+    (Fault::DueUnsorted, &["due_comes_longest_due_first"]),
+    (Fault::MailOfAll, &["mail_is_of_one_agent"]),
+    (Fault::PacksHeads, &["heads_come_in_the_order_asked"]),
+    (Fault::TakesAnyTag, &["memory_conditions_hold_alone_and_together"]),
+    (Fault::TakesPatterns, &["words_are_taken_literally"]),
+    (Fault::SortsBackwards, &["memory_is_sorted"]),
+    (Fault::CountsPage, &["memory_is_counted_and_paged", "matches_are_counted_and_paged"]),
+    (Fault::ShowsExpired, &["expired_memory_is_hidden"]),
+    (Fault::SkipsHidden, &["verdicts_follow_in_order"]),
+    (Fault::RepeatsVerdict, &["verdicts_are_found_by_offset"]),
+    (Fault::IgnoresLabels, &["verdicts_match_alone_and_together"]),
+    (Fault::ShowsAll, &["verdicts_are_shown_to_those_concerned"]),
+    (Fault::Reverses, &["matches_are_counted_and_paged"]),
+    (Fault::Forgets, &["what_was_committed_survives"]),
+    (Fault::ForgetsVerdicts, &["what_was_committed_survives"]),
+    (Fault::StripsQuotes, &["random_questions_have_one_answer"]),
+];
+
+/// Memory read models seen through a fault.
+struct Broken {
+    reads: MemoryReads,
+    fault: Option<Fault>,
+    before: Mutex<Applied>,
+}
+
+/// A commit without changes, to ask where a partition stands.
+async fn stands(reads: &MemoryReads, partition: Partition) -> Result<Applied, Error> {
+    Ok(reads.load(partition, &BTreeSet::new()).await?.applied)
+}
+
+impl Broken {
+    fn over(reads: MemoryReads, fault: Option<Fault>) -> Arc<dyn Reads> {
+        Arc::new(Self { reads, fault, before: Mutex::default() })
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    /// What the fault makes of a commit before it is written.
+    fn spoil(&self, mut commit: Commit) -> Commit {
+        match self.fault {
+            Some(Fault::LosesRow) if commit.rows.len() > 100 => drop(commit.rows.pop()),
+            Some(Fault::LosesVerdict) if commit.verdicts.len() > 100 => drop(commit.verdicts.pop()),
+            Some(Fault::KeepsRemoved) => commit.rows.retain(|(_, row)| row.is_some()),
+            Some(Fault::KeepsFirst) => commit.rows.reverse(),
+            _ => {}
+        }
+        commit
+    }
+
+    /// What the fault writes although it says that it did not.
+    async fn leave_behind(&self, commits: &[Commit]) -> Result<(), Error> {
+        for commit in commits {
+            let mut left = commit.clone();
+            let stands = stands(&self.reads, commit.partition).await?;
+            (left.previous, left.upto, left.time) = (stands.upto, stands.upto, stands.time);
+            match self.fault {
+                Some(Fault::KeepsVerdicts) => left.rows.clear(),
+                Some(Fault::KeepsRows) => left.verdicts.clear(),
+                _ => return Ok(()),
+            }
+            self.reads.commit(&[left]).await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, commits: &[Commit]) -> Result<(), Error> {
+        for commit in commits {
+            if stands(&self.reads, commit.partition).await?.upto != commit.previous {
+                return Err(Error::Conflict("checked".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes without looking where the partitions stand.
+    async fn force(&self, commits: &[Commit]) -> Result<(), Error> {
+        for commit in commits {
+            let previous = stands(&self.reads, commit.partition).await?.upto;
+            self.reads.commit(&[Commit { previous, ..commit.clone() }]).await?;
+        }
+        Ok(())
+    }
+
+    async fn applied(&self, partition: Partition, found: Applied) -> Result<Applied, Error> {
+        let stale = self.has(Fault::AnswersStale);
+        if !stale {
+            Ok(found)
+        } else {
+            stands(&self.reads, partition).await.map(|_| *self.before.lock().expect("no panic"))
+        }
+    }
+
+    /// What the fault asks instead.
+    fn ask(&self, find: &Find) -> Find {
+        let mut find = find.clone();
+        match (&mut find, self.fault) {
+            (Find::Table { after: Some(after), .. }, Some(Fault::RepeatsRow)) => drop(after.key.pop()),
+            (Find::Table { scope, .. }, Some(Fault::LeaksFleet)) => *scope = None,
+            (Find::Memory(filter), Some(Fault::TakesAnyTag)) => filter.any_tag = true,
+            (Find::Memory(filter), Some(Fault::TakesPatterns)) => {
+                filter.words.iter_mut().for_each(|word| *word = word.replace('%', ""));
+            }
+            (Find::Memory(filter), Some(Fault::ShowsExpired)) => filter.now = LogTime(i64::MIN),
+            (Find::Memory(filter), Some(Fault::StripsQuotes)) => {
+                filter.tags.iter_mut().for_each(|tag| *tag = tag.replace('"', ""));
+            }
+            _ => {}
+        }
+        find
+    }
+
+    async fn every_mail(&self, partition: Partition) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
+        for table in [Table::Message, Table::Notice] {
+            let find = Find::Table { table, scope: None, after: None, limit: 1_000 };
+            rows.extend(self.reads.find(partition, &find).await?.rows);
+        }
+        Ok(rows)
+    }
+}
+
+#[async_trait]
+impl Reads for Broken {
+    async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
+        let commits: Vec<_> = commits.iter().cloned().map(|commit| self.spoil(commit)).collect();
+        if let Some(first) = commits.first() {
+            *self.before.lock().expect("no panic") = stands(&self.reads, first.partition).await?;
+        }
+        match self.fault {
+            Some(Fault::IgnoresPrevious) => return self.force(&commits).await,
+            Some(Fault::CommitsOneByOne) => {
+                for commit in &commits {
+                    self.reads.commit(std::slice::from_ref(commit)).await?;
+                }
+                return Ok(());
+            }
+            Some(Fault::ChecksThenWrites) if commits.len() == 1 => {
+                self.check(&commits).await?;
+                tokio::task::yield_now().await;
+                return self.force(&commits).await;
+            }
+            _ => {}
+        }
+        let outcome = self.reads.commit(&commits).await;
+        if outcome.is_err() {
+            self.leave_behind(&commits).await?;
+        }
+        outcome
+    }
+
+    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+        let mut asked = keys.clone();
+        if self.has(Fault::FoldsCase) {
+            asked.extend(keys.iter().cloned().map(|key| RowKey { key: key.key.to_lowercase(), ..key }));
+        }
+        let mut found = self.reads.load(partition, &asked).await?;
+        found.applied = self.applied(partition, found.applied).await?;
+        Ok(found)
+    }
+
+    async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error> {
+        let early = stands(&self.reads, partition).await?;
+        if self.has(Fault::AnswersInTwoSteps) {
+            tokio::task::yield_now().await;
+        }
+        let partition = if self.has(Fault::LeaksPartition) { Partition(1) } else { partition };
+        let mut found = self.reads.find(partition, &self.ask(find)).await?;
+        match (find, self.fault) {
+            (_, Some(Fault::AnswersInTwoSteps)) => found.applied = early,
+            (_, Some(Fault::CountsPage)) => found.total = found.rows.len() as u64,
+            (Find::Due { .. }, Some(Fault::DueUnsorted)) => found.rows.sort_by_key(Row::key),
+            (Find::Mail { limit, .. }, Some(Fault::MailOfAll)) => {
+                found.rows = self.every_mail(partition).await?;
+                found.rows.truncate(*limit as usize);
+            }
+            (Find::Memory(MemoryFilter { sort, .. }), Some(Fault::SortsBackwards)) if *sort != MemorySort::Key => {
+                found.rows.reverse();
+            }
+            _ => {}
+        }
+        found.applied = self.applied(partition, found.applied).await?;
+        Ok(found)
+    }
+
+    async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
+        let mut asked = which.clone();
+        match (&mut asked, self.fault) {
+            (Which::Matching(matching), Some(Fault::IgnoresLabels)) => matching.labels.clear(),
+            (Which::Matching(matching), Some(Fault::ShowsAll)) => matching.viewer = None,
+            _ => {}
+        }
+        let mut found = self.reads.verdicts(partition, scope, &asked).await?;
+        match (which, self.fault) {
+            (Which::After { .. }, Some(Fault::SkipsHidden)) => {
+                found.verdicts.retain(|verdict: &Verdict| verdict.index.stream != Stream::Hidden);
+            }
+            (Which::At(_), Some(Fault::RepeatsVerdict)) => found.verdicts.extend(found.verdicts.first().cloned()),
+            (Which::Matching(matching), Some(Fault::Reverses)) if matching.newest => found.verdicts.reverse(),
+            (_, Some(Fault::CountsPage)) => found.total = found.verdicts.len() as u64,
+            _ => {}
+        }
+        found.applied = self.applied(partition, found.applied).await?;
+        Ok(found)
+    }
+
+    async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
+        let mut heads = self.reads.heads(partition, fleets).await?;
+        if self.has(Fault::PacksHeads) {
+            heads.heads.retain(Option::is_some);
+        }
+        Ok(heads)
+    }
+}
+
+/// Memory read models stand for the disk: they live on through `reopen`, as whole as the fault lets them.
+struct Disk {
+    fault: Option<Fault>,
+    reads: Mutex<MemoryReads>,
+}
+
+impl Disk {
+    fn kept(&self) -> MemoryReads {
+        MemoryReads::from(self.reads.lock().expect("no panic").snapshot())
+    }
+
+    /// Every row of the first partition, and no verdict.
+    async fn rows_only(&self) -> Result<MemoryReads, Error> {
+        let (kept, copy) = (self.kept(), MemoryReads::new());
+        let kept: Arc<dyn Reads> = Arc::new(kept);
+        let (rows, applied) = ringforge_ports::reads::every_row(&kept, Partition(1)).await?;
+        let rows = rows.into_iter().map(|row| (row.key(), Some(row))).collect();
+        let (partition, previous, verdicts) = (Partition(1), Offset::ZERO, Vec::new());
+        copy.commit(&[Commit { partition, previous, upto: applied.upto, time: applied.time, rows, verdicts }]).await?;
+        Ok(copy)
+    }
+}
+
+#[async_trait]
+impl Subject for Disk {
+    async fn open(&self) -> Arc<dyn Reads> {
+        let reads = MemoryReads::new();
+        *self.reads.lock().expect("no panic") = reads.clone();
+        Broken::over(reads, self.fault)
+    }
+
+    async fn reopen(&self) -> Option<Arc<dyn Reads>> {
+        let reads = match self.fault {
+            Some(Fault::Forgets) => MemoryReads::new(),
+            Some(Fault::ForgetsVerdicts) => self.rows_only().await.expect("the copy is small"),
+            _ => self.kept(),
+        };
+        *self.reads.lock().expect("no panic") = reads.clone();
+        Some(Broken::over(reads, self.fault))
+    }
+}
+
+/// The promises that read models with this fault do not keep.
+async fn rejections(fault: Option<Fault>) -> BTreeSet<&'static str> {
+    let mut rejected = BTreeSet::new();
+    for (name, promise) in PROMISES {
+        match promise(&Disk { fault, reads: Mutex::default() }).await {
+            Ok(()) => {}
+            Err(Failure::Broken(_)) => drop(rejected.insert(name)),
+            Err(Failure::Skipped(why)) => panic!("{name} was not tried: {why}"),
+        }
+    }
+    rejected
+}
+
+#[tokio::test]
+async fn the_intact_read_models_are_accepted() {
+    assert_eq!(rejections(None).await, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn broken_read_models_are_rejected_by_name() {
+    let mut useful: BTreeSet<&str> = BTreeSet::new();
+    for (fault, expected) in FAULTS {
+        let rejected = rejections(Some(*fault)).await;
+        for name in *expected {
+            assert!(rejected.contains(name), "{fault:?} is not noticed by {name}, only by {rejected:?}");
+        }
+        useful.extend(*expected);
+    }
+    let useless: Vec<_> = PROMISES.iter().map(|(name, _)| *name).filter(|name| !useful.contains(name)).collect();
+    assert_eq!(useless, [""; 0], "promises that reject nothing");
+}
