@@ -12,7 +12,9 @@ use ringforge_domain::{
     code::{Code, Refusal},
     fleet::{Fleet, Slug},
     ids::{FleetId, Scope, TenantId},
-    limits::{AUTH_FAILURES_ADDRESS_MAX, AUTH_FAILURES_MAX, AUTH_FAILURES_TRACKED_MAX, DIRECTORY_CACHE_MAX, PERMISSION_MS},
+    limits::{
+        AUTH_FAILURES_ADDRESS_MAX, AUTH_FAILURES_MAX, AUTH_FAILURES_TRACKED_MAX, DIRECTORY_CACHE_MAX, PERMISSION_MS,
+    },
     position::{Partition, StreamRef},
     row::{Row, RowKey, State},
     tenant::{Key, KeyType},
@@ -54,7 +56,10 @@ struct Failures {
 impl Authenticator {
     /// Over these services.
     pub fn new(services: Services) -> Self {
-        let rows = Cache::builder().max_capacity(DIRECTORY_CACHE_MAX).time_to_live(Duration::from_millis(PERMISSION_MS)).build();
+        let rows = Cache::builder()
+            .max_capacity(DIRECTORY_CACHE_MAX)
+            .time_to_live(Duration::from_millis(PERMISSION_MS))
+            .build();
         Self { services, rows, failures: Mutex::default() }
     }
 
@@ -68,7 +73,8 @@ impl Authenticator {
         let Some(known) = known else { return Err(self.failed(from, hint)) };
         self.failures().remove(&(from, hint));
         if known.key_type == KeyType::Admin {
-            return Err(Refusal::because(Code::Forbidden, "An admin key is not for agents.").fix("Connect with an agent key of the fleet."));
+            return Err(Refusal::because(Code::Forbidden, "An admin key is not for agents.")
+                .fix("Connect with an agent key of the fleet."));
         }
         let scope = self.fleet_of(&known, fleet).await?;
         let fleet: Option<Fleet> = self.row(&Fleet::key(scope)).await?;
@@ -95,7 +101,10 @@ impl Authenticator {
         let fleet = match self.fleet_id(key.tenant, wanted).await? {
             Some(fleet) => fleet,
             None if key.fleet.is_some() => return Err(other_fleet()),
-            None => return Err(Refusal::not_found("There is no such fleet.").fix("Name one of the tenant's fleets in `auth.fleet`.")),
+            None => {
+                return Err(Refusal::not_found("There is no such fleet.")
+                    .fix("Name one of the tenant's fleets in `auth.fleet`."));
+            }
         };
         if key.fleet.is_some_and(|only| only != fleet) {
             return Err(other_fleet());
@@ -137,7 +146,8 @@ impl Authenticator {
         let now = self.services.clock.monotonic();
         let mut failures = self.failures();
         failures.retain(|_, known| now.saturating_sub(known.since) < WINDOW);
-        let from_address: u32 = failures.iter().filter(|((address, _), _)| *address == from).map(|(_, known)| known.count).sum();
+        let from_address: u32 =
+            failures.iter().filter(|((address, _), _)| *address == from).map(|(_, known)| known.count).sum();
         if failures.len() >= AUTH_FAILURES_TRACKED_MAX && !failures.contains_key(&(from, hint.clone())) {
             return Refusal::new(Code::RateLimited).after_ms(1_000);
         }
@@ -147,7 +157,8 @@ impl Authenticator {
             return Refusal::new(Code::InvalidApiKey);
         }
         let wait = WINDOW.saturating_sub(now.saturating_sub(known.since));
-        Refusal::because(Code::RateLimited, "Too many failed attempts.").after_ms(u64::try_from(wait.as_millis()).unwrap_or(60_000).max(1))
+        Refusal::because(Code::RateLimited, "Too many failed attempts.")
+            .after_ms(u64::try_from(wait.as_millis()).unwrap_or(60_000).max(1))
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, BTreeMap<(IpAddr, String), Failures>> {
@@ -156,5 +167,6 @@ impl Authenticator {
 }
 
 fn other_fleet() -> Refusal {
-    Refusal::because(Code::Forbidden, "This key is for another fleet.").fix("Leave `auth.fleet` out, or use a key of that fleet.")
+    Refusal::because(Code::Forbidden, "This key is for another fleet.")
+        .fix("Leave `auth.fleet` out, or use a key of that fleet.")
 }

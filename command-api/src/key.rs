@@ -32,9 +32,11 @@ pub fn resume_token(ids: &dyn Ids) -> String {
 
 /// Whether a text can be a key at all.
 pub fn well_formed(text: &str) -> bool {
-    let known = [KeyType::Live, KeyType::Test, KeyType::Admin].into_iter().find_map(|kind| text.strip_prefix(prefix(kind)));
+    let known =
+        [KeyType::Live, KeyType::Test, KeyType::Admin].into_iter().find_map(|kind| text.strip_prefix(prefix(kind)));
     let Some(digits) = known.filter(|digits| digits.len() == RANDOM + CHECK && digits.is_ascii()) else { return false };
-    digits.bytes().all(|byte| byte.is_ascii_alphanumeric()) && check(&text[..text.len() - CHECK]) == text[text.len() - CHECK..]
+    digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        && check(&text[..text.len() - CHECK]) == text[text.len() - CHECK..]
 }
 
 /// What may be said of a key in logs and limits: its type and first characters.

@@ -118,7 +118,13 @@ impl Gate {
     ///
     /// # Errors
     /// `unavailable`.
-    pub async fn submit_internal(&self, scope: Scope, partition: Partition, agent: Option<AgentId>, command: Command) -> Result<Offset, Refusal> {
+    pub async fn submit_internal(
+        &self,
+        scope: Scope,
+        partition: Partition,
+        agent: Option<AgentId>,
+        command: Command,
+    ) -> Result<Offset, Refusal> {
         let caller = Caller { scope, stream: StreamRef { partition, epoch: 0 }, agent, session: None, key: None };
         let id = CommandId::from_bits(self.services.ids.next());
         let record = self.record(&caller, Asked { id, command, meta: Meta::default() });
@@ -171,7 +177,8 @@ impl Gate {
     fn deadline(&self, partition: Partition) -> Option<i64> {
         let known = *self.progress().get(&partition)?;
         let since = self.services.clock.monotonic().saturating_sub(known.seen_at) + self.config.reply_timeout;
-        (known.time > LogTime::default()).then(|| known.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)).0)
+        (known.time > LogTime::default())
+            .then(|| known.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)).0)
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, Refusal> {
@@ -206,4 +213,3 @@ impl Gate {
 
 /// What a refused asker is told to wait.
 const OVERLOADED_RETRY_MS: u64 = 500;
-

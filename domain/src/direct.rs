@@ -6,7 +6,7 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, Expire, ExpireEffect, Told};
+pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, EXPIRED, Expire, ExpireEffect, Told};
 
 use crate::{
     catalog::Act,

@@ -1,6 +1,6 @@
 //! One function for every query of the catalogue but replay, which is a stream (`history.rs`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringforge_domain::{
     catalog::Query,
@@ -23,7 +23,7 @@ pub struct Asker {
     /// The agent.
     pub agent: AgentId,
     /// Its fleet.
-    pub encoder: Encoder,
+    pub encoder: Arc<Encoder>,
 }
 
 impl Asker {
@@ -73,5 +73,6 @@ pub(crate) async fn agent_id(services: &Services, asker: &Asker, id_or_name: &st
 
 /// A cursor we did not make.
 pub(crate) fn bad_cursor() -> Refusal {
-    Refusal::invalid("cursor", "`cursor` is not one of ours.").fix("Use `next_cursor` of the last page as it was given.")
+    Refusal::invalid("cursor", "`cursor` is not one of ours.")
+        .fix("Use `next_cursor` of the last page as it was given.")
 }

@@ -67,7 +67,14 @@ pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Resu
     let limit = request.limit();
     let from = request.from.as_deref().and_then(LogTime::parse);
     let to = request.to.as_deref().and_then(LogTime::parse);
-    let mut plan = Plan { total: 0, limit, verdicts: Vec::new(), next_cursor: None, from, to: to.unwrap_or_else(|| services.clock.wall()) };
+    let mut plan = Plan {
+        total: 0,
+        limit,
+        verdicts: Vec::new(),
+        next_cursor: None,
+        from,
+        to: to.unwrap_or_else(|| services.clock.wall()),
+    };
     let mut agents: Vec<AgentId> = Vec::new();
     for agent in &request.agents {
         agents.extend(agent_id(services, asker, agent).await?);
@@ -101,7 +108,8 @@ pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Resu
     plan.verdicts = found.verdicts;
     if plan.verdicts.len() > limit as usize {
         plan.verdicts.truncate(limit as usize);
-        plan.next_cursor = plan.verdicts.last().map(|last| encoder.event_id(First { offset: last.position.offset, hash: 0 }));
+        plan.next_cursor =
+            plan.verdicts.last().map(|last| encoder.event_id(First { offset: last.position.offset, hash: 0 }));
     }
     Ok(plan)
 }

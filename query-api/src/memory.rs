@@ -32,7 +32,8 @@ const ACCESS_WINDOW: Duration = Duration::from_secs(30 * 86_400);
 pub(crate) async fn get(services: &Services, asker: &Asker, query: &Get) -> Result<Frame, Refusal> {
     let scope = asker.encoder.scope;
     let key = RowKey::memory(scope, &query.key);
-    let found = services.reads.load(asker.partition(), &BTreeSet::from([key])).await.map_err(|error| unavailable(&error))?;
+    let found =
+        services.reads.load(asker.partition(), &BTreeSet::from([key])).await.map_err(|error| unavailable(&error))?;
     let count = accesses(services, scope, &query.key, 1).await;
     let now = services.clock.wall();
     let entry = found.rows.iter().find_map(Entry::of).and_then(|entry| entry.shown(now, &asker.encoder, true, count));
@@ -148,7 +149,12 @@ pub(crate) async fn history(services: &Services, asker: &Asker, query: &History)
 ///
 /// # Errors
 /// `unavailable`.
-pub async fn matching(services: &Services, asker: &Asker, pattern: &str, after: Option<String>) -> Result<(Found, LogTime), Refusal> {
+pub async fn matching(
+    services: &Services,
+    asker: &Asker,
+    pattern: &str,
+    after: Option<String>,
+) -> Result<(Found, LogTime), Refusal> {
     let now = services.clock.wall();
     let literal = pattern.split('*').next().unwrap_or("");
     let filter = MemoryFilter {
@@ -214,7 +220,9 @@ fn versions(asker: &Asker, update: &Update) -> Vec<Value> {
             expired.into_iter().chain([version(effect.version, change, value, true)]).collect()
         }
         (Command::MemoryDelete(_), Effect::MemoryDelete(effect)) => vec![version(effect.version, "delete", None, true)],
-        (Command::MemoryExpire(_), Effect::MemoryExpire(effect)) => vec![version(effect.version, "expire", None, false)],
+        (Command::MemoryExpire(_), Effect::MemoryExpire(effect)) => {
+            vec![version(effect.version, "expire", None, false)]
+        }
         _ => Vec::new(),
     }
 }

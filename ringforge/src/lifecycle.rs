@@ -84,6 +84,7 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     start_timers(&services, edge_id, &mut roles).await?;
 
     let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
+    roles.spawn(Arc::clone(&hub).watch());
     let edge = Edge::new(services.clone(), gate, hub, edge_id, config.edge(edge_id.to_string()));
     roles.spawn(hold_lease(services.clone(), edge_id));
     let open = Arc::new(());

@@ -1,19 +1,22 @@
 //! History for one agent: log and index make the same posts that it would have been sent live.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringforge_domain::{
     auth::PresenceMode,
+    catalog::Effect,
+    direct,
     frame::Encoder,
     interest::{Audience, Interest},
     limits::CATCH_UP_PAGE_MAX,
     position::Offset,
     presence::Agent,
     row::{RowKey, State},
+    verdict::{First, Outcome, Stream},
 };
 use ringforge_ports::{
     Error, Services,
-    reads::{Update, Which},
+    reads::{Matching, Update, Which},
 };
 use ringforge_query_api::history::updates;
 
@@ -44,7 +47,8 @@ impl Reader {
         let found = services.reads.verdicts(partition, self.encoder.scope, &Which::At(places)).await?.verdicts;
         let updates = updates(services, partition, found).await?;
         let deliveries = updates.iter().map(|update| Arc::new(Delivery::of(update)));
-        let posts = deliveries.filter_map(|delivery| Post::pick(&delivery, self.viewpoint, &Interest::default())).collect();
+        let posts =
+            deliveries.filter_map(|delivery| Post::pick(&delivery, self.viewpoint, &Interest::default())).collect();
         Ok(Caught { posts, upto: None, done: true })
     }
 
@@ -52,7 +56,12 @@ impl Reader {
     ///
     /// # Errors
     /// A port is away.
-    pub async fn page(&self, services: &Services, after: Option<Offset>, before: Option<Offset>) -> Result<Caught, Error> {
+    pub async fn page(
+        &self,
+        services: &Services,
+        after: Option<Offset>,
+        before: Option<Offset>,
+    ) -> Result<Caught, Error> {
         let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
         let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
         let mut verdicts = services.reads.verdicts(partition, scope, &which).await?.verdicts;
@@ -62,12 +71,39 @@ impl Reader {
         let done = !full || verdicts.len() < read;
         // The row is read after the page: its spans say what was in force at each place of it.
         let interest = self.interest(services).await?;
-        let updates = updates(services, partition, verdicts).await?;
+        let mut updates = updates(services, partition, verdicts).await?;
         let upto = updates.last().map_or(after, |update| Some(update.verdict.position.offset));
-        Ok(Caught { posts: self.posts(&updates, &interest, upto), upto, done })
+        let expired = self.expired(services, &updates).await?;
+        updates.retain(|update| !expired.contains(&update.verdict.position.offset));
+        Ok(Caught { posts: self.posts(&updates, &interest), upto, done })
     }
 
-    fn posts(&self, updates: &[Update], interest: &Interest, upto: Option<Offset>) -> Vec<Post> {
+    /// Messages to this agent that its sender was told it never got: they must not turn up after all.
+    async fn expired(&self, services: &Services, updates: &[Update]) -> Result<BTreeSet<Offset>, Error> {
+        let (now, agent) = (services.clock.wall(), self.viewpoint.agent);
+        let mut expired = BTreeSet::new();
+        for Update { verdict, .. } in updates {
+            let Outcome::Applied(Effect::DirectSend(effect)) = &verdict.outcome else { continue };
+            if effect.to != agent || effect.expires_at > now || verdict.agent == Some(agent) {
+                continue;
+            }
+            let matching = Matching {
+                streams: vec![Stream::Direct],
+                labels: vec![direct::EXPIRED.to_owned()],
+                subject: Some(effect.message.to_string()),
+                limit: 1,
+                ..Matching::default()
+            };
+            let partition = self.encoder.stream.partition;
+            let found = services.reads.verdicts(partition, verdict.scope, &Which::Matching(matching)).await?;
+            if found.total > 0 {
+                expired.insert(verdict.position.offset);
+            }
+        }
+        Ok(expired)
+    }
+
+    fn posts(&self, updates: &[Update], interest: &Interest) -> Vec<Post> {
         let deliveries: Vec<Arc<Delivery>> = updates.iter().map(|update| Arc::new(Delivery::of(update))).collect();
         let picked = deliveries.iter().filter_map(|delivery| Post::pick(delivery, self.viewpoint, interest));
         let mut posts: Vec<Post> = match self.presence {
@@ -75,10 +111,12 @@ impl Reader {
             _ => picked.filter_map(Post::without_presence).collect(),
         };
         if self.presence == PresenceMode::Delta
-            && let (Some(frame), Some(upto)) = (Coalescer::gather(&deliveries), upto)
+            && let (Some(frame), Some(last)) = (Coalescer::gather(&deliveries), updates.last())
         {
+            let hash = last.event.as_ref().map_or(0, |event| event.at.hash);
+            let place = First { offset: last.verdict.position.offset, hash };
             let audience = Audience::Presence { about: self.viewpoint.agent };
-            posts.push(Post::all(&Arc::new(Delivery::made(upto, audience, frame))));
+            posts.push(Post::all(&Arc::new(Delivery::made(place, audience, frame))));
         }
         posts
     }

@@ -21,7 +21,7 @@ use ringforge_ports::{
     reads::{Find, Which},
 };
 use ringforge_query_api::{Asker, roster, unavailable};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
 use crate::{
@@ -65,11 +65,39 @@ pub struct Inside {
     pub feed: Arc<Feed>,
 }
 
+/// An agent whose session is in the log and has no verdict yet.
+pub struct Begun {
+    caller: Caller,
+    feed: Arc<Feed>,
+    encoder: Arc<Encoder>,
+    slug: String,
+    session: SessionId,
+    resume_token: String,
+    missed: Missed,
+    id: CommandId,
+}
+
+impl Begun {
+    /// There was no verdict in time: waits for it no longer.
+    pub fn give_up(&self) -> Refusal {
+        self.feed.give_up(self.id);
+        Refusal::new(Code::Timeout)
+    }
+}
+
 impl Edge {
     /// Over these services and this gate.
     pub fn new(services: Services, gate: Arc<Gate>, hub: Arc<Hub>, id: EdgeId, config: EdgeConfig) -> Arc<Self> {
         let EdgeConfig { session, leave_grace } = config;
-        Arc::new(Self { services, gate, hub, session: Arc::new(session), id, leave_grace, draining: watch::Sender::new(false) })
+        Arc::new(Self {
+            services,
+            gate,
+            hub,
+            session: Arc::new(session),
+            id,
+            leave_grace,
+            draining: watch::Sender::new(false),
+        })
     }
 
     /// Tells every connection to go, and lets nobody in any more.
@@ -87,18 +115,65 @@ impl Edge {
     /// # Errors
     /// What `auth_error` will say.
     pub async fn enter(&self, auth: &Auth, bearer: Option<&str>, from: IpAddr) -> Result<Inside, Refusal> {
+        let entrance = self.admit(auth, bearer, from).await?;
+        let feed = self.hub.feed(entrance.scope, entrance.stream).await.map_err(|error| unavailable(&error))?;
+        let (begun, verdict) = self.begin(auth, entrance, feed).await?;
+        match tokio::time::timeout(self.session.reply_timeout, verdict).await {
+            Ok(Ok(verdict)) => self.finish(begun, &verdict).await,
+            _ => Err(begun.give_up()),
+        }
+    }
+
+    /// The first part of [`Self::enter`]: what the key opens.
+    ///
+    /// # Errors
+    /// What `auth_error` will say.
+    pub async fn admit(&self, auth: &Auth, bearer: Option<&str>, from: IpAddr) -> Result<Entrance, Refusal> {
         let api_key = auth.api_key.as_deref().or(bearer);
         let api_key = api_key.ok_or_else(|| Refusal::because(Code::Unauthorized, "`auth` carries no API key."))?;
-        let entrance = self.gate.authenticator.enter(api_key, auth.fleet.as_deref(), from).await?;
+        self.gate.authenticator.enter(api_key, auth.fleet.as_deref(), from).await
+    }
+
+    /// The second part: the session goes into the log. Its verdict comes over the feed, or in the end not at all.
+    ///
+    /// # Errors
+    /// What `auth_error` will say.
+    pub async fn begin(
+        &self,
+        auth: &Auth,
+        entrance: Entrance,
+        feed: Arc<Feed>,
+    ) -> Result<(Begun, oneshot::Receiver<Verdict>), Refusal> {
         let Entrance { key, scope, slug, stream } = entrance;
-        let feed = self.hub.feed(scope, stream).await.map_err(|error| unavailable(&error))?;
         let encoder = Arc::new(feed.fleet().encoder.clone());
         let missed = self.missed(&encoder, auth.last_event_id.as_deref()).await.map_err(|error| unavailable(&error))?;
         let resume_token = key::resume_token(&*self.services.ids);
         let started = self.started(auth, key.id, &resume_token)?;
         let session = started.session;
-        let mut caller = Caller { scope, stream, agent: None, session: None, key: Some(key) };
-        let verdict = self.decided(&caller, &feed, Command::SessionStarted(started)).await?;
+        let caller = Caller { scope, stream, agent: None, session: None, key: Some(key) };
+        let id = CommandId::from_bits(self.services.ids.next());
+        let begun = Begun { caller, feed, encoder, slug, session, resume_token, missed, id };
+        let verdict = begun.feed.wait_for(id);
+        let asked = Asked { id, command: Command::SessionStarted(started), meta: Meta::default() };
+        let placed = self.gate.submit(&begun.caller, vec![asked]).await.into_iter().next();
+        match placed.unwrap_or_else(|| Err(Refusal::new(Code::ServerError))) {
+            Ok(offset) => {
+                begun.feed.expect(offset);
+                Ok((begun, verdict))
+            }
+            Err(refusal) => {
+                begun.give_up();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The last part: the fold has said who it is.
+    ///
+    /// # Errors
+    /// What `auth_error` will say.
+    pub async fn finish(&self, begun: Begun, verdict: &Verdict) -> Result<Inside, Refusal> {
+        let Begun { mut caller, feed, encoder, slug, session, resume_token, missed, .. } = begun;
         let effect = match &verdict.outcome {
             Outcome::Applied(Effect::SessionStarted(effect)) => effect.clone(),
             Outcome::Applied(_) => return Err(Refusal::new(Code::ServerError)),
@@ -107,7 +182,7 @@ impl Edge {
         caller.agent = Some(effect.agent);
         caller.session = Some(session);
         let viewpoint = Viewpoint { agent: effect.agent, session };
-        match self.entered(viewpoint, &encoder, effect, slug, resume_token, &verdict, missed).await {
+        match self.entered(viewpoint, &encoder, effect, slug, resume_token, verdict, missed).await {
             Ok(entered) => Ok(Inside { entered, caller, feed }),
             Err(refusal) => {
                 self.leave(&caller, "not_admitted").await;
@@ -118,7 +193,9 @@ impl Edge {
 
     fn started(&self, auth: &Auth, key: ringforge_domain::ids::KeyId, resume_token: &str) -> Result<Started, Refusal> {
         let claimed = match &auth.agent_id {
-            Some(id) => Some(id.parse().map_err(|_| Refusal::because(Code::Unauthorized, "`agent_id` is not one of ours."))?),
+            Some(id) => {
+                Some(id.parse().map_err(|_| Refusal::because(Code::Unauthorized, "`agent_id` is not one of ours."))?)
+            }
             None => None,
         };
         let profile = &auth.agent;
@@ -140,27 +217,6 @@ impl Edge {
         })
     }
 
-    /// Submits one command and waits for its verdict.
-    async fn decided(&self, caller: &Caller, feed: &Arc<Feed>, command: Command) -> Result<Verdict, Refusal> {
-        let id = CommandId::from_bits(self.services.ids.next());
-        let verdict = feed.wait_for(id);
-        let asked = Asked { id, command, meta: Meta::default() };
-        let placed = self.gate.submit(caller, vec![asked]).await.into_iter().next();
-        let placed = placed.unwrap_or_else(|| Err(Refusal::new(Code::ServerError)));
-        if let Err(refusal) = &placed {
-            feed.give_up(id);
-            return Err(refusal.clone());
-        }
-        feed.expect(placed?);
-        match tokio::time::timeout(self.session.reply_timeout, verdict).await {
-            Ok(Ok(verdict)) => Ok(verdict),
-            _ => {
-                feed.give_up(id);
-                Err(Refusal::new(Code::Timeout))
-            }
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "everything that is known once the verdict is there")]
     async fn entered(
         &self,
@@ -173,11 +229,12 @@ impl Edge {
         missed: Missed,
     ) -> Result<Entered, Refusal> {
         let started = verdict.position.offset;
-        let asker = Asker { agent: viewpoint.agent, encoder: Encoder::clone(encoder) };
+        let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(encoder) };
         let query = Roster { limit: Some(ROSTER_PAGE_MAX), ..Roster::default() };
         let roster = roster::roster(&self.services, &asker, &query).await?;
         let known_after = if let Missed::After(after) = missed { Some(after) } else { None };
-        let (mail, notices) = self.mail(viewpoint.agent, encoder, started, known_after).await.map_err(|error| unavailable(&error))?;
+        let (mail, notices) =
+            self.mail(viewpoint.agent, encoder, started, known_after).await.map_err(|error| unavailable(&error))?;
         let key = RowKey::agent(encoder.scope, viewpoint.agent);
         let found = self.services.reads.load(encoder.stream.partition, &BTreeSet::from([key])).await;
         let found = found.map_err(|error| unavailable(&error))?;
@@ -203,7 +260,13 @@ impl Edge {
     }
 
     /// Where mail waits: before the session began, and not among what it missed, which is shown anyway.
-    async fn mail(&self, agent: AgentId, encoder: &Encoder, started: Offset, known_after: Option<Offset>) -> Result<(Vec<Offset>, Vec<ringforge_domain::ids::MessageId>), Error> {
+    async fn mail(
+        &self,
+        agent: AgentId,
+        encoder: &Encoder,
+        started: Offset,
+        known_after: Option<Offset>,
+    ) -> Result<(Vec<Offset>, Vec<ringforge_domain::ids::MessageId>), Error> {
         let limit = 2 * MAILBOX_MAX;
         let find = Find::Mail { scope: encoder.scope, agent, limit };
         let found = self.services.reads.find(encoder.stream.partition, &find).await?;
@@ -235,7 +298,10 @@ impl Edge {
             Some(cursor) if cursor.offset >= bounds.end => "invalid",
             Some(cursor) if cursor.offset < bounds.oldest => "expired",
             Some(cursor) => match self.services.log.seek(partition, &[cursor.offset]).await?.first() {
-                Some(record) if record.record.scope == encoder.scope && schema::record_hash(&record.record.bytes) == cursor.hash => {
+                Some(record)
+                    if record.record.scope == encoder.scope
+                        && schema::record_hash(&record.record.bytes) == cursor.hash =>
+                {
                     return Ok(Missed::After(cursor.offset));
                 }
                 Some(_) => "generation",
@@ -249,7 +315,9 @@ impl Edge {
     async fn oldest(&self, encoder: &Encoder) -> Result<Option<(String, u64)>, Error> {
         let partition = encoder.stream.partition;
         let which = Which::After { after: None, limit: 1 };
-        let Some(oldest) = self.services.reads.verdicts(partition, encoder.scope, &which).await?.oldest else { return Ok(None) };
+        let Some(oldest) = self.services.reads.verdicts(partition, encoder.scope, &which).await?.oldest else {
+            return Ok(None);
+        };
         let record = self.services.log.seek(partition, &[oldest]).await?.into_iter().next();
         Ok(record.map(|record| {
             let place = First { offset: oldest, hash: schema::record_hash(&record.record.bytes) };

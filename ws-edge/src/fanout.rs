@@ -9,7 +9,7 @@ use ringforge_domain::{
     ids::{AgentId, CommandId, MessageId, SessionId},
     interest::{Audience, Interest, InterestChange, Wanted},
     position::Offset,
-    verdict::{Outcome, Verdict},
+    verdict::{First, Outcome, Verdict},
 };
 use ringforge_ports::reads::Update;
 
@@ -90,10 +90,11 @@ impl Delivery {
         }
     }
 
-    /// A frame of our own making for everyone, at the place of the last event.
-    pub fn made(offset: Offset, audience: Audience, frame: Frame) -> Self {
+    /// A frame of our own making for everyone, at the place of the last event: a safe cursor.
+    pub fn made(place: First, audience: Audience, frame: Frame) -> Self {
+        let frame = frame.stamped(place.offset, place.hash);
         Self {
-            offset,
+            offset: place.offset,
             previous: None,
             command: CommandId::from_bits(0),
             session: None,
@@ -107,7 +108,8 @@ impl Delivery {
 
     /// Bytes it is worth in a queue.
     pub fn weight(&self) -> usize {
-        let pushes: usize = self.pushes.iter().map(|push| push.with_value.as_ref().unwrap_or(&push.frame).frame.len()).sum();
+        let pushes: usize =
+            self.pushes.iter().map(|push| push.with_value.as_ref().unwrap_or(&push.frame).frame.len()).sum();
         WEIGHT_MIN + pushes
     }
 }
@@ -123,7 +125,9 @@ impl From<Push> for Sharing {
 
 fn message(command: &Command, verdict: &Verdict) -> Option<(AgentId, MessageId)> {
     match (command, &verdict.outcome, verdict.first) {
-        (Command::DirectSend(_), Outcome::Applied(Effect::DirectSend(effect)), None) => Some((effect.to, effect.message)),
+        (Command::DirectSend(_), Outcome::Applied(Effect::DirectSend(effect)), None) => {
+            Some((effect.to, effect.message))
+        }
         _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,8 +15,8 @@ use ringforge_domain::{
     frame::Encoder,
     ids::{CommandId, Scope},
     limits::CATCH_UP_PAGE_MAX,
-    position::{Generation, Offset, StreamRef},
-    verdict::Verdict,
+    position::{Generation, Offset, Partition, StreamRef},
+    verdict::{First, Verdict},
 };
 use ringforge_ports::{
     Error, Services,
@@ -24,16 +24,19 @@ use ringforge_ports::{
     reads::{Update, Which},
 };
 use ringforge_query_api::history::updates;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::AbortHandle,
+};
 use tracing::{debug, warn};
 
 use crate::hub::{Fleet, Seen};
 
 /// How long an own command's update may take before it is looked for.
 const EXPECT: Duration = Duration::from_millis(50);
-/// How often held presence is looked at.
-const TICK: Duration = Duration::from_millis(125);
-/// How long the bus may be silent before the head is asked for.
+/// How often held presence is looked at, while there is any.
+const HOLD: Duration = Duration::from_millis(50);
+/// How often the heads are asked for: so long a silent bus can hide an update.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How long an empty fleet is kept.
 const EMPTY: Duration = Duration::from_secs(30);
@@ -53,6 +56,8 @@ pub struct Feed {
     /// One more than the offset of our newest own command.
     expected: AtomicU64,
     nudge: Notify,
+    empty_since: Mutex<Option<Duration>>,
+    task: OnceLock<AbortHandle>,
 }
 
 impl Hub {
@@ -73,11 +78,20 @@ impl Hub {
         let generation = self.services.log.bounds(stream.partition).await?.generation;
         let heard = self.services.live.subscribe(scope).await?;
         let heads = self.services.reads.heads(stream.partition, &[scope]).await?;
-        let head = heads.heads.first().and_then(|head| head.as_ref().map(|head| head.last));
+        let head = heads.heads.into_iter().next().flatten().map(|head| First { offset: head.last, hash: head.hash });
         let fleet = Fleet::new(self.encoder(scope, stream, generation), head);
-        let feed = Arc::new(Feed { fleet: Mutex::new(fleet), waiting: Mutex::default(), expected: AtomicU64::new(0), nudge: Notify::new() });
+        let feed = Arc::new(Feed {
+            fleet: Mutex::new(fleet),
+            waiting: Mutex::default(),
+            expected: AtomicU64::new(0),
+            nudge: Notify::new(),
+            empty_since: Mutex::new(None),
+            task: OnceLock::new(),
+        });
+        let task = tokio::spawn(follow(self.services.clone(), Arc::clone(&feed), scope, heard));
+        // It was made just now: nobody else can have set it.
+        let _ = feed.task.set(task.abort_handle());
         feeds.insert(scope, Arc::clone(&feed));
-        tokio::spawn(follow(Arc::clone(self), Arc::clone(&feed), scope, heard));
         Ok(feed)
     }
 
@@ -85,15 +99,39 @@ impl Hub {
         Encoder { seal: self.seal.clone(), scope, stream, generation }
     }
 
-    /// Forgets a fleet that nobody here needs; `false` if somebody does.
-    async fn forget(&self, scope: Scope, feed: &Arc<Feed>) -> bool {
-        let mut feeds = self.feeds.lock().await;
-        // The map and the task hold it; anyone else is about to join.
-        if Arc::strong_count(feed) > 2 || !feed.fleet().is_empty() {
-            return false;
+    /// Asks for the heads of all fleets here in one query, so that a silent bus hides nothing; forgets fleets that nobody
+    /// here needs. Runs for ever.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SILENCE).await;
+            let feeds: Vec<(Scope, Arc<Feed>)> = {
+                let mut feeds = self.feeds.lock().await;
+                let now = self.services.clock.monotonic();
+                // The map and the task hold an unneeded feed; anyone else is about to join.
+                feeds.retain(|_, feed| Arc::strong_count(feed) > 2 || !feed.unneeded(now));
+                feeds.iter().map(|(scope, feed)| (*scope, Arc::clone(feed))).collect()
+            };
+            if let Err(error) = self.ask_heads(&feeds).await {
+                warn!(%error, "the heads of fleets could not be asked for");
+            }
         }
-        feeds.remove(&scope);
-        true
+    }
+
+    async fn ask_heads(&self, feeds: &[(Scope, Arc<Feed>)]) -> Result<(), Error> {
+        let mut partitions: BTreeMap<Partition, Vec<&(Scope, Arc<Feed>)>> = BTreeMap::new();
+        for one in feeds {
+            partitions.entry(one.1.fleet().encoder.stream.partition).or_default().push(one);
+        }
+        for (partition, feeds) in partitions {
+            let scopes: Vec<Scope> = feeds.iter().map(|(scope, _)| *scope).collect();
+            let heads = self.services.reads.heads(partition, &scopes).await?.heads;
+            for ((_, feed), head) in feeds.into_iter().zip(heads) {
+                if let Some(head) = head {
+                    feed.expect(head.last);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -137,6 +175,20 @@ impl Feed {
         self.nudge.notify_one();
     }
 
+    /// Whether nobody has been here for a while; its task ends with it then.
+    fn unneeded(&self, now: Duration) -> bool {
+        let mut since = self.empty_since.lock().expect("no panic while the lock is held");
+        if !self.fleet().is_empty() {
+            *since = None;
+            return false;
+        }
+        let unneeded = now.saturating_sub(*since.get_or_insert(now)) > EMPTY;
+        if unneeded && let Some(task) = self.task.get() {
+            task.abort();
+        }
+        unneeded
+    }
+
     /// The newest own command whose update has not come.
     fn misses_expected(&self) -> Option<Offset> {
         let expected = Offset(self.expected.load(Ordering::Relaxed).checked_sub(1)?);
@@ -152,27 +204,23 @@ impl Feed {
     }
 }
 
-async fn follow(hub: Arc<Hub>, feed: Arc<Feed>, scope: Scope, mut heard: BoxStream<'static, Heard>) {
-    let clock = Arc::clone(&hub.services.clock);
-    let (mut quiet_since, mut empty_since) = (clock.monotonic(), None);
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The newest own command when the wait began: its update is looked for when the wait is over.
+/// Follows one fleet until the hub forgets it.
+async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: BoxStream<'static, Heard>) {
+    let clock = Arc::clone(&services.clock);
+    // What is expected when the wait begins is looked for when it is over.
     let mut expected: Option<Offset> = None;
     let mut wait = Box::pin(tokio::time::sleep(EXPECT));
     loop {
+        let holds_back = feed.fleet().holds_back();
         let missing = tokio::select! {
-            news = heard.next() => {
-                quiet_since = clock.monotonic();
-                match news {
-                    Some(Heard::News(news)) => feed.hear(&news, quiet_since),
-                    Some(Heard::Lost) => true,
-                    None => {
-                        heard = resubscribed(&hub.services, scope).await;
-                        true
-                    }
+            news = heard.next() => match news {
+                Some(Heard::News(news)) => feed.hear(&news, clock.monotonic()),
+                Some(Heard::Lost) => true,
+                None => {
+                    heard = resubscribed(&services, scope).await;
+                    true
                 }
-            }
+            },
             () = feed.nudge.notified(), if expected.is_none() => {
                 expected = feed.misses_expected();
                 wait.as_mut().set(tokio::time::sleep(EXPECT));
@@ -182,23 +230,12 @@ async fn follow(hub: Arc<Hub>, feed: Arc<Feed>, scope: Scope, mut heard: BoxStre
                 feed.nudge.notify_one();
                 expected.take().is_some_and(|expected| feed.fleet().misses(expected))
             }
-            _ = tick.tick() => false,
+            () = tokio::time::sleep(HOLD), if holds_back => false,
         };
-        let now = clock.monotonic();
-        feed.fleet().tick(now);
-        let quiet = now.saturating_sub(quiet_since) >= SILENCE;
-        if quiet {
-            quiet_since = now;
-        }
-        if missing || quiet {
-            if let Err(error) = fill(&hub.services, &feed, scope).await {
-                warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
-                feed.nudge.notify_one();
-            }
-        }
-        empty_since = feed.fleet().is_empty().then(|| empty_since.unwrap_or(now));
-        if empty_since.is_some_and(|since| now.saturating_sub(since) > EMPTY) && hub.forget(scope, &feed).await {
-            return;
+        feed.fleet().tick(clock.monotonic());
+        if missing && let Err(error) = fill(&services, &feed, scope).await {
+            warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
+            feed.nudge.notify_one();
         }
     }
 }
@@ -230,7 +267,10 @@ async fn fill(services: &Services, feed: &Feed, scope: Scope) -> Result<(), Erro
         let now = services.clock.monotonic();
         for update in &filled {
             if let Seen::Gap { .. } = feed.take(update, now) {
-                return Err(Error::Corrupt(format!("the chain of fleet {} is broken at {}", scope.fleet, update.verdict.position.offset.0)));
+                return Err(Error::Corrupt(format!(
+                    "the chain of fleet {} is broken at {}",
+                    scope.fleet, update.verdict.position.offset.0
+                )));
             }
         }
         if !full {

@@ -13,6 +13,7 @@ use ringforge_domain::{
     interest::{Audience, Interest},
     limits::{OUTBOX_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
     position::Offset,
+    verdict::First,
 };
 use ringforge_ports::reads::Update;
 use tokio::sync::Notify;
@@ -132,7 +133,7 @@ pub struct Behind;
 pub struct Fleet {
     /// How its frames are written.
     pub encoder: Encoder,
-    head: Option<Offset>,
+    head: Option<First>,
     tail: VecDeque<Arc<Delivery>>,
     tail_bytes: usize,
     members: BTreeMap<SessionId, Present>,
@@ -141,13 +142,20 @@ pub struct Fleet {
 
 impl Fleet {
     /// A fleet whose last event is `head`, nobody here yet.
-    pub fn new(encoder: Encoder, head: Option<Offset>) -> Self {
-        Self { encoder, head, tail: VecDeque::new(), tail_bytes: 0, members: BTreeMap::new(), coalescer: Coalescer::default() }
+    pub fn new(encoder: Encoder, head: Option<First>) -> Self {
+        Self {
+            encoder,
+            head,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            members: BTreeMap::new(),
+            coalescer: Coalescer::default(),
+        }
     }
 
     /// The last update seen.
     pub fn head(&self) -> Option<Offset> {
-        self.head
+        self.head.map(|head| head.offset)
     }
 
     /// Whether nobody is here.
@@ -157,7 +165,7 @@ impl Fleet {
 
     /// Whether `last` stands beyond what was seen.
     pub fn misses(&self, last: Offset) -> bool {
-        self.head.is_none_or(|head| last > head)
+        self.head().is_none_or(|head| last > head)
     }
 
     /// Takes an update and hands it out, if it is the next one.
@@ -166,19 +174,20 @@ impl Fleet {
         if !self.misses(offset) {
             return Seen::Before;
         }
-        if update.verdict.previous != self.head {
-            return Seen::Gap { after: self.head };
+        if update.verdict.previous != self.head() {
+            return Seen::Gap { after: self.head() };
         }
         let delivery = Arc::new(Delivery::of(update));
-        self.head = Some(offset);
-        self.hand_out(&delivery, now);
+        self.head = Some(First { offset, hash: update.event.as_ref().map_or(0, |event| event.at.hash) });
+        let held = self.coalescer.see(&delivery, now);
+        self.members.retain(|_, present| present.see(&delivery, held));
         self.remember(delivery);
         Seen::Next
     }
 
     /// Feeds a member live from its cursor on, if the recent updates reach back that far.
     pub fn join(&mut self, member: Member, cursor: Option<Offset>) -> Result<(), Behind> {
-        let reached = self.tail.front().map_or(self.head, |first| first.previous);
+        let reached = self.tail.front().map_or(self.head(), |first| first.previous);
         if cursor < reached {
             return Err(Behind);
         }
@@ -189,7 +198,9 @@ impl Fleet {
                 return Err(Behind);
             }
         }
-        if let (PresenceMode::Delta, Some(frame), Some(head)) = (present.member.presence, Coalescer::gather(&missed), self.head) {
+        if let (PresenceMode::Delta, Some(frame), Some(head)) =
+            (present.member.presence, Coalescer::gather(&missed), self.head)
+        {
             let about = present.member.viewpoint.agent;
             let made = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
             if !present.member.outbox.put(Post::all(&made)) {
@@ -212,23 +223,14 @@ impl Fleet {
             let about = AgentId::from_bits(0);
             let delivery = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
             let post = Post::all(&delivery);
-            self.members.retain(|_, present| present.member.presence != mode || present.member.outbox.put(post.clone()));
+            self.members
+                .retain(|_, present| present.member.presence != mode || present.member.outbox.put(post.clone()));
         }
     }
 
     /// Whether `tick` has something to show later.
     pub fn holds_back(&self) -> bool {
         self.coalescer.holds_back()
-    }
-
-    fn hand_out(&mut self, delivery: &Arc<Delivery>, now: Duration) {
-        let held = self.coalescer.see(delivery, now);
-        self.members.retain(|_, present| present.see(delivery, held));
-        if let Some((agent, change)) = &delivery.interest {
-            for present in self.members.values_mut().filter(|present| present.member.viewpoint.agent == *agent) {
-                present.member.interest.change(change, delivery.offset);
-            }
-        }
     }
 
     fn remember(&mut self, delivery: Arc<Delivery>) {
@@ -248,6 +250,15 @@ impl Present {
             return true;
         }
         self.cursor = None;
+        let fed = self.feed(delivery, presence_held);
+        if let Some((_, change)) = delivery.interest.as_ref().filter(|(agent, _)| *agent == self.member.viewpoint.agent)
+        {
+            self.member.interest.change(change, delivery.offset);
+        }
+        fed
+    }
+
+    fn feed(&self, delivery: &Arc<Delivery>, presence_held: bool) -> bool {
         let Some(post) = Post::pick(delivery, self.member.viewpoint, &self.member.interest) else { return true };
         let post = match self.member.presence {
             PresenceMode::Each if !presence_held => Some(post),

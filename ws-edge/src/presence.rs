@@ -3,12 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ringforge_domain::{
-    auth::PresenceMode,
-    frame::Frame,
-    ids::AgentId,
-    interest::Audience,
-};
+use ringforge_domain::{auth::PresenceMode, frame::Frame, ids::AgentId, interest::Audience};
 use serde_json::{Value, json};
 
 use crate::fanout::Delivery;
@@ -62,8 +57,7 @@ impl Coalescer {
         };
         let ripe: Vec<AgentId> = self.held.keys().copied().filter(|about| ready(about, &self.shown)).collect();
         for about in ripe {
-            if let Some(mut frame) = self.held.remove(&about) {
-                frame.stamp = None;
+            if let Some(frame) = self.held.remove(&about) {
                 due.push((PresenceMode::Each, frame));
                 self.shown.insert(about, now);
             }
@@ -110,6 +104,10 @@ impl Coalescer {
                 _ => changed.push(entry),
             }
         }
-        Frame::new("presence", "delta", &json!({ "joined": joined, "left": left, "changed": changed, "roster_version": self.version }))
+        Frame::new(
+            "presence",
+            "delta",
+            &json!({ "joined": joined, "left": left, "changed": changed, "roster_version": self.version }),
+        )
     }
 }

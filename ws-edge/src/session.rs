@@ -34,8 +34,8 @@ use crate::fanout::{Post, Viewpoint};
 pub use entrance::{Entered, Missed};
 use heartbeat::Vitals;
 use playing::Playing;
-pub use snapshot::Snapshotted;
 use snapshot::Snapshots;
+pub use snapshot::Snapshotted;
 
 /// What all sessions of an edge share.
 #[derive(Clone, Debug)]
@@ -205,6 +205,7 @@ pub struct Session {
     vitals: Vitals,
     cursor: Option<Offset>,
     unflushed: Vec<Command>,
+    replaced: bool,
     heard_at: Duration,
     pinged_at: Duration,
     now: Duration,
@@ -231,6 +232,7 @@ impl Session {
             vitals: Vitals::default(),
             cursor: None,
             unflushed: Vec::new(),
+            replaced: false,
             heard_at: now,
             pinged_at: now,
             now,
@@ -279,9 +281,14 @@ impl Session {
         matches!(self.phase, Phase::Greeting(_))
     }
 
-    /// Who it speaks for, once it is in.
-    pub fn viewpoint(&self) -> Option<Viewpoint> {
-        self.me.as_ref().map(|me| me.viewpoint)
+    /// Who it speaks for, and how its frames are written, once it is in.
+    pub fn me(&self) -> Option<(Viewpoint, Arc<Encoder>)> {
+        self.me.as_ref().map(|me| (me.viewpoint, Arc::clone(&me.encoder)))
+    }
+
+    /// Whether a newer session speaks for its agent.
+    pub fn was_replaced(&self) -> bool {
+        self.replaced
     }
 
     /// When a tick is needed at the latest.
@@ -329,7 +336,9 @@ impl Session {
             }
             Incoming::Command(command) => self.submit(id, command, meta),
             Incoming::Query(query) => self.ask(query, meta.reference),
-            Incoming::Signal(Signal::Ping(_)) => self.send(&Frame::new("pong", "", &()).bare().reference(meta.reference)),
+            Incoming::Signal(Signal::Ping(_)) => {
+                self.send(&Frame::new("pong", "", &()).bare().reference(meta.reference))
+            }
             Incoming::Signal(Signal::Pong(_)) => {}
             Incoming::Signal(Signal::Heartbeat(heartbeat)) => self.on_heartbeat(heartbeat.0, meta.reference, id),
         }
@@ -425,6 +434,7 @@ impl Session {
             self.unflushed.push(Command::DirectDelivered(direct::Delivered { message }));
         }
         if post.replaced {
+            self.replaced = true;
             self.close(4409, "replaced");
         }
         if let Some((pattern, after)) = self.snapshots.next() {

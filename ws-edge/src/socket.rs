@@ -92,7 +92,13 @@ enum Next {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(edge: Arc<Edge>, socket: WebSocket, from: IpAddr, bearer: Option<String>, stranger: impl FnOnce() + Send) {
+pub async fn serve(
+    edge: Arc<Edge>,
+    socket: WebSocket,
+    from: IpAddr,
+    bearer: Option<String>,
+    stranger: impl FnOnce() + Send,
+) {
     let now = edge.services.clock.monotonic();
     let session = Session::new(Arc::clone(&edge.session), now);
     let mut connection = Connection {
@@ -160,7 +166,14 @@ impl Connection {
     }
 
     /// Waits for whatever happens next, among what is wanted now.
-    async fn next(&mut self, reads: bool, flushes: bool, posts: bool, tick: Duration, draining: &mut watch::Receiver<bool>) -> Next {
+    async fn next(
+        &mut self,
+        reads: bool,
+        flushes: bool,
+        posts: bool,
+        tick: Duration,
+        draining: &mut watch::Receiver<bool>,
+    ) -> Next {
         let Self { socket, out, out_bytes, unflushed, session, work, outbox, .. } = self;
         let batch = session.batch;
         let moved = std::future::poll_fn(move |cx| {
@@ -192,7 +205,9 @@ impl Connection {
             Moved::Flushed(Err(_)) | Moved::Read(None) => false,
             Moved::Read(Some(Ok(message))) => self.on_message(message),
             Moved::Read(Some(Err(error))) => {
-                if error.to_string().to_lowercase().contains("too long") || error.to_string().to_lowercase().contains("too big") {
+                if error.to_string().to_lowercase().contains("too long")
+                    || error.to_string().to_lowercase().contains("too big")
+                {
                     self.close(1009, "too_big");
                     return true;
                 }
@@ -278,7 +293,9 @@ impl Connection {
             Action::Close(code, reason) => self.close(code, reason),
             Action::Enter(auth) => {
                 let (edge, from, bearer) = (Arc::clone(&self.edge), self.from, self.bearer.take());
-                self.work.push(async move { Work::Entered(Box::new(edge.enter(&auth, bearer.as_deref(), from).await)) }.boxed());
+                self.work.push(
+                    async move { Work::Entered(Box::new(edge.enter(&auth, bearer.as_deref(), from).await)) }.boxed(),
+                );
             }
             Action::Submit(id, command, meta) => self.queued.push(Asked { id, command, meta }),
             action => self.act_inside(action),
@@ -286,10 +303,9 @@ impl Connection {
     }
 
     fn act_inside(&mut self, action: Action) {
-        let (Some((caller, feed)), Some(viewpoint)) = (&self.inside, self.session.viewpoint()) else { return };
+        let (Some((caller, feed)), Some((viewpoint, encoder))) = (&self.inside, self.session.me()) else { return };
         let (edge, caller, feed) = (Arc::clone(&self.edge), caller.clone(), Arc::clone(feed));
-        let encoder = Arc::new(feed.fleet().encoder.clone());
-        let asker = Asker { agent: viewpoint.agent, encoder: encoder.as_ref().clone() };
+        let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(&encoder) };
         let reader = Reader { viewpoint, encoder, presence: self.session.presence };
         let outbox = Arc::clone(&self.outbox);
         let work = match action {
@@ -365,11 +381,11 @@ impl Connection {
 
     /// Leaves the fleet, waits for the peer's goodbye, and lets the log know later.
     async fn end(mut self) {
-        if let (Some((_, feed)), Some(viewpoint)) = (&self.inside, self.session.viewpoint()) {
+        if let (Some((_, feed)), Some((viewpoint, _))) = (&self.inside, self.session.me()) {
             feed.fleet().leave(viewpoint.session);
         }
-        // Appends in flight go on by themselves; their commands may or may not be in the log, as `unknown` says.
-        if let Some((caller, _)) = self.inside.take() {
+        // Commands in flight may or may not be in the log: that is what a client that lost its socket must assume.
+        if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.was_replaced()) {
             tokio::spawn(Arc::clone(&self.edge).leave_later(caller));
         }
         let goodbye = async {
@@ -460,11 +476,18 @@ async fn catch_up(edge: &Edge, feed: &Feed, reader: &Reader, outbox: &Arc<Outbox
     }
 }
 
-async fn join(edge: &Edge, feed: &Feed, reader: &Reader, outbox: &Arc<Outbox>, after: Option<Offset>) -> Result<bool, Error> {
+async fn join(
+    edge: &Edge,
+    feed: &Feed,
+    reader: &Reader,
+    outbox: &Arc<Outbox>,
+    after: Option<Offset>,
+) -> Result<bool, Error> {
     let interest = reader.interest(&edge.services).await?;
     // What a lagging queue still held belongs to the past.
     let _ = outbox.take();
-    let member = Member { viewpoint: reader.viewpoint, interest, presence: reader.presence, outbox: Arc::clone(outbox) };
+    let member =
+        Member { viewpoint: reader.viewpoint, interest, presence: reader.presence, outbox: Arc::clone(outbox) };
     Ok(feed.fleet().join(member, after).is_ok())
 }
 
@@ -472,7 +495,8 @@ async fn snapshot(edge: &Edge, asker: &Asker, pattern: &str, after: Option<Strin
     let (found, now) = memory::matching(&edge.services, asker, pattern, after).await?;
     let full = found.rows.len() == ringforge_domain::limits::PAGE_MAX as usize;
     let next = found.rows.last().filter(|_| full).map(|row| row.key().key);
-    let entries = found.rows.iter().filter_map(Entry::of).filter(|entry| ringforge_domain::glob::matches(pattern, &entry.key));
+    let entries =
+        found.rows.iter().filter_map(Entry::of).filter(|entry| ringforge_domain::glob::matches(pattern, &entry.key));
     let entries = entries.filter_map(|entry| {
         let shown = entry.shown(now, &asker.encoder, true, 0)?;
         Some((entry.key.clone(), entry.changed.event.offset, shown))

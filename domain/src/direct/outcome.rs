@@ -14,8 +14,11 @@ use crate::{
     interest::Audience,
     limits::{Limits, MAIL_SECONDS_MAX, ttl_micros},
     row::{Needs, Row, RowKey, Rows},
-    verdict::Applied,
+    verdict::{Applied, Index, Stream},
 };
+
+/// How the index calls a message that was never delivered.
+pub const EXPIRED: &str = "expired";
 
 /// Everything that the outcome of a message touches.
 fn needs_message(scope: Scope, id: MessageId, rows: &Rows, needs: &mut Needs) {
@@ -250,13 +253,20 @@ impl Act for Expire {
             applied.rows = counts(rows, scope, to, from, |count| count.saturating_sub(1));
             applied.rows.extend(kept(at, rows, message).filter(|_| !over));
             applied.effect.undelivered = Some(DeliveredEffect { from, to, echo: message.echo.clone() });
+            applied.index = Index {
+                stream: Stream::Direct,
+                label: Some(EXPIRED.to_owned()),
+                subject: Some(message.id.to_string()),
+                parties: vec![from],
+                ..Index::default()
+            };
         }
         Ok(applied.without(RowKey::message(scope, message.id)))
     }
 
     fn show(&self, _: &At, effect: &ExpireEffect) -> Shown {
         let Some(lost) = &effect.undelivered else { return Shown::default() };
-        let (to, frame) = tell("failed", self.message, lost.from, lost.to, &lost.echo, Some("expired"));
+        let (to, frame) = tell("failed", self.message, lost.from, lost.to, &lost.echo, Some(EXPIRED));
         Shown::default().push(to, frame)
     }
 }

@@ -70,7 +70,9 @@ impl Session {
         let received = match frame::parse(text, &self.config.limits) {
             Ok(received) => received,
             // What cannot be read is refused as what it is; whatever else it may be, it is not `auth`.
-            Err((_, refusal)) if refusal.code == Code::InvalidMessage && text.contains("\"auth\"") => return self.turn_away(&refusal),
+            Err((_, refusal)) if refusal.code == Code::InvalidMessage && text.contains("\"auth\"") => {
+                return self.turn_away(&refusal);
+            }
             Err(_) => return self.turn_away(&Refusal::new(Code::Unauthorized)),
         };
         if received.wrapped {

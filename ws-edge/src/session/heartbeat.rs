@@ -40,7 +40,11 @@ impl Vitals {
 }
 
 /// Tenths of load.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast saturates, and `check` bounds it")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast saturates, and `check` bounds it"
+)]
 fn bucket(load: f64) -> u8 {
     (load * 10.0) as u8
 }

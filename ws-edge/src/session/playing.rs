@@ -100,7 +100,9 @@ impl Session {
     /// Fetches the next part, if the last one is out and the allowance lets it.
     pub(super) fn play_on(&mut self) {
         let now = self.now;
-        let Some(playing) = self.playing.as_mut().filter(|playing| playing.planned && !playing.fetching) else { return };
+        let Some(playing) = self.playing.as_mut().filter(|playing| playing.planned && !playing.fetching) else {
+            return;
+        };
         if playing.waiting.is_empty() {
             return self.play_end();
         }
@@ -124,7 +126,9 @@ impl Session {
         let mut items = Vec::with_capacity(frames.len());
         for frame in &frames {
             let original = Json::parse(&encoder.encode(frame, self.shape)).expect("frames are JSON");
-            items.push(Frame::new("replay", "item", &json!({ "index": playing.delivered })).also(&Original { original }));
+            items.push(
+                Frame::new("replay", "item", &json!({ "index": playing.delivered })).also(&Original { original }),
+            );
             playing.delivered += 1;
         }
         if playing.gzip {
