@@ -1,0 +1,141 @@
+//! What the promises of `Reads` do not say of the file: what cannot be opened, what goes wrong meanwhile.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
+
+use futures_util::FutureExt;
+use ringforge_adapters::reads::sqlite::SqliteReads;
+use ringforge_domain::{
+    fleet::Head,
+    ids::Scope,
+    position::{LogTime, Offset, Partition},
+    row::{Row, RowKey},
+};
+use ringforge_ports::{
+    Error,
+    reads::{Applied, Commit, Find, MemoryFilter, Reads},
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+const POOL: Partition = Partition::POOL;
+
+fn place() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = directory.path().join("reads.db");
+    (directory, path)
+}
+
+fn step(at: u64) -> Commit {
+    let head = Row::Head(Head { scope: Scope::OPERATOR, last: Offset(at), hash: 1 });
+    let rows = vec![(head.key(), Some(head))];
+    let (previous, upto) = (Offset(at), Offset(at + 1));
+    Commit { partition: POOL, previous, upto, time: LogTime(5), rows, verdicts: Vec::new() }
+}
+
+async fn stands(reads: &SqliteReads) -> Result<Applied, Error> {
+    Ok(reads.load(POOL, &BTreeSet::new()).await?.applied)
+}
+
+async fn refused(path: &std::path::Path) -> String {
+    match SqliteReads::open(path).await {
+        Ok(_) => panic!("it was opened"),
+        Err(Error::Corrupt(what)) => what,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_another_kind_is_refused() {
+    let (_directory, path) = place();
+    fs::write(&path, "This is a letter, and a long one.\n".repeat(1_000)).expect("a file");
+    assert!(refused(&path).await.contains("not a database"));
+}
+
+#[tokio::test]
+async fn a_newer_version_is_refused() {
+    let (_directory, path) = place();
+    drop(SqliteReads::open(&path).await.expect("a new file"));
+    let file = Connection::open(&path).expect("the file");
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (9999, 'later', 1, x'00', 0)";
+    file.execute(newer, []).expect("a later migration");
+    assert!(refused(&path).await.contains("newer version"));
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_reported() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    file.execute("UPDATE rows SET body = substr(body, 1, 9)", []).expect("half a row");
+    let answer = reads.heads(POOL, &[Scope::OPERATOR]).await;
+    assert!(matches!(answer, Err(Error::Corrupt(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_leaves_nothing_and_the_next_succeeds() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    // Found only at the commit, when all statements have succeeded.
+    let sabotage = "CREATE TABLE parents (id INTEGER PRIMARY KEY);
+        CREATE TABLE children (parent INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED);
+        CREATE TRIGGER fail AFTER UPDATE ON partitions BEGIN INSERT INTO children VALUES (1); END;";
+    file.execute_batch(sabotage).expect("it is set up");
+    let outcome = reads.commit(&[step(1)]).await;
+    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(1));
+    file.execute_batch("DROP TRIGGER fail").expect("it is put right");
+    reads.commit(&[step(1)]).await.expect("written");
+    assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(2));
+}
+
+#[tokio::test]
+async fn an_abandoned_commit_blocks_nobody() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    for _ in 0..20 {
+        let at = stands(&reads).await.expect("an answer").upto.0;
+        // Polled a few times only, so that it is dropped in the middle.
+        let commits = [step(at)];
+        let mut commit = Box::pin(reads.commit(&commits));
+        for _ in 0..at % 5 {
+            if (&mut commit).now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(commit);
+        let at = stands(&reads).await.expect("an answer").upto.0;
+        match reads.commit(&[step(at)]).await {
+            Ok(()) | Err(Error::Conflict(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_search_of_any_size_is_answered() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let scope = Scope::OPERATOR;
+    let words = (0..64).map(|at| format!("{at} \"a long * word\" {}", "\u{e9}".repeat(200))).collect();
+    let filter = MemoryFilter { words, tags: vec!["tag".to_owned(); 64], ..MemoryFilter::all(scope, LogTime(0)) };
+    assert_eq!(reads.find(POOL, &Find::Memory(filter)).await.expect("an answer").total, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_at_once_are_all_answered() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let ask = |reads: Arc<SqliteReads>| async move {
+        reads.load(POOL, &BTreeSet::from([RowKey::head(Scope::OPERATOR)])).await.expect("an answer").rows.len()
+    };
+    let asked: Vec<_> = (0..200).map(|_| tokio::spawn(ask(Arc::clone(&reads)))).collect();
+    for answer in asked {
+        assert_eq!(answer.await.expect("no panic"), 1);
+    }
+}
