@@ -118,3 +118,49 @@ impl Auth {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn checked(wire: Value) -> Result<(), Code> {
+        let auth: Auth = serde_json::from_value(wire).expect("an auth");
+        auth.check(&Limits::default()).map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn nothing_is_asked_for_but_bounds() {
+        let long = "x".repeat(Limits::default().name_bytes);
+        assert_eq!(checked(json!({})), Ok(()));
+        let agent = json!({"name": long, "capabilities": ["code"], "metadata": {"a": 1}, "exclusive": true});
+        let full = json!({"api_key": "k", "agent": agent, "protocol_version": "1.0", "fleet": "default",
+            "presence": "delta", "batch": true, "last_event_id": "evt_1", "unknown": 1});
+        assert_eq!(checked(full), Ok(()));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_refused() {
+        let long = |bytes: usize| "x".repeat(bytes + 1);
+        let name = Limits::default().name_bytes;
+        for wire in [
+            json!({"agent": {"name": ""}}),
+            json!({"agent": {"name": "  "}}),
+            json!({"agent": {"name": "a\u{0}"}}),
+            json!({"agent": {"name": long(name)}}),
+            json!({"agent": {"framework": long(name)}}),
+            json!({"agent": {"capabilities": vec!["c"; crate::limits::CAPABILITIES_MAX + 1]}}),
+            json!({"agent": {"capabilities": [""]}}),
+            json!({"agent": {"metadata": long(Limits::default().metadata_bytes)}}),
+            json!({"api_key": long(TOKEN_BYTES_MAX)}),
+            json!({"resume_token": long(TOKEN_BYTES_MAX)}),
+            json!({"last_event_id": long(TOKEN_BYTES_MAX)}),
+        ] {
+            assert_eq!(checked(wire.clone()), Err(Code::InvalidMessage), "{wire}");
+        }
+        for version in ["0.9", "2", &long(1_000)] {
+            assert_eq!(checked(json!({"protocol_version": version})), Err(Code::VersionUnsupported));
+        }
+    }
+}

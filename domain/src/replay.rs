@@ -95,3 +95,46 @@ impl Request {
 
 /// Streams that can be named.
 const FILTERABLE: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn request(wire: Value) -> Request {
+        serde_json::from_value(wire).expect("a request")
+    }
+
+    #[test]
+    fn a_limit_is_clamped() {
+        let limits = [json!({}), json!({"limit": 5}), json!({"limit": 100_000})].map(|wire| request(wire).limit());
+        assert_eq!(limits, [REPLAY_DEFAULT, 5, REPLAY_MAX]);
+    }
+
+    #[test]
+    fn activity_is_always_a_part_of_it() {
+        assert_eq!(request(json!({})).wanted(), [Stream::Activity]);
+        let named = request(json!({"streams": ["memory", "activity", "direct"]}));
+        assert_eq!(named.wanted(), [Stream::Activity, Stream::Memory, Stream::Direct]);
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_refused() {
+        for wire in [
+            json!({"from": "yesterday"}),
+            json!({"to": "2026-13-01"}),
+            json!({"match": "none"}),
+            json!({"encoding": "zstd"}),
+            json!({"streams": ["hidden"]}),
+            json!({"streams": ["memory", "memory", "memory", "memory", "memory"]}),
+            json!({"kinds": vec!["k"; crate::limits::FILTER_VALUES_MAX + 1]}),
+            json!({"cursor": "x".repeat(TOKEN_BYTES_MAX + 1)}),
+        ] {
+            assert!(request(wire.clone()).check(&Limits::default()).is_err(), "{wire}");
+        }
+        let full = json!({"from": "2026-02-06", "to": "2026-02-06T10:00:00Z", "tags": ["a"], "match": "all",
+            "agents": ["ada"], "streams": ["presence"], "order": "oldest", "encoding": "gzip"});
+        assert_eq!(request(full).check(&Limits::default()), Ok(()));
+    }
+}

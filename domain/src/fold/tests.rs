@@ -238,3 +238,24 @@ fn what_is_unknown_settles() {
     rows.load(keys, []);
     assert!(unknown(&[told.event], &rows).is_empty());
 }
+
+#[test]
+fn a_name_given_in_a_batch_can_be_meant_later_in_it() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    world.joins("bob");
+    let send = serde_json::from_value(json!({"to": "bob", "payload": 1}));
+    world.when(&ada, Command::DirectSend(send.expect("a message")));
+    let mut rows = Rows::default();
+    for _ in 0..crate::limits::NEEDS_ROUNDS_MAX {
+        rows.load(unknown(&world.log, &rows), []);
+    }
+    assert!(unknown(&world.log, &rows).is_empty(), "before anything is folded nobody knows who bob is");
+    for event in &world.log[..2] {
+        fold(&mut rows, event);
+    }
+    let counts = unknown(&world.log[2..], &rows);
+    assert_eq!(counts.iter().filter(|key| key.table == crate::row::Table::MailCount).count(), 2);
+    rows.load(counts, []);
+    assert_eq!(fold(&mut rows, &world.log[2]), world.verdicts[2]);
+}
