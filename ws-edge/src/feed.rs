@@ -15,7 +15,7 @@ use ringforge_domain::{
     frame::Encoder,
     ids::{CommandId, Scope},
     limits::CATCH_UP_PAGE_MAX,
-    position::{Generation, Offset, Partition, StreamRef},
+    position::{Offset, Partition, StreamRef},
     verdict::{First, Verdict},
 };
 use ringforge_ports::{
@@ -75,28 +75,12 @@ impl Hub {
         if let Some(feed) = feeds.get(&scope) {
             return Ok(Arc::clone(feed));
         }
-        let generation = self.services.log.bounds(stream.partition).await?.generation;
-        let heard = self.services.live.subscribe(scope).await?;
-        let heads = self.services.reads.heads(stream.partition, &[scope]).await?;
-        let head = heads.heads.into_iter().next().flatten().map(|head| First { offset: head.last, hash: head.hash });
-        let fleet = Fleet::new(self.encoder(scope, stream, generation), head);
-        let feed = Arc::new(Feed {
-            fleet: Mutex::new(fleet),
-            waiting: Mutex::default(),
-            expected: AtomicU64::new(0),
-            nudge: Notify::new(),
-            empty_since: Mutex::new(None),
-            task: OnceLock::new(),
-        });
+        let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream).await?;
         let task = tokio::spawn(follow(self.services.clone(), Arc::clone(&feed), scope, heard));
         // It was made just now: nobody else can have set it.
         let _ = feed.task.set(task.abort_handle());
         feeds.insert(scope, Arc::clone(&feed));
         Ok(feed)
-    }
-
-    fn encoder(&self, scope: Scope, stream: StreamRef, generation: Generation) -> Encoder {
-        Encoder { seal: self.seal.clone(), scope, stream, generation }
     }
 
     /// Asks for the heads of all fleets here in one query, so that a silent bus hides nothing; forgets fleets that nobody
@@ -136,6 +120,32 @@ impl Hub {
 }
 
 impl Feed {
+    /// Begins at a fleet's present head; what comes after it is heard or filled.
+    ///
+    /// # Errors
+    /// A port is away.
+    pub async fn open(
+        services: &Services,
+        seal: Seal,
+        scope: Scope,
+        stream: StreamRef,
+    ) -> Result<(Arc<Self>, BoxStream<'static, Heard>), Error> {
+        let generation = services.log.bounds(stream.partition).await?.generation;
+        let heard = services.live.subscribe(scope).await?;
+        let heads = services.reads.heads(stream.partition, &[scope]).await?.heads;
+        let last = heads.into_iter().next().flatten().map(|head| First { offset: head.last, hash: head.hash });
+        let fleet = Fleet::new(Encoder { seal, scope, stream, generation }, last);
+        let feed = Self {
+            fleet: Mutex::new(fleet),
+            waiting: Mutex::default(),
+            expected: AtomicU64::new(0),
+            nudge: Notify::new(),
+            empty_since: Mutex::new(None),
+            task: OnceLock::new(),
+        };
+        Ok((Arc::new(feed), heard))
+    }
+
     /// The fleet, for a moment: never across an await.
     pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
         self.fleet.lock().expect("no panic while the lock is held")
@@ -190,16 +200,51 @@ impl Feed {
     }
 
     /// The newest own command whose update has not come.
-    fn misses_expected(&self) -> Option<Offset> {
+    pub fn misses_expected(&self) -> Option<Offset> {
         let expected = Offset(self.expected.load(Ordering::Relaxed).checked_sub(1)?);
         self.fleet().misses(expected).then_some(expected)
     }
 
     /// Takes news; `true` if some before it are missing.
-    fn hear(&self, news: &News, now: Duration) -> bool {
+    pub fn hear(&self, news: &News, now: Duration) -> bool {
         match news {
             News::Update(update) => matches!(self.take(update, now), Seen::Gap { .. }),
             News::Head { last, .. } => self.fleet().misses(*last),
+        }
+    }
+
+    /// Reads from index and log what the bus did not bring, up to what is applied now; says how much that was.
+    ///
+    /// # Errors
+    /// A port is away, or the fleet's chain is broken.
+    pub async fn fill(&self, services: &Services) -> Result<usize, Error> {
+        let (scope, partition) = {
+            let fleet = self.fleet();
+            (fleet.encoder.scope, fleet.encoder.stream.partition)
+        };
+        let mut count = 0;
+        loop {
+            let after = self.fleet().head();
+            let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
+            let page = services.reads.verdicts(partition, scope, &which).await?.verdicts;
+            let full = page.len() == CATCH_UP_PAGE_MAX as usize;
+            if !page.is_empty() {
+                debug!(fleet.id = %scope.fleet, updates = page.len(), "gap filled");
+            }
+            let filled = updates(services, partition, page).await?;
+            let now = services.clock.monotonic();
+            for update in &filled {
+                if let Seen::Gap { .. } = self.take(update, now) {
+                    return Err(Error::Corrupt(format!(
+                        "the chain of fleet {} is broken at {}",
+                        scope.fleet, update.verdict.position.offset.0
+                    )));
+                }
+            }
+            count += filled.len();
+            if !full {
+                return Ok(count);
+            }
         }
     }
 }
@@ -233,7 +278,7 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
             () = tokio::time::sleep(HOLD), if holds_back => false,
         };
         feed.fleet().tick(clock.monotonic());
-        if missing && let Err(error) = fill(&services, &feed, scope).await {
+        if missing && let Err(error) = feed.fill(&services).await {
             warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
             feed.nudge.notify_one();
         }
@@ -248,33 +293,6 @@ async fn resubscribed(services: &Services, scope: Scope) -> BoxStream<'static, H
                 warn!(%error, fleet.id = %scope.fleet, "the live bus is away");
                 tokio::time::sleep(SILENCE).await;
             }
-        }
-    }
-}
-
-/// Reads from index and log what the bus did not bring, up to what is applied now.
-async fn fill(services: &Services, feed: &Feed, scope: Scope) -> Result<(), Error> {
-    let partition = feed.fleet().encoder.stream.partition;
-    loop {
-        let after = feed.fleet().head();
-        let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
-        let page = services.reads.verdicts(partition, scope, &which).await?.verdicts;
-        let full = page.len() == CATCH_UP_PAGE_MAX as usize;
-        if !page.is_empty() {
-            debug!(fleet.id = %scope.fleet, updates = page.len(), "gap filled");
-        }
-        let filled = updates(services, partition, page).await?;
-        let now = services.clock.monotonic();
-        for update in &filled {
-            if let Seen::Gap { .. } = feed.take(update, now) {
-                return Err(Error::Corrupt(format!(
-                    "the chain of fleet {} is broken at {}",
-                    scope.fleet, update.verdict.position.offset.0
-                )));
-            }
-        }
-        if !full {
-            return Ok(());
         }
     }
 }
