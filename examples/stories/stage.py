@@ -1,0 +1,202 @@
+"""Where stories are played: a server of their own, agents as processes, and questions about what each of them saw."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parent.parent
+WAIT_S = 20  # For anything that must happen; on an idle machine all of it takes milliseconds.
+RUNNERS = {
+    "python": [os.environ.get("PYTHON", sys.executable), str(EXAMPLES / "python/roles.py")],
+    "node": ["node", str(EXAMPLES / "node/roles.mjs")],
+}
+
+
+class Process:
+    """A process whose stdout is JSON lines, and all of them so far."""
+
+    def __init__(self, command, env=None, stderr=None):
+        # Nothing here leaves this machine, whatever proxy there is.
+        env = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **(env or {})}
+        self.process = subprocess.Popen(
+            command, env=env, text=True, encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        self.lines, self.ended, self.news = [], False, threading.Condition()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            with self.news:
+                self.lines.append(json.loads(line))
+                self.news.notify_all()
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
+
+    def first(self, matches, what):
+        """The first line that matches, waited for."""
+        with self.news:
+            self.news.wait_for(lambda: self.ended or any(map(matches, self.lines)), WAIT_S)
+            found = next(filter(matches, self.lines), None)
+            end = " and ended" if self.ended else ""
+            assert found is not None, f"{what} did not come{end}; last: {json.dumps(self.lines[-3:])}"
+            return found
+
+    def end(self, how):
+        """Ends it and returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        status = self.process.wait(WAIT_S)
+        self.reader.join(WAIT_S)
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return status
+
+
+class Actor:
+    """An agent, over all lives of its process."""
+
+    def __init__(self, stage, name, language):
+        self.stage, self.name, self.runner = stage, name, RUNNERS[language]
+        self.before, self.process = [], None
+
+    def start(self):
+        env = {**self.stage.env, "PLACE": str(self.stage.folder / f"{self.name}.json")}
+        self.process = Process([*self.runner, self.name], env, stderr=self.stage.stderr)
+        self.process.first(lambda frame: frame.get("event") == "roster", f"{self.name}: the roster")
+        return self
+
+    def kill(self):
+        """As a crash does it. Everything it has handled until now is on its stdout."""
+        self.process.end(signal.SIGKILL)
+        self.before += self.process.lines
+
+    def cue(self, cue):
+        """Has it do something, and waits until it has."""
+        self.process.process.stdin.write(cue + "\n")
+        self.process.process.stdin.flush()
+        self.process.first(lambda line: line.get("done") == cue, f"{self.name}: the end of `{cue}`")
+
+    def sees(self, kind, **fields):
+        """The first frame of this kind (as in "memory/changed") with these fields that this life has handled."""
+        area, _, event = kind.partition("/")
+        wanted = {"type": area, "event": event, **fields}
+        return self.process.first(lambda frame: wanted.items() <= flat(frame).items(), f"{self.name}: {wanted}")
+
+    def hears(self, description):
+        """The activity with this description."""
+        return self.sees("activity/broadcast", description=description)
+
+    def notes(self, note):
+        """What it said itself."""
+        return self.process.first(lambda line: line.get("note") == note, f"{self.name}: the note `{note}`")
+
+    def all(self, *kinds, scope=None):
+        """Every frame of these kinds, over all lives."""
+        lines = self.before + self.process.lines
+        return [line for line in lines if f"{line.get('type')}/{line.get('event')}" in kinds
+                and scope in (None, line.get("scope"))]
+
+    def resumed(self, times=1):
+        """Is back after so many lost connections, and has missed nothing."""
+        def enough(_):
+            return len(self.all("system/resumed")) >= times
+
+        self.process.first(enough, f"{self.name}: `resumed` {times} times")
+        assert all(frame["recovered"] for frame in self.all("system/resumed")), self.all("system/resumed")
+
+
+def flat(frame):
+    """A frame with the content of an activity beside it; only what can be compared as a set."""
+    fields = {**frame, **frame.get("activity", {}), "from": frame.get("from", {}).get("name")}
+    return {name: value for name, value in fields.items() if not isinstance(value, (dict, list))}
+
+
+class Stage:
+    """One fleet on a server of its own."""
+
+    def __init__(self, fleet, folder, tally):
+        self.fleet, self.folder, self.tally = fleet, folder, tally
+        self.actors, self.server, self.port = [], None, 0
+        self.stderr = open(folder / "stderr", "ab")
+        (folder / "bootstrap.toml").write_text(f'[[tenant]]\nname = "stories"\nfleets = ["{fleet}"]\n')
+
+    def start_server(self):
+        self.server = Process(
+            [os.environ["RINGFORGE"], "all", "--json", "--port", str(self.port), "--data", str(self.folder / "data"),
+             "--bootstrap", str(self.folder / "bootstrap.toml")], stderr=self.stderr)
+        ready = self.server.first(lambda line: line.get("ready"), "the ready line")
+        self.port = int(ready["rest_url"].rpartition(":")[2])
+        fleet = ready["tenants"][0]["fleets"][0]
+        assert fleet["slug"] == self.fleet, ready
+        self.env = {"RINGFORGE_URL": ready["ws_url"], "RINGFORGE_API_KEY": fleet["agent_key"]}
+
+    def crash_server(self):
+        """kill -9 and a new start on the same data and port."""
+        self.server.end(signal.SIGKILL)
+        self.start_server()
+
+    def actor(self, name, language):
+        """A new agent, started."""
+        self.actors.append(Actor(self, name, language))
+        return self.actors[-1].start()
+
+    @contextmanager
+    def step(self, what):
+        """One step of the story: done, or the story ends here."""
+        started = time.monotonic()
+        yield
+        self.tally.passed += 1
+        print(f"  ok      {self.fleet}: {what} ({time.monotonic() - started:.1f} s)", flush=True)
+
+    def end(self):
+        for actor in self.actors:
+            if actor.process:
+                actor.process.end(signal.SIGKILL)
+        try:
+            status = self.server.end(signal.SIGTERM)
+            assert status == 0, f"the server ended with {status}"
+        finally:
+            self.server.end(signal.SIGKILL)
+            self.stderr.close()
+
+
+class Tally:
+    """How it went."""
+
+    passed = failed = 0
+
+
+def play(fleet, story, tally):
+    """Plays a story on a stage of its own; what goes wrong is said and counted."""
+    folder = Path(tempfile.mkdtemp(prefix=f"ringforge-{fleet}-"))
+    stage = Stage(fleet, folder, tally)
+    try:
+        try:
+            stage.start_server()
+            story(stage)
+        finally:
+            stage.end()
+    except Exception as error:
+        tally.failed += 1
+        print(f"  FAILED  {fleet}, after the step above: {error!r}", flush=True)
+        print("".join((folder / "stderr").read_text(errors="replace").splitlines(keepends=True)[-30:]), flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def same(seen, expected, what):
+    """Both saw the same events, each once, in the order of the log."""
+    ids = [frame["event_id"] for frame in seen]
+    wanted = [frame["event_id"] for frame in expected]
+    positions = [frame["position"] for frame in seen]
+    assert positions == sorted(set(positions)), f"{what}: out of order or twice: {positions}"
+    assert ids == wanted, f"{what}: a gap or a stranger: {positions}, not {[frame['position'] for frame in expected]}"
