@@ -17,7 +17,7 @@ use ringforge_ports::{
     reads::{Matching, Update, Viewer, Which},
 };
 
-use crate::answer::{Asker, agent_id, bad_cursor, unavailable};
+use crate::asker::{Asker, agent_id, bad_cursor, unavailable};
 
 /// Joins verdicts, by offset, with their events. A trimmed or damaged event leaves its verdict alone.
 ///

@@ -21,7 +21,7 @@ use ringforge_ports::{
 use serde_json::{Value, json};
 
 use crate::{
-    answer::{Asker, agent_id, bad_cursor, page_limit, unavailable},
+    asker::{Asker, agent_id, bad_cursor, page_limit, unavailable},
     history::updates,
 };
 

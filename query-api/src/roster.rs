@@ -14,7 +14,7 @@ use ringforge_ports::{Services, names, reads::Find};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::answer::{Asker, bad_cursor, unavailable};
+use crate::asker::{Asker, bad_cursor, unavailable};
 use ringforge_domain::code::Refusal;
 
 /// What an agent's heartbeat leaves in Live.

@@ -1,5 +1,6 @@
 //! One connection, as a state machine without I/O: text and news go in, actions come out. No port, no clock.
 
+mod asking;
 mod entrance;
 mod heartbeat;
 mod playing;
@@ -22,7 +23,6 @@ use ringforge_domain::{
     interest::Audience,
     json::Json,
     limits::{ASKED_MAX, EARLY_FRAME_BYTES_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
-    memory,
     position::Offset,
     replay,
     verdict::Verdict,
@@ -342,66 +342,6 @@ impl Session {
             Incoming::Signal(Signal::Pong(_)) => {}
             Incoming::Signal(Signal::Heartbeat(heartbeat)) => self.on_heartbeat(heartbeat.0, meta.reference, id),
         }
-    }
-
-    fn submit(&mut self, id: CommandId, command: Command, meta: Meta) {
-        let snapshot = match &command {
-            Command::MemorySubscribe(memory::Subscribe { pattern, snapshot: true, .. }) => Some(pattern.clone()),
-            _ => None,
-        };
-        let reference = meta.reference.clone();
-        let deadline = self.now + self.config.reply_timeout;
-        self.submitted += 1;
-        self.pending.insert(self.submitted, Pending { id, reference, deadline, snapshot });
-        self.actions.push(Action::Submit(id, command, meta));
-    }
-
-    /// Asks once every command before it has its verdict: a connection reads its own writes.
-    fn ask(&mut self, query: Query, reference: Option<Json>) {
-        if let Err(refusal) = query.check(&self.config.limits) {
-            return self.refuse(&refusal, reference);
-        }
-        self.parked.push_back((self.submitted, query, reference));
-        self.unpark();
-    }
-
-    fn unpark(&mut self) {
-        let oldest = self.pending.first_key_value().map_or(u64::MAX, |(sequence, _)| *sequence);
-        while let Some((after, query, reference)) = self.parked.pop_front() {
-            if oldest <= after {
-                self.parked.push_front((after, query, reference));
-                return;
-            }
-            match query {
-                Query::ReplayRequest(request) => self.play(request, reference),
-                query => {
-                    self.asked += 1;
-                    self.actions.push(Action::Ask(query, reference));
-                }
-            }
-        }
-    }
-
-    fn on_answered(&mut self, answer: Result<Frame, Refusal>, reference: Option<Json>) {
-        self.asked = self.asked.saturating_sub(1);
-        match answer {
-            Ok(frame) => self.send(&frame.reference(reference)),
-            Err(refusal) => self.refuse(&refusal, reference),
-        }
-    }
-
-    fn on_submitted(&mut self, id: CommandId, result: Result<Offset, Refusal>) {
-        if let Err(refusal) = result
-            && let Some(pending) = self.settle(id)
-        {
-            self.refuse(&refusal, pending.reference);
-            self.unpark();
-        }
-    }
-
-    fn settle(&mut self, id: CommandId) -> Option<Pending> {
-        let sequence = self.pending.iter().find(|(_, pending)| pending.id == id).map(|(sequence, _)| *sequence)?;
-        self.pending.remove(&sequence)
     }
 
     /// Shows one post: the reply first, then the pushes, in the order of the log.

@@ -1,5 +1,7 @@
 //! The tokio loop of one connection: moves bytes, runs a session's actions. One task a connection; every queue in it is bounded.
 
+pub mod work;
+
 use std::{
     collections::VecDeque,
     net::IpAddr,
@@ -13,37 +15,27 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, Sink, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ringforge_command_api::{Asked, Caller};
 use ringforge_domain::{
-    code::Refusal,
     ids::CommandId,
     limits::{APPEND_RECORDS_MAX, REPLIES_BYTES_MAX},
-    memory::Entry,
-    position::Offset,
-    row::State,
 };
-use ringforge_ports::Error;
-use ringforge_query_api::{Asker, answer, history, memory, unavailable};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     catchup::Reader,
-    edge::{Edge, Inside},
+    edge::Edge,
     feed::Feed,
-    hub::{Member, Outbox},
-    session::{Action, Caught, Input, Session, Snapshotted, Step},
+    hub::Outbox,
+    session::{Action, Input, Session},
 };
+use work::{Inside, Work};
 
 /// How long a peer may take to read nothing at all.
 const STALLED: Duration = Duration::from_secs(60);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// How long a failed port is given before a catch-up is tried again.
-const AGAIN: Duration = Duration::from_millis(200);
 /// Text messages joined into one, for those who asked for batches.
 const BATCH_BYTES: usize = 32 << 10;
-
-/// The owned form of what a finished piece of work says to the session.
-type Done = Box<dyn FnOnce() -> Input<'static> + Send>;
 
 /// One connection and its work in flight.
 struct Connection {
@@ -62,18 +54,6 @@ struct Connection {
     queued: Vec<Asked>,
     submitting: bool,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
-}
-
-/// A finished piece of work.
-enum Work {
-    /// The gate answered.
-    Submitted(Vec<(CommandId, Result<Offset, Refusal>)>),
-    /// The gate let somebody in.
-    Entered(Box<Result<Inside, Refusal>>),
-    /// Anything else: straight to the session.
-    Done(Done),
-    /// Nothing to say.
-    Nothing,
 }
 
 /// What the socket did.
@@ -304,54 +284,14 @@ impl Connection {
 
     fn act_inside(&mut self, action: Action) {
         let (Some((caller, feed)), Some((viewpoint, encoder))) = (&self.inside, self.session.me()) else { return };
-        let (edge, caller, feed) = (Arc::clone(&self.edge), caller.clone(), Arc::clone(feed));
-        let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(&encoder) };
-        let reader = Reader { viewpoint, encoder, presence: self.session.presence };
-        let outbox = Arc::clone(&self.outbox);
-        let work = match action {
-            Action::Report(command) => async move {
-                let (scope, partition) = (caller.scope, caller.stream.partition);
-                if let Ok(offset) = edge.gate.submit_internal(scope, partition, caller.agent, command).await {
-                    feed.expect(offset);
-                }
-                Work::Nothing
-            }
-            .boxed(),
-            Action::Heartbeat(load) => async move {
-                edge.heartbeat(&caller, load).await;
-                Work::Nothing
-            }
-            .boxed(),
-            Action::Ask(query, reference) => async move {
-                let answer = Box::new(answer(&edge.services, &asker, &query).await);
-                done(move || Input::Answered(answer, reference))
-            }
-            .boxed(),
-            Action::CatchUp(step) => async move {
-                let caught = catch_up(&edge, &feed, &reader, &outbox, step).await;
-                done(move || caught.map_or(Input::Joined, Input::CaughtUp))
-            }
-            .boxed(),
-            Action::Plan(request) => async move {
-                let plan = Box::new(history::plan(&edge.services, &asker, &request).await);
-                done(move || Input::Planned(plan))
-            }
-            .boxed(),
-            Action::Play(verdicts) => async move {
-                let updates = history::updates(&edge.services, asker.partition(), verdicts).await;
-                let frames = updates.map(|updates| updates.iter().filter_map(history::replayed).collect());
-                let frames = frames.map_err(|error| unavailable(&error));
-                done(move || Input::Played(frames))
-            }
-            .boxed(),
-            Action::Snapshot(pattern, after) => async move {
-                let page = snapshot(&edge, &asker, &pattern, after).await;
-                done(move || Input::Snapshotted(page))
-            }
-            .boxed(),
-            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) => return,
+        let inside = Inside {
+            edge: Arc::clone(&self.edge),
+            caller: caller.clone(),
+            feed: Arc::clone(feed),
+            reader: Reader { viewpoint, encoder, presence: self.session.presence },
+            outbox: Arc::clone(&self.outbox),
         };
-        self.work.push(work);
+        self.work.extend(inside.work(action));
     }
 
     /// Sends the commands that wait to the gate, one append at a time: their order is the log's.
@@ -397,10 +337,6 @@ impl Connection {
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
-}
-
-fn done(input: impl FnOnce() -> Input<'static> + Send + 'static) -> Work {
-    Work::Done(Box::new(input))
 }
 
 /// Puts what waits into the socket and flushes; ready when all of it is out.
@@ -452,54 +388,4 @@ fn next_message(out: &mut VecDeque<Message>, out_bytes: &mut usize, batch: bool)
         out.pop_front();
     }
     Some(Message::Text(lines.into()))
-}
-
-/// Joins live if the fleet's recent updates reach back far enough (`None`), else reads a page. Tries until it can.
-async fn catch_up(edge: &Edge, feed: &Feed, reader: &Reader, outbox: &Arc<Outbox>, step: Step) -> Option<Caught> {
-    loop {
-        let caught = match &step {
-            Step::Mail(places) => reader.mail(&edge.services, places.clone()).await,
-            Step::Missed { after, before } => reader.page(&edge.services, *after, Some(*before)).await,
-            Step::Live { after } => match join(edge, feed, reader, outbox, *after).await {
-                Ok(true) => return None,
-                Ok(false) => reader.page(&edge.services, *after, None).await,
-                Err(error) => Err(error),
-            },
-        };
-        match caught {
-            Ok(caught) => return Some(caught),
-            Err(error) => {
-                warn!(%error, "a catch-up will go on");
-                tokio::time::sleep(AGAIN).await;
-            }
-        }
-    }
-}
-
-async fn join(
-    edge: &Edge,
-    feed: &Feed,
-    reader: &Reader,
-    outbox: &Arc<Outbox>,
-    after: Option<Offset>,
-) -> Result<bool, Error> {
-    let interest = reader.interest(&edge.services).await?;
-    // What a lagging queue still held belongs to the past.
-    let _ = outbox.take();
-    let member =
-        Member { viewpoint: reader.viewpoint, interest, presence: reader.presence, outbox: Arc::clone(outbox) };
-    Ok(feed.fleet().join(member, after).is_ok())
-}
-
-async fn snapshot(edge: &Edge, asker: &Asker, pattern: &str, after: Option<String>) -> Result<Snapshotted, Refusal> {
-    let (found, now) = memory::matching(&edge.services, asker, pattern, after).await?;
-    let full = found.rows.len() == ringforge_domain::limits::PAGE_MAX as usize;
-    let next = found.rows.last().filter(|_| full).map(|row| row.key().key);
-    let entries =
-        found.rows.iter().filter_map(Entry::of).filter(|entry| ringforge_domain::glob::matches(pattern, &entry.key));
-    let entries = entries.filter_map(|entry| {
-        let shown = entry.shown(now, &asker.encoder, true, 0)?;
-        Some((entry.key.clone(), entry.changed.event.offset, shown))
-    });
-    Ok(Snapshotted { entries: entries.collect(), upto: found.applied.upto, next })
 }

@@ -1,0 +1,75 @@
+//! Commands on their way to a verdict, and questions that wait for the commands before them.
+
+use ringforge_domain::{
+    catalog::{Command, Query},
+    code::Refusal,
+    frame::{Frame, Meta},
+    ids::CommandId,
+    json::Json,
+    memory,
+    position::Offset,
+};
+
+use super::{Action, Pending, Session};
+
+impl Session {
+    pub(super) fn submit(&mut self, id: CommandId, command: Command, meta: Meta) {
+        let snapshot = match &command {
+            Command::MemorySubscribe(memory::Subscribe { pattern, snapshot: true, .. }) => Some(pattern.clone()),
+            _ => None,
+        };
+        let reference = meta.reference.clone();
+        let deadline = self.now + self.config.reply_timeout;
+        self.submitted += 1;
+        self.pending.insert(self.submitted, Pending { id, reference, deadline, snapshot });
+        self.actions.push(Action::Submit(id, command, meta));
+    }
+
+    /// Asks once every command before it has its verdict: a connection reads its own writes.
+    pub(super) fn ask(&mut self, query: Query, reference: Option<Json>) {
+        if let Err(refusal) = query.check(&self.config.limits) {
+            return self.refuse(&refusal, reference);
+        }
+        self.parked.push_back((self.submitted, query, reference));
+        self.unpark();
+    }
+
+    pub(super) fn unpark(&mut self) {
+        let oldest = self.pending.first_key_value().map_or(u64::MAX, |(sequence, _)| *sequence);
+        while let Some((after, query, reference)) = self.parked.pop_front() {
+            if oldest <= after {
+                self.parked.push_front((after, query, reference));
+                return;
+            }
+            match query {
+                Query::ReplayRequest(request) => self.play(request, reference),
+                query => {
+                    self.asked += 1;
+                    self.actions.push(Action::Ask(query, reference));
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_answered(&mut self, answer: Result<Frame, Refusal>, reference: Option<Json>) {
+        self.asked = self.asked.saturating_sub(1);
+        match answer {
+            Ok(frame) => self.send(&frame.reference(reference)),
+            Err(refusal) => self.refuse(&refusal, reference),
+        }
+    }
+
+    pub(super) fn on_submitted(&mut self, id: CommandId, result: Result<Offset, Refusal>) {
+        if let Err(refusal) = result
+            && let Some(pending) = self.settle(id)
+        {
+            self.refuse(&refusal, pending.reference);
+            self.unpark();
+        }
+    }
+
+    pub(super) fn settle(&mut self, id: CommandId) -> Option<Pending> {
+        let sequence = self.pending.iter().find(|(_, pending)| pending.id == id).map(|(sequence, _)| *sequence)?;
+        self.pending.remove(&sequence)
+    }
+}
