@@ -25,7 +25,7 @@ use tracing::warn;
 use crate::key;
 
 /// How long failures count against their origin.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// What a key opens: a fleet, and where its events are.
 #[derive(Clone, Debug, PartialEq)]

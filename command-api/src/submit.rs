@@ -105,8 +105,8 @@ impl Gate {
             return answers.into_iter().map(|answer| answer.map(|()| Offset::ZERO)).collect();
         }
         let placed = self.append(caller.stream.partition, records).await;
-        let mut places = placed.as_ref().map_or(&[][..], Vec::as_slice).iter();
-        let mut place = || match (&placed, places.next()) {
+        let mut each = placed.as_ref().map_or(&[][..], Vec::as_slice).iter();
+        let mut place = || match (&placed, each.next()) {
             (Ok(_), Some(placed)) => Ok(placed.offset),
             (Ok(_), None) => Err(Refusal::new(Code::ServerError).unknown()),
             (Err(refusal), _) => Err(refusal.clone()),

@@ -124,7 +124,8 @@ impl Projector {
         }
         self.heads_told = now;
         self.heads.retain(|_, (_, at)| now.saturating_sub(*at) < HEADS_FOR);
-        let news: Vec<News> = self.heads.iter().map(|(scope, (last, _))| News::Head { scope: *scope, last: *last }).collect();
+        let news: Vec<News> =
+            self.heads.iter().map(|(scope, (last, _))| News::Head { scope: *scope, last: *last }).collect();
         if let Err(error) = self.services.live.publish(&news).await {
             warn!(%error, partition = self.partition.0, "heads not published");
         }
@@ -137,10 +138,18 @@ impl Projector {
             match schema::decode(&record.record.bytes, position, record.time) {
                 Ok(event) => read.push(Read::Event(Box::new(event))),
                 Err(DecodeError::UnknownSchema(id)) => {
-                    return Err(Error::Corrupt(format!("record {} of partition {} has the unknown schema {id}: a newer build wrote it", record.offset.0, self.partition.0)));
+                    return Err(Error::Corrupt(format!(
+                        "record {} of partition {} has the unknown schema {id}: a newer build wrote it",
+                        record.offset.0, self.partition.0
+                    )));
                 }
                 Err(DecodeError::Corrupt(what)) => {
-                    error!(partition = self.partition.0, offset = record.offset.0, what, "damaged event: it has no effect");
+                    error!(
+                        partition = self.partition.0,
+                        offset = record.offset.0,
+                        what,
+                        "damaged event: it has no effect"
+                    );
                     read.push(Read::Damaged(record));
                 }
             }
@@ -229,7 +238,12 @@ pub async fn run(services: Services, partition: Partition, progress: impl Fn(Off
     }
 }
 
-async fn follow(services: &Services, partition: Partition, progress: &(impl Fn(Offset) + Send), wait: &mut Duration) -> Result<(), Error> {
+async fn follow(
+    services: &Services,
+    partition: Partition,
+    progress: &(impl Fn(Offset) + Send),
+    wait: &mut Duration,
+) -> Result<(), Error> {
     let mut projector = Projector::open(services.clone(), partition).await?;
     progress(projector.applied());
     info!(partition = partition.0, from = projector.applied().0, "projector reads on");

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ringforge_domain::{
     catalog::Command,
-    direct, event::Header,
+    direct,
+    event::Header,
     ids::{AgentId, CommandId, EdgeId, MessageId, Scope},
     limits::{APPEND_RECORDS_MAX, ROWS_PAGE_MAX},
     memory,
@@ -52,7 +53,8 @@ impl Timers {
     /// Reads or log are away; nothing is lost, it is due the next time.
     pub async fn tick(&mut self) -> Result<usize, Error> {
         let limit = u32::try_from(APPEND_RECORDS_MAX).expect("a small constant");
-        let found = self.services.reads.find(self.partition, &Find::Due { now: self.services.clock.wall(), limit }).await?;
+        let found =
+            self.services.reads.find(self.partition, &Find::Due { now: self.services.clock.wall(), limit }).await?;
         if found.applied.upto < self.asked {
             return Ok(0);
         }
@@ -65,7 +67,8 @@ impl Timers {
     /// # Errors
     /// As [`Self::tick`].
     pub async fn sweep(&mut self) -> Result<usize, Error> {
-        let held: BTreeSet<String> = self.services.live.scan(names::EDGE_LEASES).await?.into_iter().map(|(key, _)| key).collect();
+        let held: BTreeSet<String> =
+            self.services.live.scan(names::EDGE_LEASES).await?.into_iter().map(|(key, _)| key).collect();
         let up = self.services.clock.monotonic().saturating_sub(self.started);
         let lost = self.leases.iter().any(|lease| !held.contains(lease));
         self.leases.clone_from(&held);
@@ -108,12 +111,15 @@ impl Timers {
         if commands.is_empty() {
             return Ok(0);
         }
-        let records: Vec<Record> = commands.iter().map(|(scope, agent, command)| self.record(*scope, *agent, command)).collect();
+        let records: Vec<Record> =
+            commands.iter().map(|(scope, agent, command)| self.record(*scope, *agent, command)).collect();
         let count = records.len();
         match self.services.log.append(self.partition, records).await {
             Ok(placed) => self.asked = placed.last().map_or(self.asked, |placed| placed.offset.next()),
             Err(AppendError::Refused(error)) => return Err(error),
-            Err(AppendError::Unknown(error)) => warn!(%error, partition = self.partition.0, "a timer's command may be in the log"),
+            Err(AppendError::Unknown(error)) => {
+                warn!(%error, partition = self.partition.0, "a timer's command may be in the log");
+            }
         }
         Ok(count)
     }

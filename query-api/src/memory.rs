@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long reads of a key are counted together.
-const ACCESS_WINDOW: Duration = Duration::from_secs(30 * 86_400);
+const ACCESS_WINDOW: Duration = Duration::from_hours(30 * 24);
 
 /// `memory.get`.
 pub(crate) async fn get(services: &Services, asker: &Asker, query: &Get) -> Result<Frame, Refusal> {
@@ -48,7 +48,7 @@ pub(crate) async fn search(services: &Services, asker: &Asker, query: &Search) -
     let author = match &query.author {
         Some(author) => match agent_id(services, asker, author).await? {
             Some(agent) => Some(agent),
-            None => return Ok(page("query_result", 0, Vec::new(), None)),
+            None => return Ok(page("query_result", 0, &[], None)),
         },
         None => None,
     };
@@ -77,7 +77,7 @@ pub(crate) async fn search(services: &Services, asker: &Asker, query: &Search) -
     if query.sort == SearchSort::AccessCount {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry["access_count"].as_u64()));
     }
-    Ok(page("query_result", total, entries, next))
+    Ok(page("query_result", total, &entries, next))
 }
 
 /// `memory.list`.
@@ -86,7 +86,7 @@ pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Re
     let author = match &query.author {
         Some(author) => match agent_id(services, asker, author).await? {
             Some(agent) => Some(agent),
-            None => return Ok(page("list_result", 0, Vec::new(), None)),
+            None => return Ok(page("list_result", 0, &[], None)),
         },
         None => None,
     };
@@ -111,7 +111,7 @@ pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Re
     let next = found.rows.last().filter(|_| more).map(|row| format!("k{}", row.key().key));
     let total = found.total;
     let entries = shown(services, asker, &found, now, query.values).await;
-    Ok(page("list_result", total, entries, next))
+    Ok(page("list_result", total, &entries, next))
 }
 
 /// `memory.history`: every version, oldest first, values from the log.
@@ -183,7 +183,7 @@ async fn accesses(services: &Services, scope: Scope, key: &str, add: u64) -> u64
     services.live.count(&names::access_count(scope, key), add, ACCESS_WINDOW).await.unwrap_or(0)
 }
 
-fn page(event: &'static str, total: u64, entries: Vec<Value>, next: Option<String>) -> Frame {
+fn page(event: &'static str, total: u64, entries: &[Value], next: Option<String>) -> Frame {
     let mut body = json!({ "total": total, "entries": entries, "has_more": next.is_some() });
     if let Some(next) = next {
         body["next_cursor"] = json!(next);

@@ -43,6 +43,7 @@ pub struct Server {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the unit stands last in every setting")]
 struct Timing {
     auth_timeout_ms: u64,
     upgrade_timeout_ms: u64,

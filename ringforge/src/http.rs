@@ -1,7 +1,7 @@
 //! The one port: an accept loop with the timeouts and caps that `axum::serve` lacks, health, and the WebSocket upgrade.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -132,14 +132,14 @@ async fn health(State(served): State<Served>) -> Response {
 
 async fn health_ready(State(served): State<Served>) -> Response {
     let services = &served.edge.services;
-    let said = |good: bool| if good { "ok" } else { "unavailable" };
+    let word = |good: bool| if good { "ok" } else { "unavailable" };
     let log = services.log.bounds(Partition::DIRECTORY).await.is_ok();
-    let reads = services.reads.load(Partition::DIRECTORY, &std::collections::BTreeSet::new()).await.is_ok();
+    let reads = services.reads.load(Partition::DIRECTORY, &BTreeSet::new()).await.is_ok();
     let live = services.live.scan("").await.is_ok();
     let ready = log && reads && live && !*served.edge.draining().borrow();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // The second three are the names of the services that play these parts in a cluster.
-    let body = json!({ "log": said(log), "reads": said(reads), "live": said(live), "kafka": said(log), "storage": said(reads), "redis": said(live) });
+    let body = json!({ "log": word(log), "reads": word(reads), "live": word(live), "kafka": word(log), "storage": word(reads), "redis": word(live) });
     (status, Json(body)).into_response()
 }
 

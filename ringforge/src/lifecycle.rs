@@ -35,7 +35,7 @@ use crate::{All, bootstrap, config::Config, faults::Faults, http, ready, telemet
 /// Partitions of an embedded log: the directory and one pool.
 const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
 /// How long the read models may take to catch up at the start, a rebuild included.
-const CATCH_UP: Duration = Duration::from_secs(3_600);
+const CATCH_UP: Duration = Duration::from_hours(1);
 /// How long connections may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
 /// How long what is left may take to end.
@@ -65,7 +65,7 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let listener = listen(&config).await?;
     let address = listener.local_addr().context("the address of the listener")?;
     let generation = log.bounds(Partition::DIRECTORY).await?.generation;
-    let reads = open_reads(data, generation, &*log).await?;
+    let reads = open_reads(data, generation, &log).await?;
     let live = MemoryLive::new(Arc::clone(&clock));
     let faults = Faults::from_environment()?;
     let services = faults.around(Services { log: Arc::clone(&log) as Arc<dyn Log>, reads, live, clock, ids });

@@ -66,6 +66,7 @@ pub struct All {
     no_demo: bool,
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long the start takes is told in the ready line")]
 fn main() -> ExitCode {
     let started = Instant::now();
     let role = Cli::parse().role.unwrap_or_else(|| Role::All(All::default()));

@@ -251,7 +251,7 @@ impl Session {
             Input::Submitted(id, result) => self.on_submitted(id, result),
             Input::Posts(posts) => posts.into_iter().for_each(|post| self.show(&post)),
             Input::Lagged => self.catch_up_live(),
-            Input::CaughtUp(caught) => self.on_caught_up(caught),
+            Input::CaughtUp(caught) => self.on_caught_up(&caught),
             Input::Joined => self.on_joined(),
             Input::Answered(answer, reference) => self.on_answered(*answer, reference),
             Input::Planned(plan) => self.on_planned(*plan),
@@ -337,7 +337,7 @@ impl Session {
             Incoming::Command(command) => self.submit(id, command, meta),
             Incoming::Query(query) => self.ask(query, meta.reference),
             Incoming::Signal(Signal::Ping(_)) => {
-                self.send(&Frame::new("pong", "", &()).bare().reference(meta.reference))
+                self.send(&Frame::new("pong", "", &()).bare().reference(meta.reference));
             }
             Incoming::Signal(Signal::Pong(_)) => {}
             Incoming::Signal(Signal::Heartbeat(heartbeat)) => self.on_heartbeat(heartbeat.0, meta.reference, id),

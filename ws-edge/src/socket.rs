@@ -31,7 +31,7 @@ use crate::{
 use work::{Inside, Work};
 
 /// How long a peer may take to read nothing at all.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Text messages joined into one, for those who asked for batches.

@@ -161,7 +161,7 @@ impl Session {
         }
     }
 
-    pub(super) fn on_caught_up(&mut self, caught: Caught) {
+    pub(super) fn on_caught_up(&mut self, caught: &Caught) {
         let Phase::CatchingUp(step) = &self.phase else { return };
         let step = step.clone();
         let started = self.cursor;
