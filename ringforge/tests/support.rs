@@ -1,6 +1,7 @@
 //! The real binary and a small WebSocket client, for tests that meet RingForge as agents and operators do.
 
 #![allow(dead_code, reason = "every test uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "tests wait by the real clock")]
 
 use std::{
     collections::VecDeque,
@@ -217,6 +218,25 @@ impl Client {
         let welcome = client.frame().await;
         assert_eq!(welcome["type"], "auth_ok", "{welcome}");
         (client, welcome)
+    }
+
+    /// Like `enter`, for tests that kill the server: `None` if it went away meanwhile.
+    pub async fn try_enter(url: &str, key: &str, name: &str, more: Value) -> Option<(Self, Value)> {
+        let (socket, _) = connect_async_with_config(url, None, true).await.ok()?;
+        let mut client = Self { socket, waiting: VecDeque::new(), batch: false };
+        let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name } });
+        let more = if let Value::Object(more) = more { more } else { serde_json::Map::new() };
+        auth.as_object_mut().expect("an object").extend(more);
+        client.send(&auth).await;
+        for wanted in ["auth_required", "auth_ok"] {
+            match client.next(SOON).await {
+                Got::Frame(frame) if frame["type"] == wanted && wanted == "auth_ok" => return Some((client, frame)),
+                Got::Frame(frame) => assert_eq!(frame["type"], wanted, "{frame}"),
+                Got::Closed(_) => return None,
+                Got::Nothing => panic!("no {wanted} in time"),
+            }
+        }
+        None
     }
 
     /// Sends one frame. A connection that is gone already shows when reading.

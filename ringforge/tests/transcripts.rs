@@ -1,15 +1,152 @@
-//! Transcripts.
+//! Transcripts: what agents send and see, for every kind and every error code, over the real binary. Each file in
+//! `scenarios/` is one of them, and each runs flat and wrapped, again with every Live publish dropped, and again with a
+//! second projector over the same read models. An unexpected frame fails, and so does a field more or less.
+//!
+//! A file is one JSON object a line. The first says what is needed (`scenario.rs`), every other is a step:
+//! - `{"alice": "enter", "with": {..}}` connects, authenticates and sees `auth_ok`, the roster and its own `joined`;
+//!   `connect` and `auth` do it by halves; `leave` says goodbye; `quiet` sees nothing.
+//! - `{"alice>": {..}}` sends a frame, `{"alice<": {..}}` sees one, `{"alice<": [..]}` sees these in any order,
+//!   `{"alice<close": 4409}` sees the end. `>text`, `>raw`, `>binary` and `<flat` leave the shape alone.
+//! - `{"server": "stop"}`, `"kill"`, `"start"`; `{"wait_ms": 300}`; `{"note": ".."}`.
+//!
+//! Values are as on the wire, but for `$name`, which was remembered (`$key`, `$fleet`, `$tenant`, `$alice` for an agent's id,
+//! `$alice.token`, `$alice.session`), and patterns, which stand only for ids, times, positions and tokens:
+//! `<event_id> <agent_id> <message_id> <memory_id> <session_id> <key_id> <node> <resume_token> <cursor> <time> <position>`,
+//! and for `<ms> <bytes> <version> <server>`. `<event_id:e1>` remembers the value as `$e1`.
+
+#![allow(clippy::disallowed_methods, reason = "tests meet the real clock and choose a scenario by the environment")]
+
+#[path = "transcripts/pattern.rs"]
+mod pattern;
+#[path = "transcripts/play.rs"]
+mod play;
+#[path = "transcripts/scenario.rs"]
+mod scenario;
+#[path = "transcripts/shape.rs"]
+mod shape;
 #[path = "support.rs"]
 mod support;
 
-#[tokio::test]
-async fn smoke() {
-    let mut server = support::Server::plain();
-    let (mut a, w) = support::Client::enter(server.ws_url(), server.first_key(), "a", serde_json::json!({})).await;
-    println!("{w}");
-    println!("{}", a.ask(&serde_json::json!({"type":"presence","action":"roster","ref":1})).await);
-    drop(a);
-    assert_eq!(server.terminate(), Some(0));
-    server.restart();
-    server.kill9();
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use ringforge_domain::{
+    catalog::{CommandKind, QueryKind, SignalKind},
+    code::Code,
+};
+use serde_json::Value;
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{
+    play::{play, tenant},
+    scenario::{Scenario, What},
+    shape::Shape,
+    support::{Options, Server},
+};
+
+/// Servers, and players of one server, at a time.
+const AT_ONCE: usize = 12;
+
+/// One run: a scenario in a shape.
+type Run = (Arc<Scenario>, Shape);
+
+/// Plays every scenario in both shapes, on servers with these faults; those that need the same server share one.
+async fn play_all(faults: &[&str]) {
+    let only = std::env::var("RINGFORGE_SCENARIO").unwrap_or_default();
+    let mut groups: BTreeMap<String, Vec<Run>> = BTreeMap::new();
+    for scenario in Scenario::all().into_iter().map(Arc::new) {
+        if !scenario.name.contains(&only) || !(faults.is_empty() || scenario.needs.faults.is_empty()) {
+            continue;
+        }
+        for shape in Shape::ALL {
+            let own = if scenario.alone() { tenant(&scenario, shape) } else { String::new() };
+            let needs = &scenario.needs;
+            let group = format!("{own} {} {:?}", Value::Object(needs.config.clone()), needs.faults);
+            groups.entry(group).or_default().push((Arc::clone(&scenario), shape));
+        }
+    }
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut playing = JoinSet::new();
+    for runs in groups.into_values() {
+        let faults =
+            runs[0].0.needs.faults.iter().cloned().chain(faults.iter().map(|fault| (*fault).to_owned())).collect();
+        playing.spawn(play_group(runs, faults, Arc::clone(&places)));
+    }
+    let failures: Vec<String> = playing.join_all().await.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{} runs failed with {faults:?}:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Plays what shares a server.
+async fn play_group(runs: Vec<Run>, faults: Vec<String>, places: Arc<Semaphore>) -> Vec<String> {
+    let place = places.acquire().await.expect("the semaphore stays open");
+    let lossy = faults.iter().any(|fault| fault == "drop_publish");
+    let fleets =
+        |scenario: &Scenario| ["default".to_owned()].into_iter().chain(scenario.needs.fleets.clone()).collect();
+    let tenants = runs.iter().map(|(scenario, shape)| (tenant(scenario, *shape), fleets(scenario))).collect();
+    let config: toml::Table = serde_json::from_value(Value::Object(runs[0].0.needs.config.clone())).expect("TOML");
+    let options = Options { config: config.to_string(), tenants, faults, ..Options::default() };
+    let server = tokio::task::spawn_blocking(|| Server::start(options)).await.expect("it starts");
+    let server = Arc::new(Mutex::new(server));
+    let mut playing = JoinSet::new();
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    for (scenario, shape) in runs {
+        let (server, turns) = (Arc::clone(&server), Arc::clone(&turns));
+        playing.spawn(async move {
+            let _turn = turns.acquire().await.expect("the semaphore stays open");
+            play(&scenario, shape, &server, lossy).await.err()
+        });
+    }
+    let failures = playing.join_all().await.into_iter().flatten().collect();
+    drop(place);
+    failures
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_see_what_the_transcripts_say() {
+    play_all(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_the_same_when_every_publish_is_lost() {
+    play_all(&["drop_publish"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_the_same_with_a_second_projector() {
+    play_all(&["second_projector"]).await;
+}
+
+/// All frames that agents send (`true`) or see in a scenario.
+fn frames(scenario: &Scenario, sent: bool) -> Vec<Value> {
+    let steps = scenario.steps.iter().flat_map(|step| match &step.what {
+        What::Send(frame) | What::Text(frame) if sent => vec![frame.clone()],
+        What::See(frames) if !sent => frames.clone(),
+        What::SeeFlat(frame) if !sent => vec![frame.clone()],
+        _ => Vec::new(),
+    });
+    steps.collect()
+}
+
+#[test]
+fn every_kind_and_every_code_has_a_transcript() {
+    let all = Scenario::all();
+    let kind = |frame: &Value| match (frame["type"].as_str(), frame["action"].as_str()) {
+        (Some(area), Some(action)) => format!("{area}.{action}"),
+        (area, _) => area.unwrap_or_default().to_owned(),
+    };
+    let sent: Vec<String> = all.iter().flat_map(|scenario| frames(scenario, true)).map(|frame| kind(&frame)).collect();
+    let seen: Vec<Value> = all.iter().flat_map(|scenario| frames(scenario, false)).collect();
+    let commands = CommandKind::ALL.iter().filter(|kind| !kind.internal()).map(|kind| kind.text());
+    let queries = QueryKind::ALL.iter().map(|kind| kind.text());
+    let kinds: Vec<&str> = commands.chain(queries).chain(SignalKind::ALL.iter().map(|kind| kind.text())).collect();
+    let missing: Vec<_> = kinds.into_iter().filter(|kind| !sent.iter().any(|sent| sent == kind)).collect();
+    assert!(missing.is_empty(), "no transcript sends {missing:?}");
+    let missing: Vec<_> = Code::ALL
+        .iter()
+        .map(|code| code.text())
+        .filter(|code| !seen.iter().any(|frame| frame["code"] == *code))
+        .collect();
+    assert!(missing.is_empty(), "no transcript sees {missing:?}");
 }
