@@ -64,6 +64,7 @@ fan-out server (same runtime, same socket settings, no log, no JSON) are what tr
 | revision | $revision |
 | cores | $(nproc), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1) |
 | memory | $(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1e6 }' /proc/meminfo) |
+| load average before | $(cut -d ' ' -f 1-3 /proc/loadavg): well above 1, the times below are somebody else's |
 | kernel | $(uname -sr) |
 | compiler | $(rustc --version) |
 | build | profile \`perf\` (release without LTO) |
@@ -90,7 +91,7 @@ measure replay --server "$server" --events $events --matches 100 --rounds $repla
 echo "-- criterion benches" >&2
 criterion=(--noplot)
 if [ $quick = yes ]; then criterion+=(--warm-up-time 0.5 --measurement-time 1); else criterion+=(--warm-up-time 1 --measurement-time 3); fi
-cargo bench --locked --profile perf -p ringforge-loadtest --bench domain -- "${criterion[@]}" | tee "$work/criterion"
+cargo bench --locked --profile perf -p ringforge-loadtest --bench domain -- "${criterion[@]}" | tee "$work/criterion" || failed=yes
 {
 	printf '### Domain on one core (criterion)\n\n| what | median | range |\n|---|---|---|\n'
 	# A name of its own line or before `time: [low median high]`.

@@ -14,7 +14,7 @@ use ringforge_domain::{
     position::{Generation, LogTime, Offset, Partition, Position, StreamRef},
     row::Rows,
     schema::{decode, encode},
-    world::{Member, Told, World},
+    world::{Folded, Member, World},
 };
 
 /// The product's allocator.
@@ -131,7 +131,7 @@ fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frames");
     for (name, text) in texts() {
         let (mut world, asker) = world();
-        let Told { event, verdict, shown } = world.when(&asker, read(&text));
+        let Folded { event, verdict, shown } = world.when(&asker, read(&text));
         group.bench_function(format!("of/{name}"), |bencher| bencher.iter(|| frames_of(&event, &verdict)));
         let push = &shown.pushes.last().expect("others see it").frame;
         group.bench_function(format!("encode/{name}"), |bencher| bencher.iter(|| encoder.encode(push, Shape::Flat)));
