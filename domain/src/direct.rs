@@ -15,7 +15,7 @@ use crate::{
     frame::{Frame, Shown},
     ids::{AgentId, MessageId, Scope},
     interest::Audience,
-    json::Json,
+    json::{self, Json},
     limits::{
         Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX, MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX,
         ttl_micros,
@@ -113,7 +113,7 @@ pub struct Send {
     #[serde(default)]
     pub correlation_id: Option<Json>,
     /// The message, any JSON; may not be left out.
-    #[serde(default, alias = "message")]
+    #[serde(default, alias = "message", deserialize_with = "json::present")]
     pub payload: Option<Json>,
     /// low, normal, high or critical: the last two wait longer.
     #[serde(default)]

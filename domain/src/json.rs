@@ -76,6 +76,11 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+/// A field that may be `null` and is not absent then. Avro says it with a union.
+pub(crate) fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
+    if from.is_human_readable() { Json::deserialize(from).map(Some) } else { Option::deserialize(from) }
+}
+
 /// Reads a string without assuming that the format can lend it.
 pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer)

@@ -5,7 +5,7 @@ mod op;
 mod watch;
 
 use apache_avro::AvroSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use ask::{Get, History, List, Search, SearchSort};
@@ -19,7 +19,7 @@ use crate::{
     frame::{Encoder, Frame, Push, Shown},
     ids::{AgentId, KeyId, MemoryId, Scope, SessionId},
     interest::Audience,
-    json::Json,
+    json::{self, Json},
     limits::{Limits, READS_MAX, SEARCH_TEXT_BYTES_MAX, TTL_SECONDS_MAX, ttl_micros},
     position::LogTime,
     row::{Needs, Row, RowIndex, RowKey, Rows},
@@ -179,7 +179,7 @@ pub struct Set {
     /// The key.
     pub key: String,
     /// Any JSON, `null` included; may be left out only with `op: incr`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "json::present")]
     pub value: Option<Json>,
     /// What the value is, if not to be guessed.
     #[serde(default)]
@@ -202,11 +202,6 @@ pub struct Set {
     /// What else must still hold.
     #[serde(default)]
     pub reads: Vec<Read>,
-}
-
-/// A field that may be `null` and is not absent then. Avro says it with a union.
-fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Json>, D::Error> {
-    if from.is_human_readable() { Json::deserialize(from).map(Some) } else { Option::deserialize(from) }
 }
 
 /// What a `memory.set` made.

@@ -91,8 +91,8 @@ impl Projector {
         let records: Vec<Stored> = records.into_iter().filter(|record| record.offset >= previous).collect();
         let Some(last) = records.last().map(|record| record.offset) else { return Ok(Stepped::To(previous)) };
         let read = self.decode(records)?;
-        let mut rows = self.prefetch(&read).await?;
-        let verdicts = read.iter().map(|read| self.verdict(&mut rows, read)).collect();
+        let mut rows = Rows::at(self.applied.time);
+        let verdicts = self.fold(&mut rows, &read).await?;
         let commit = Commit {
             partition: self.partition,
             previous,
@@ -157,25 +157,36 @@ impl Projector {
         Ok(read)
     }
 
-    /// Loads what the batch touches, until its events name nothing new.
-    async fn prefetch(&self, read: &[Read]) -> Result<Rows, Error> {
-        let mut rows = Rows::at(self.applied.time);
+    /// Loads what `read` touches and `rows` does not know yet, until nothing new is named.
+    async fn load(&self, rows: &mut Rows, read: &[Read]) -> Result<(), Error> {
         for _ in 0..NEEDS_ROUNDS_MAX {
             let mut needs = Needs::default();
             for one in read {
                 match one {
-                    Read::Event(event) => fold::needs(event, &rows, &mut needs),
+                    Read::Event(event) => fold::needs(event, rows, &mut needs),
                     Read::Damaged(record) => needs.row(RowKey::head(record.record.scope)),
                 }
             }
             let missing: BTreeSet<RowKey> = needs.rows.into_iter().filter(|key| !rows.knows(key)).collect();
             if missing.is_empty() {
-                break;
+                return Ok(());
             }
             let found = self.services.reads.load(self.partition, &missing).await?;
             rows.load(missing, found.rows);
         }
-        Ok(rows)
+        Err(Error::Corrupt(format!("the needs of partition {} have no end: our own bug", self.partition.0)))
+    }
+
+    /// Folds a batch. What an event touches may depend on one before it in the same batch (that one gave an agent its
+    /// name), so each is asked again before its own fold; nearly always everything is there already.
+    async fn fold(&self, rows: &mut Rows, read: &[Read]) -> Result<Vec<Verdict>, Error> {
+        self.load(rows, read).await?;
+        let mut verdicts = Vec::with_capacity(read.len());
+        for one in read {
+            self.load(rows, std::slice::from_ref(one)).await?;
+            verdicts.push(self.verdict(rows, one));
+        }
+        Ok(verdicts)
     }
 
     fn verdict(&self, rows: &mut Rows, read: &Read) -> Verdict {

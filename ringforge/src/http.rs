@@ -136,8 +136,8 @@ async fn health_ready(State(served): State<Served>) -> Response {
     let log = services.log.bounds(Partition::DIRECTORY).await.is_ok();
     let reads = services.reads.load(Partition::DIRECTORY, &BTreeSet::new()).await.is_ok();
     let live = services.live.scan("").await.is_ok();
-    let ready = log && reads && live && !*served.edge.draining().borrow();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let good = log && reads && live && !*served.edge.draining().borrow();
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // The second three are the names of the services that play these parts in a cluster.
     let body = json!({ "log": word(log), "reads": word(reads), "live": word(live), "kafka": word(log), "storage": word(reads), "redis": word(live) });
     (status, Json(body)).into_response()
