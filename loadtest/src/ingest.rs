@@ -200,7 +200,7 @@ mod tests {
         let tally = Mutex::new(Tally::default());
         let mut acks = Acks::default();
         let now = Instant::now();
-        let (sent_at, measured) = ([now; 3], now..now + Duration::from_secs(60));
+        let (sent_at, measured) = ([now; 3], now..now + Duration::from_mins(1));
         for _ in 0..3 {
             acks.sent();
         }
