@@ -193,12 +193,10 @@ impl Broken {
     }
 
     async fn applied(&self, partition: Partition, found: Applied) -> Result<Applied, Error> {
-        let stale = self.has(Fault::AnswersStale);
-        if !stale {
-            Ok(found)
-        } else {
-            stands(&self.reads, partition).await.map(|_| *self.before.lock().expect("no panic"))
+        if self.has(Fault::AnswersStale) && found == stands(&self.reads, partition).await? {
+            return Ok(*self.before.lock().expect("no panic"));
         }
+        Ok(found)
     }
 
     /// What the fault asks instead.
@@ -262,7 +260,7 @@ impl Reads for Broken {
     async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
         let mut asked = keys.clone();
         if self.has(Fault::FoldsCase) {
-            asked.extend(keys.iter().cloned().map(|key| RowKey { key: key.key.to_lowercase(), ..key }));
+            asked.extend(keys.iter().map(|key| RowKey::new(key.table, key.scope, key.key.to_lowercase())));
         }
         let mut found = self.reads.load(partition, &asked).await?;
         found.applied = self.applied(partition, found.applied).await?;

@@ -165,10 +165,9 @@ impl MemoryFilter {
 
     /// Whether an entry is one of those meant; `after`, `skip` and `limit` apart. What every adapter's query must agree with.
     pub fn includes(&self, name: &RowKey, search: &Search) -> bool {
-        let tagged = match self.any_tag {
-            true => self.tags.is_empty() || self.tags.iter().any(|tag| search.tags.contains(tag)),
-            false => self.tags.iter().all(|tag| search.tags.contains(tag)),
-        };
+        let has = |tag: &String| search.tags.contains(tag);
+        let tagged =
+            self.tags.is_empty() || if self.any_tag { self.tags.iter().any(has) } else { self.tags.iter().all(has) };
         let described = self.metadata.as_ref().is_none_or(|wanted| {
             let found = search.metadata.as_ref().and_then(fields).unwrap_or_default();
             fields(wanted).is_some_and(|wanted| wanted.is_subset(&found))
@@ -192,7 +191,7 @@ impl MemoryFilter {
 }
 
 /// The fields of a JSON object, each as one line of JSON, `"name":value`, so that equal fields are equal texts: members are
-/// sorted, numbers are as serde_json writes them (`1` is not `1.0`). `None` if it is no object.
+/// sorted, numbers are as `serde_json` writes them (`1` is not `1.0`). `None` if it is no object.
 pub fn fields(json: &Json) -> Option<BTreeSet<String>> {
     let Value::Object(members) = json.value() else { return None };
     let line = |(name, mut value): (String, Value)| {
@@ -262,10 +261,9 @@ impl Matching {
         let index = &verdict.index;
         let any =
             |wanted: &[String], found: &mut dyn FnMut(&String) -> bool| wanted.is_empty() || wanted.iter().any(found);
-        let tagged = match self.all_tags {
-            true => self.tags.iter().all(|tag| index.tags.contains(tag)),
-            false => any(&self.tags, &mut |tag| index.tags.contains(tag)),
-        };
+        let has = |tag: &String| index.tags.contains(tag);
+        let tagged =
+            self.tags.is_empty() || if self.all_tags { self.tags.iter().all(has) } else { self.tags.iter().any(has) };
         index.stream != Stream::Hidden
             && self.streams.contains(&index.stream)
             && any(&self.labels, &mut |label| index.label.as_ref() == Some(label))

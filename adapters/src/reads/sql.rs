@@ -93,7 +93,7 @@ pub(super) const LOAD: &str = "
 /// Names, as `LOAD` and `REMOVE_ROWS` want them.
 pub(super) fn names<'a>(keys: impl IntoIterator<Item = &'a RowKey>) -> String {
     let tuple = |key: &RowKey| json!([key.table.text(), key.scope.tenant, key.scope.fleet, key.key]);
-    serde_json::Value::from_iter(keys.into_iter().map(tuple)).to_string()
+    keys.into_iter().map(tuple).collect::<serde_json::Value>().to_string()
 }
 
 /// Begins a question: columns of the answer `f`, and where the partition stands.
@@ -258,16 +258,13 @@ fn end_of(prefix: &str) -> Option<String> {
 
 /// What the index of words is asked for; empty if every word is too short for it.
 fn trigrams(words: &[String]) -> String {
-    let mut query = String::new();
-    let longest_first = words.iter().flat_map(|word| {
+    let all = words.iter().flat_map(|word| {
         // The index passes over NUL.
         let chars: Vec<char> = word.chars().filter(|char| *char != '\0').collect();
         chars.windows(TRIGRAM).map(String::from_iter).collect::<Vec<_>>()
     });
-    for trigram in longest_first.take(TRIGRAMS_MAX) {
-        query.push_str(&format!("\"{}\" ", trigram.replace('"', "\"\"")));
-    }
-    query
+    let quoted = all.take(TRIGRAMS_MAX).map(|trigram| format!("\"{}\"", trigram.replace('"', "\"\"")));
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// Which verdicts: applied, time, oldest, total, body.

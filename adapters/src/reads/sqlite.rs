@@ -22,6 +22,7 @@ use ringforge_ports::{
 use serde::de::DeserializeOwned;
 use sqlx::{
     SqliteConnection, SqlitePool,
+    error::DatabaseError,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -69,7 +70,7 @@ impl SqliteReads {
     }
 
     /// Asks one statement whose answer is `applied, time, total, body`.
-    async fn found<'q>(&self, query: Question<'q, FoundLine>) -> Result<Found, Error> {
+    async fn found(&self, query: Question<'_, FoundLine>) -> Result<Found, Error> {
         let lines = query.fetch_all(&self.readers).await.map_err(|error| failed("read", &error))?;
         let (applied, total) = lines.first().map_or_else(Default::default, |line| (applied(line.0, line.1), line.2));
         let rows: Vec<Row> = bodies(lines.into_iter().filter_map(|line| line.3))?;
@@ -108,7 +109,7 @@ fn bodies<T: DeserializeOwned>(texts: impl Iterator<Item = String>) -> Result<Ve
 const DAMAGED: [&str; 2] = ["11", "26"];
 
 fn failed(doing: &str, error: &sqlx::Error) -> Error {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(DatabaseError::code);
     let damaged = code.is_some_and(|code| DAMAGED.contains(&primary(&code).as_str()));
     let decoding = matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
     let what = format!("{doing} the read models: {error}");

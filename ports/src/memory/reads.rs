@@ -162,7 +162,8 @@ impl Kept {
                 matching.retain(|(key, ..)| filter.after.as_ref().is_none_or(|after| key.key > *after));
             }
             MemorySort::Relevance => {
-                matching.sort_by_cached_key(|(key, _, search)| Reverse((filter.relevance(&key.key), search.updated_at)))
+                matching
+                    .sort_by_cached_key(|(key, _, search)| Reverse((filter.relevance(&key.key), search.updated_at)));
             }
             MemorySort::CreatedAt => matching.sort_by_key(|(.., search)| Reverse(search.created_at)),
             MemorySort::UpdatedAt => matching.sort_by_key(|(.., search)| Reverse(search.updated_at)),
@@ -219,7 +220,9 @@ impl Reads for MemoryReads {
     async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
         let mut state = self.lock();
         state.check(commits)?;
-        commits.iter().for_each(|commit| state.write(commit));
+        for commit in commits {
+            state.write(commit);
+        }
         Ok(())
     }
 

@@ -139,10 +139,9 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(ToString::to_string).collect()
 }
 
-/// Every condition on memory, and all of them together.
-pub async fn memory_conditions_hold_alone_and_together(subject: &dyn Subject) -> Outcome {
-    let reads = subject.open().await;
-    let rows = vec![
+/// Entries of all sorts, one of another fleet among them.
+fn entries() -> Vec<Row> {
+    vec![
         entry(FLEET, "a/1", "alpha beta", |content, changed| {
             content.tags = texts(&["red", "blue"]);
             content.metadata = Some(json(r#"{"n": 1, "o": {"y": [1, 2], "x": "t"}}"#));
@@ -162,14 +161,17 @@ pub async fn memory_conditions_hold_alone_and_together(subject: &dyn Subject) ->
         entry(FLEET, "a%", "beta", |_, _| ()),
         entry(SISTER, "a/1", "alpha beta", |content, _| content.tags = texts(&["red", "blue"])),
         name(FLEET, "a/1"),
-    ];
-    begin(&*reads, ONE, rows, Vec::new()).await?;
+    ]
+}
+
+/// Conditions and the keys of the [`entries`] for which they hold.
+fn conditions() -> Vec<(&'static str, MemoryFilter, &'static [&'static str])> {
     let prefix = |text: &str| filter(|filter| filter.prefix = Some(text.to_owned()));
     let tags = |all: &[&str]| filter(|filter| filter.tags = texts(all));
     let any = |any: &[&str]| filter(|filter| (filter.tags, filter.any_tag) = (texts(any), true));
     let words = |all: &[&str]| filter(|filter| filter.words = texts(all));
     let metadata = |text: &str| filter(|filter| filter.metadata = Some(json(text)));
-    let cases: Vec<(&str, MemoryFilter, &[&str])> = vec![
+    vec![
         ("everything", filter(|_| ()), &["a%", "a/1", "a/2", "b"]),
         ("prefix", prefix("a/"), &["a/1", "a/2"]),
         ("empty prefix", prefix(""), &["a%", "a/1", "a/2", "b"]),
@@ -211,8 +213,14 @@ pub async fn memory_conditions_hold_alone_and_together(subject: &dyn Subject) ->
             &["a/1"],
         ),
         ("of another fleet", MemoryFilter { tags: texts(&["red"]), ..MemoryFilter::all(SISTER, LogTime(0)) }, &["a/1"]),
-    ];
-    each_finds(&*reads, cases).await
+    ]
+}
+
+/// Every condition on memory, and all of them together.
+pub async fn memory_conditions_hold_alone_and_together(subject: &dyn Subject) -> Outcome {
+    let reads = subject.open().await;
+    begin(&*reads, ONE, entries(), Vec::new()).await?;
+    each_finds(&*reads, conditions()).await
 }
 
 /// Words are found wherever they stand, however short, whatever signs they hold, in every script.

@@ -112,7 +112,9 @@ pub fn activity(label: &str) -> Index {
 
 /// The next step of a partition, in which every offset passed has log time 1,000 times itself.
 pub fn step(partition: Partition, previous: u64, upto: u64, rows: Vec<Row>, mut verdicts: Vec<Verdict>) -> Commit {
-    verdicts.iter_mut().for_each(|verdict| verdict.position.partition = partition);
+    for verdict in &mut verdicts {
+        verdict.position.partition = partition;
+    }
     Commit {
         partition,
         previous: Offset(previous),

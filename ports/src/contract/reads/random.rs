@@ -154,6 +154,10 @@ fn event(dice: &mut Dice, partition: Partition, offset: u64) -> Verdict {
     verdict
 }
 
+fn verdict_at(dice: &mut Dice, partition: Partition, offset: u64) -> Option<Verdict> {
+    if dice.one_in(6) { None } else { Some(event(dice, partition, offset)) }
+}
+
 fn commit(dice: &mut Dice, stands: &mut [u64; 2]) -> Commit {
     let partition = dice.partition();
     let stands = &mut stands[usize::from(partition.0)];
@@ -169,7 +173,7 @@ fn commit(dice: &mut Dice, stands: &mut [u64; 2]) -> Commit {
         upto: Offset(upto),
         time: LogTime(i64::try_from(upto).expect("small")),
         rows: (0..dice.below(20)).map(|_| change(dice)).collect(),
-        verdicts: (previous..upto).filter_map(|at| (!dice.one_in(6)).then(|| event(dice, partition, at))).collect(),
+        verdicts: (previous..upto).filter_map(|at| verdict_at(dice, partition, at)).collect(),
     }
 }
 

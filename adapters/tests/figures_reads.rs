@@ -1,0 +1,176 @@
+//! How fast the read models in a file are. Run it in a release build:
+//! `cargo test --profile perf -p ringforge-adapters --test figures_reads -- --ignored --nocapture`
+
+use ringforge_adapters::reads::sqlite::SqliteReads;
+use ringforge_domain::{
+    catalog::Effect,
+    fleet::Head,
+    ids::{AgentId, CommandId, FleetId, MemoryId, Scope, TenantId},
+    interest::{Span, Topic},
+    json::Json,
+    memory::{Content, Entry, Provenance, ValueType},
+    position::{LogTime, Offset, Partition, Position},
+    presence::Name,
+    row::{Row, RowKey},
+    verdict::{First, Index, Outcome, Stream, Verdict},
+};
+use ringforge_ports::{
+    clock::{Clock, SystemClock},
+    reads::{Commit, Find, Matching, MemoryFilter, MemorySort, Reads, Viewer, Which},
+};
+
+const FLEET: Scope = Scope { tenant: TenantId::from_bits(7 << 120), fleet: FleetId::from_bits(70 << 120) };
+const POOL: Partition = Partition::POOL;
+
+fn entry(at: u64) -> Row {
+    let words = ["deploy", "review", "incident", "plan", "budget", "schema", "agent"];
+    let word = |of: u64| words[usize::try_from(of % 7).expect("small")];
+    let value = format!("\"Entry {at} about {} and {} of the {} team\"", word(at), word(at / 7), word(at / 49));
+    let content = Content {
+        value: Json::parse(&value).expect("valid"),
+        value_type: ValueType::Text,
+        tags: vec![format!("tag-{}", at % 100), word(at).to_owned()],
+        metadata: Some(Json::parse(&format!("{{\"team\":\"{}\",\"n\":{}}}", word(at), at % 1_000)).expect("valid")),
+        ttl: None,
+        expires_at: at.is_multiple_of(4).then_some(LogTime(i64::MAX)),
+        created_at: LogTime(1),
+    };
+    let event = First { offset: Offset(at), hash: 2 };
+    let changed =
+        Provenance { author: Some(agent(at)), key_id: None, session: None, task: None, event, at: LogTime(5) };
+    let (id, key) = (MemoryId::from_bits(u128::from(at)), format!("project/{}/item-{at}", at % 50));
+    Row::Memory(Box::new(Entry { scope: FLEET, key, id, version: 1, content: Some(content), changed }))
+}
+
+fn agent(at: u64) -> AgentId {
+    AgentId::from_bits(u128::from(at % 200) << 100)
+}
+
+fn verdict(at: u64) -> Verdict {
+    let kind = if at.is_multiple_of(100) { "alert".to_owned() } else { format!("kind-{}", at % 7) };
+    let routed = at.is_multiple_of(3);
+    let tag = format!("tag-{}", at % 100);
+    Verdict {
+        position: Position { partition: POOL, offset: Offset(at) },
+        time: LogTime(1_700_000_000_000_000 + i64::try_from(at).expect("small") * 1_000),
+        scope: FLEET,
+        command_id: CommandId::from_bits(u128::from(at) << 64),
+        agent: Some(agent(at)),
+        previous: at.checked_sub(1).map(Offset),
+        outcome: Outcome::Applied(Effect::ActivitySubscribe(())),
+        first: None,
+        index: Index {
+            stream: Stream::Activity,
+            label: Some(kind),
+            subject: None,
+            routing: if routed { vec![tag.clone()] } else { Vec::new() },
+            tags: vec![tag],
+            parties: Vec::new(),
+        },
+    }
+}
+
+/// `count` events with three rows each: the head, a memory entry, a name.
+fn commit(from: u64, count: u64) -> Commit {
+    let head = Row::Head(Head { scope: FLEET, last: Offset(from + count - 1), hash: 1 });
+    let name = |at| Row::Name(Name { scope: FLEET, name: format!("agent {}", at % 5_000), agent: agent(at) });
+    let rows: Vec<Row> = (from..from + count).flat_map(|at| [head.clone(), entry(at), name(at)]).collect();
+    let (previous, upto) = (Offset(from), Offset(from + count));
+    let rows = rows.into_iter().map(|row| (row.key(), Some(row))).collect();
+    let verdicts = (from..from + count).map(verdict).collect();
+    Commit { partition: POOL, previous, upto, time: LogTime(5), rows, verdicts }
+}
+
+async fn timed<T>(clock: &SystemClock, rounds: u32, what: &str, mut work: impl AsyncFnMut() -> T) -> T {
+    let mut times = Vec::new();
+    let mut last = None;
+    for _ in 0..rounds {
+        let start = clock.monotonic();
+        last = Some(work().await);
+        times.push(clock.monotonic().saturating_sub(start));
+    }
+    times.sort_unstable();
+    let at = |part: usize| times[(times.len() - 1) * part / 100];
+    eprintln!("{what:60} p50 {:>10.1?}  p99 {:>10.1?}", at(50), at(99));
+    last.expect("at least one round")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a release build"]
+async fn figures() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let reads = SqliteReads::open(&directory.path().join("reads.db")).await.expect("it opens");
+    let clock = SystemClock::start();
+    let mut end = 0;
+    for (count, rounds) in [(1, 2_000), (64, 200), (1_000, 86)] {
+        let mut commits = (0..rounds).map(|at| commit(end + at * count, count)).collect::<Vec<_>>().into_iter();
+        end += rounds * count;
+        let rounds = u32::try_from(rounds).expect("small");
+        timed(&clock, rounds, &format!("commit of {count} events, 3 rows each"), async || {
+            let commit = commits.next().expect("as many as rounds");
+            reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
+        })
+        .await;
+    }
+    eprintln!("{end} events");
+    let keys = (0..256).map(|at| entry(at * 300).key()).chain([RowKey::head(FLEET)]).collect();
+    timed(&clock, 100, "load of 257 rows", async || reads.load(POOL, &keys).await.expect("rows")).await;
+    let one = [RowKey::head(FLEET)].into_iter().collect();
+    timed(&clock, 500, "load of 1 row", async || reads.load(POOL, &one).await.expect("a row")).await;
+    history(&reads, &clock).await;
+    memory(&reads, &clock).await;
+}
+
+async fn history(reads: &SqliteReads, clock: &SystemClock) {
+    let base = || Matching { streams: vec![Stream::Activity], limit: 100, ..Matching::default() };
+    let spans = vec![Span { topic: Topic::Tag("tag-3".to_owned()), since: Offset(10), until: None }];
+    let viewer = Some(Viewer { agent: agent(5), spans });
+    let tags = |tags: &[&str]| tags.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let cases = [
+        ("a kind (1 in 100)", Matching { labels: tags(&["alert"]), ..base() }),
+        ("a kind (1 in 100), viewer", Matching { labels: tags(&["alert"]), viewer: viewer.clone(), ..base() }),
+        ("a kind (1 in 7)", Matching { labels: tags(&["kind-3"]), ..base() }),
+        ("a tag (1 in 100)", Matching { tags: tags(&["tag-3"]), ..base() }),
+        ("a tag (1 in 100), viewer", Matching { tags: tags(&["tag-3"]), viewer: viewer.clone(), ..base() }),
+        ("a tag and a kind", Matching { tags: tags(&["tag-3"]), labels: tags(&["kind-3"]), ..base() }),
+        ("an author (1 in 200)", Matching { agents: vec![agent(7)], ..base() }),
+        ("the newest, everything", Matching { newest: true, ..base() }),
+        ("the newest, everything, viewer", Matching { newest: true, viewer, ..base() }),
+    ];
+    for (what, matching) in cases {
+        let which = Which::Matching(matching);
+        let found = timed(clock, 20, &format!("matching: {what}"), async || {
+            reads.verdicts(POOL, FLEET, &which).await.expect("verdicts")
+        })
+        .await;
+        eprintln!("    {} of {}", found.verdicts.len(), found.total);
+    }
+    let after = Which::After { after: Some(Offset(50_000)), limit: 1_000 };
+    timed(clock, 20, "1,000 after an offset", async || reads.verdicts(POOL, FLEET, &after).await.expect("some")).await;
+}
+
+async fn memory(reads: &SqliteReads, clock: &SystemClock) {
+    let base = || MemoryFilter { limit: 20, ..MemoryFilter::all(FLEET, LogTime(10)) };
+    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let json = |text: &str| Some(Json::parse(text).expect("valid"));
+    let cases = [
+        ("a page by key", base()),
+        ("a page of a prefix (1 in 50)", MemoryFilter { prefix: Some("project/7/".to_owned()), ..base() }),
+        ("a rare word", MemoryFilter { words: texts(&["item-77777"]), ..base() }),
+        (
+            "a common word, relevance",
+            MemoryFilter { words: texts(&["incident"]), sort: MemorySort::Relevance, ..base() },
+        ),
+        ("three words", MemoryFilter { words: texts(&["incident", "budget", "schema"]), ..base() }),
+        ("a short word", MemoryFilter { words: texts(&["77"]), ..base() }),
+        ("a tag (1 in 100)", MemoryFilter { tags: texts(&["tag-3"]), ..base() }),
+        ("metadata", MemoryFilter { metadata: json("{\"n\":7}"), ..base() }),
+        ("the last changed", MemoryFilter { sort: MemorySort::UpdatedAt, ..base() }),
+    ];
+    for (what, filter) in cases {
+        let find = Find::Memory(filter);
+        let work = async || reads.find(POOL, &find).await.expect("entries");
+        let found = timed(clock, 20, &format!("memory: {what}"), work).await;
+        eprintln!("    {} of {}", found.rows.len(), found.total);
+    }
+}
