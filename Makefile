@@ -37,13 +37,14 @@ drift: gen ## what `make gen` writes is what is checked in
 sim: ## simulate SEEDS=n worlds with faults
 	cargo run --locked -q -p ringforge-sim -- --seeds $(SEEDS)
 
-# scripts/test-examples finds the server in RINGFORGE, python with `websockets` in PYTHON; `ws` is in examples/node_modules.
-examples: $(TARGET)/venv/done $(TARGET)/node/done ## run the examples against a server
+# The scripts find the server in RINGFORGE, python with `websockets` in PYTHON; `ws` is in examples/node_modules.
+examples: export RINGFORGE := $(abspath $(TARGET))/debug/ringforge
+examples: export PYTHON := $(abspath $(TARGET))/venv/bin/python
+examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of examples/, execute the README
 	cargo build --locked -p ringforge
-	@if [ -x scripts/test-examples ]; then \
-	  ln -sfn "$(abspath $(TARGET))/node/node_modules" examples/node_modules && \
-	  RINGFORGE="$(abspath $(TARGET))/debug/ringforge" PYTHON="$(abspath $(TARGET))/venv/bin/python" scripts/test-examples; \
-	else echo "SKIPPED: examples, because there is no scripts/test-examples"; fi
+	@ln -sfn "$(abspath $(TARGET))/node/node_modules" examples/node_modules
+	scripts/test-examples
+	scripts/test-readme
 
 bench: ## criterion benches
 	cargo bench --locked -p ringforge-loadtest

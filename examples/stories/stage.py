@@ -187,7 +187,8 @@ def play(fleet, story, tally):
             stage.end()
     except Exception as error:
         tally.failed += 1
-        print(f"  FAILED  {fleet}, after the step above: {error!r}", flush=True)
+        # What went wrong first is what matters, not what the end of the stage made of it.
+        print(f"  FAILED  {fleet}, after the step above: {error.__context__ or error!r}", flush=True)
         print("".join((folder / "stderr").read_text(errors="replace").splitlines(keepends=True)[-30:]), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
