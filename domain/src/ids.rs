@@ -8,8 +8,10 @@ use apache_avro::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Characters after the prefix: base62 of 128 bits.
-const DIGITS: usize = 22;
+use crate::base62;
+
+/// Characters after the prefix: two words in base62.
+const DIGITS: usize = 2 * base62::DIGITS;
 
 /// A text that is not the id it should be.
 #[derive(Debug, thiserror::Error)]
@@ -135,18 +137,27 @@ impl Scope {
 }
 
 fn write_id(prefix: &str, bits: u128, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let mut digits = [b'0'; 32];
-    let len = base62::encode_bytes(bits, &mut digits).map_err(|_| fmt::Error)?;
-    let text = std::str::from_utf8(&digits[..len]).map_err(|_| fmt::Error)?;
-    write!(out, "{prefix}{text:0>DIGITS$}")
+    let [high, low] = words(bits).map(base62::write);
+    let mut digits = [0; DIGITS];
+    digits[..base62::DIGITS].copy_from_slice(&high);
+    digits[base62::DIGITS..].copy_from_slice(&low);
+    out.write_str(prefix)?;
+    out.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)
+}
+
+/// Both halves, the high one first.
+fn words(bits: u128) -> [u64; 2] {
+    let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(u64::MAX);
+    [half(bits >> 64), half(bits)]
 }
 
 fn read_id(prefix: &str, text: &str) -> Option<u128> {
-    let digits = text.strip_prefix(prefix)?;
+    let digits = text.strip_prefix(prefix)?.as_bytes();
     if digits.len() != DIGITS {
         return None;
     }
-    base62::decode(digits).ok()
+    let (high, low) = digits.split_at(base62::DIGITS);
+    Some((u128::from(base62::read(high)?) << 64) | u128::from(base62::read(low)?))
 }
 
 #[cfg(test)]

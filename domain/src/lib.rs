@@ -2,6 +2,7 @@
 
 pub mod activity;
 pub mod auth;
+mod base62;
 pub mod catalog;
 pub mod code;
 pub mod cursor;
@@ -18,6 +19,8 @@ pub mod interest;
 pub mod json;
 pub mod limits;
 pub mod memory;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod position;
 pub mod presence;
 pub mod replay;

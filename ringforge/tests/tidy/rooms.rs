@@ -25,7 +25,7 @@ const ROOMS: [Room; 10] = [
     Room {
         name: DOMAIN,
         rooms: &[],
-        crates: Some(&["serde", "serde_json", "apache-avro", "thiserror", "base62", "blake3", "jiff"]),
+        crates: Some(&["serde", "serde_json", "apache-avro", "thiserror", "blake3", "jiff"]),
     },
     Room {
         name: PORTS,
