@@ -11,7 +11,7 @@ use ringforge_domain::{
     memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition, Position},
     presence::Name,
-    row::{Row, RowKey},
+    row::{Row, RowKey, Table},
     verdict::{First, Index, Outcome, Stream, Verdict},
 };
 use ringforge_ports::{
@@ -81,6 +81,11 @@ fn commit(from: u64, count: u64) -> Commit {
     Commit { partition: POOL, previous, upto, time: LogTime(5), rows, verdicts }
 }
 
+fn without_memory(mut commit: Commit) -> Commit {
+    commit.rows.retain(|(key, _)| key.table != Table::Memory);
+    commit
+}
+
 async fn timed<T>(clock: &SystemClock, rounds: u32, what: &str, mut work: impl AsyncFnMut() -> T) -> T {
     let mut times = Vec::new();
     let mut last = None;
@@ -112,6 +117,14 @@ async fn figures() {
         })
         .await;
     }
+    let mut commits =
+        (0..20).map(|at| commit(end + at * 1_000, 1_000)).map(without_memory).collect::<Vec<_>>().into_iter();
+    end += 20_000;
+    timed(&clock, 20, "commit of 1000 events, 2 rows each, no memory", async || {
+        let commit = commits.next().expect("as many as rounds");
+        reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
+    })
+    .await;
     eprintln!("{end} events");
     let keys = (0..256).map(|at| entry(at * 300).key()).chain([RowKey::head(FLEET)]).collect();
     timed(&clock, 100, "load of 257 rows", async || reads.load(POOL, &keys).await.expect("rows")).await;

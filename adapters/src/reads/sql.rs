@@ -284,17 +284,21 @@ pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql
         Which::After { after, limit } => {
             sql.push("FROM verdicts WHERE true");
             of_fleet(&mut sql, "", partition, scope);
-            page(&mut sql, partition, *after, "", *limit);
+            page(&mut sql, partition, *after, *limit);
         }
         Which::At(offsets) => {
             let places: Vec<_> = offsets.iter().map(|offset| place(partition, *offset)).collect();
             sql.push("FROM verdicts WHERE place IN (SELECT value FROM json_each(");
             sql.push_bind(json!(places).to_string()).push("))");
-            of_scope(&mut sql, "+", scope);
+            of_scope(&mut sql, "", scope);
         }
         Which::Matching(matching) => {
             matches(&mut sql, partition, scope, matching);
-            page(&mut sql, partition, matching.after, if matching.newest { "DESC" } else { "" }, matching.limit);
+            if let Some(after) = matching.after {
+                sql.push(" AND ").push(range(matching)).push(" > ").push_bind(place(partition, after));
+            }
+            sql.push(if matching.newest { " ORDER BY place DESC LIMIT " } else { " ORDER BY place LIMIT " });
+            sql.push_bind(i64::from(matching.limit));
         }
     }
     sql.push(") f ON true LEFT JOIN verdicts v ON v.place = f.place ORDER BY v.place");
@@ -303,27 +307,47 @@ pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql
 
 fn of_fleet(sql: &mut Sql, table: &str, partition: Partition, scope: Scope) {
     of_scope(sql, table, scope);
-    sql.push(format!(" AND {table}place BETWEEN ")).push_bind(place(partition, Offset::ZERO));
+    sql.push(format!(" AND {table}place"));
+    of_partition(sql, partition);
+}
+
+fn of_partition(sql: &mut Sql, partition: Partition) {
+    sql.push(" BETWEEN ").push_bind(place(partition, Offset::ZERO));
     sql.push(" AND ").push_bind(place(partition, Offset(Offset::LIMIT.0 - 1)));
 }
 
-fn page(sql: &mut Sql, partition: Partition, after: Option<Offset>, order: &str, limit: u32) {
+/// The place as a range is compared with it. Where labels or tags name the places, the range must not be taken for the way to
+/// find them (it is most of the fleet): the sign keeps it from being looked up.
+fn range(matching: &Matching) -> &'static str {
+    if matching.labels.is_empty() && matching.tags.is_empty() { "h.place" } else { "+h.place" }
+}
+
+fn page(sql: &mut Sql, partition: Partition, after: Option<Offset>, limit: u32) {
     if let Some(after) = after {
         sql.push(" AND place > ").push_bind(place(partition, after));
     }
-    sql.push(format!(" ORDER BY place {order} LIMIT ")).push_bind(i64::from(limit));
+    sql.push(" ORDER BY place LIMIT ").push_bind(i64::from(limit));
 }
 
 /// `FROM` and `WHERE` of what [`Matching::includes`].
 fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching) {
     sql.push(" FROM history h WHERE true");
-    of_fleet(sql, "h.", partition, scope);
+    of_scope(sql, "h.", scope);
+    sql.push(" AND ").push(range(matching));
+    of_partition(sql, partition);
     one_of(sql, "h.stream", matching.streams.iter().map(|stream| stream.text().to_owned()));
     if matching.streams.is_empty() {
         sql.push(" AND false");
     }
-    one_of(sql, "h.label", matching.labels.iter().cloned());
-    one_of(sql, "+h.agent", matching.agents.iter().map(ToString::to_string));
+    if !matching.tags.is_empty() {
+        one_of(sql, "h.label", matching.labels.iter().cloned());
+    } else if !matching.labels.is_empty() {
+        sql.push(" AND h.place IN (SELECT l.place FROM history l WHERE true");
+        of_fleet(sql, "l.", partition, scope);
+        one_of(sql, "l.label", matching.labels.iter().cloned());
+        sql.push(")");
+    }
+    one_of(sql, "h.agent", matching.agents.iter().map(ToString::to_string));
     if let Some(subject) = &matching.subject {
         sql.push(" AND h.subject = ").push_bind(subject.clone());
     }
