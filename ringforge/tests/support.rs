@@ -80,9 +80,30 @@ impl Server {
 
     /// SIGTERM, and its exit code; `None`: it died of a signal.
     pub fn terminate(&mut self) -> Option<i32> {
+        self.ask_to_end();
+        self.ended()
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn ask_to_end(&mut self) {
         let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could be sent");
+    }
+
+    /// Waits until it has ended: its exit code; `None`: it died of a signal.
+    pub fn ended(&mut self) -> Option<i32> {
         self.child.wait().expect("it is waited for").code()
+    }
+
+    /// Deletes everything but the keys, as if the disk with the log were lost. It must have ended.
+    pub fn lose_the_log(&mut self) {
+        assert!(!self.alive(), "it still runs");
+        for file in fs::read_dir(self.data()).expect("there is a data directory") {
+            let path = file.expect("a file").path();
+            if !path.ends_with(ringforge_ports::names::CREDENTIALS_FILE) {
+                fs::remove_file(&path).expect("a file can be deleted");
+            }
+        }
     }
 
     /// Whether the process is still there.

@@ -116,7 +116,7 @@ impl Player<'_> {
                 other => Err(format!("should be closed with {code}, not {}", said(&other))),
             },
             What::Quiet => self.quiet(who).await,
-            What::Server(what) => serve(what, &mut locked(server)),
+            What::Server(what) => tokio::task::block_in_place(|| serve(what, &mut locked(server))),
             What::Wait(ms) => {
                 tokio::time::sleep(Duration::from_millis(*ms)).await;
                 Ok(())
@@ -273,15 +273,14 @@ fn locked(server: &Mutex<Server>) -> MutexGuard<'_, Server> {
 
 fn serve(what: &str, server: &mut Server) -> Result<(), String> {
     match what {
-        "stop" if server.terminate() == Some(0) => Ok(()),
-        "stop" => Err("did not end well".to_owned()),
-        "kill" => {
-            server.kill9();
-            Ok(())
-        }
-        "start" => server.try_restart(),
-        other => Err(format!("the server cannot {other}")),
+        "stop" => server.ask_to_end(),
+        "ended" => return if server.ended() == Some(0) { Ok(()) } else { Err("did not end well".to_owned()) },
+        "kill" => server.kill9(),
+        "lose the log" => server.lose_the_log(),
+        "start" => return server.try_restart(),
+        other => return Err(format!("the server cannot {other}")),
     }
+    Ok(())
 }
 
 fn is_ack(frame: &Value) -> bool {

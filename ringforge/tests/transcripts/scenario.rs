@@ -70,7 +70,8 @@ pub enum What {
     SeeClose(u16),
     /// `{"alice": "quiet"}`: sees nothing for a moment.
     Quiet,
-    /// `{"server": "restart"}` (or `kill`): ends and starts it again over the same data. `stop`: ends it.
+    /// `{"server": "stop"}` asks it to end, `ended` waits until it has, well; `kill` is `kill -9`; `lose the log` deletes
+    /// everything but the keys; `start` starts it over what is there.
     Server(String),
     /// `{"wait_ms": 300}`: lets a time to live pass.
     Wait(u64),
