@@ -79,10 +79,17 @@ class Actor:
         self.process.end(signal.SIGKILL)
         self.before += self.process.lines
 
-    def cue(self, cue):
-        """Has it do something, and waits until it has."""
+    def say(self, cue):
+        """Has it begin to do something."""
         self.process.process.stdin.write(cue + "\n")
         self.process.process.stdin.flush()
+
+    def cue(self, cue):
+        """Has it do something, and waits until it has."""
+        self.say(cue)
+        self.did(cue)
+
+    def did(self, cue):
         self.process.first(lambda line: line.get("done") == cue, f"{self.name}: the end of `{cue}`")
 
     def sees(self, kind, **fields):
@@ -139,9 +146,11 @@ class Stage:
         assert fleet["slug"] == self.fleet, ready
         self.env = {"RINGFORGE_URL": ready["ws_url"], "RINGFORGE_API_KEY": fleet["agent_key"]}
 
-    def crash_server(self):
-        """kill -9 and a new start on the same data and port."""
+    @contextmanager
+    def server_away(self):
+        """kill -9, whatever happens meanwhile, and a new start on the same data and port."""
         self.server.end(signal.SIGKILL)
+        yield
         self.start_server()
 
     def actor(self, name, language):
