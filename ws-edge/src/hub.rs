@@ -198,8 +198,11 @@ impl Fleet {
                 return Err(Behind);
             }
         }
+        // What the next `delta` for all will tell is not told now.
+        let pending = self.coalescer.delta_from();
+        let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
         if let (PresenceMode::Delta, Some(frame), Some(head)) =
-            (present.member.presence, Coalescer::gather(&missed), self.head)
+            (present.member.presence, Coalescer::gather(told), self.head)
         {
             let about = present.member.viewpoint.agent;
             let made = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ringforge_domain::{auth::PresenceMode, frame::Frame, ids::AgentId, interest::Audience};
+use ringforge_domain::{auth::PresenceMode, frame::Frame, ids::AgentId, interest::Audience, position::Offset};
 use serde_json::{Value, json};
 
 use crate::fanout::Delivery;
@@ -20,6 +20,7 @@ pub struct Coalescer {
     held: BTreeMap<AgentId, Frame>,
     delta: BTreeMap<AgentId, (&'static str, Frame)>,
     delta_since: Option<Duration>,
+    delta_from: Option<Offset>,
     version: u64,
 }
 
@@ -31,6 +32,7 @@ impl Coalescer {
             let Audience::Presence { about } = &push.audience else { continue };
             let frame = &push.frame.frame;
             self.version += 1;
+            self.delta_from.get_or_insert(delivery.offset);
             self.note_delta(*about, frame, now);
             if frame.event != "state_changed" {
                 // Joining and leaving show at once, and settle what was held back about the agent.
@@ -65,6 +67,7 @@ impl Coalescer {
         self.shown.retain(|_, shown| now.saturating_sub(*shown) < EACH);
         if self.delta_since.is_some_and(|since| now.saturating_sub(since) >= DELTA) {
             self.delta_since = None;
+            self.delta_from = None;
             due.push((PresenceMode::Delta, self.delta_frame()));
         }
         due
@@ -77,6 +80,11 @@ impl Coalescer {
             all.see(delivery, Duration::ZERO);
         }
         all.delta_since.map(|_| all.delta_frame())
+    }
+
+    /// The first event that the next `delta` frame tells of.
+    pub fn delta_from(&self) -> Option<Offset> {
+        self.delta_from
     }
 
     /// Whether something waits for its time.
