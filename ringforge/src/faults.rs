@@ -52,7 +52,9 @@ impl Faults {
             .filter(|name| !name.is_empty())
             .collect();
         for name in &named {
-            if !["drop_publish", "second_projector", "stall_projector", "log_refuses"].contains(&name.as_str()) {
+            if !["drop_publish", "second_projector", "stall_projector", "log_refuses", "log_forgets"]
+                .contains(&name.as_str())
+            {
                 bail!("{VARIABLE} names the unknown fault {name}");
             }
             warn!(fault = name, "a fault is switched on: this is a test");
@@ -78,8 +80,9 @@ impl Faults {
         if self.named.contains("stall_projector") {
             services.reads = Arc::new(StallCommit(services.reads, Arc::clone(&self.ready)));
         }
-        if self.named.contains("log_refuses") {
-            services.log = Arc::new(RefuseAppend(services.log, Arc::clone(&self.ready)));
+        let forgets = self.named.contains("log_forgets");
+        if forgets || self.named.contains("log_refuses") {
+            services.log = Arc::new(RefuseAppend { log: services.log, ready: Arc::clone(&self.ready), forgets });
         }
         services
     }
@@ -141,7 +144,12 @@ impl Reads for StallCommit {
     }
 }
 
-struct RefuseAppend(Arc<dyn Log>, Arc<AtomicBool>);
+struct RefuseAppend {
+    log: Arc<dyn Log>,
+    ready: Arc<AtomicBool>,
+    /// Whether it takes them after all, and forgets to say where.
+    forgets: bool,
+}
 
 #[async_trait]
 impl Log for RefuseAppend {
@@ -152,25 +160,28 @@ impl Log for RefuseAppend {
             let event = schema::decode(&record.bytes, position, LogTime::default());
             event.is_ok_and(|event| !event.command.kind().internal())
         };
-        if self.1.load(Ordering::Acquire) && records.iter().any(asked) {
+        if self.ready.load(Ordering::Acquire) && records.iter().any(asked) {
+            if self.forgets {
+                return self.log.append(partition, records).await.map(|_| Vec::new());
+            }
             return Err(AppendError::Refused(Error::Unavailable("switched off by a test".to_owned())));
         }
-        self.0.append(partition, records).await
+        self.log.append(partition, records).await
     }
 
     fn read(&self, partition: Partition, from: Offset) -> BoxStream<'static, Result<Vec<Stored>, Error>> {
-        self.0.read(partition, from)
+        self.log.read(partition, from)
     }
 
     async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
-        self.0.seek(partition, offsets).await
+        self.log.seek(partition, offsets).await
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, Error> {
-        self.0.bounds(partition).await
+        self.log.bounds(partition).await
     }
 
     async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error> {
-        self.0.trim(partition, before).await
+        self.log.trim(partition, before).await
     }
 }
