@@ -1,5 +1,7 @@
 //! Text to meaning: merges the wrapped shape into the flat one, then reads the payload of the kind the catalogue knows.
 
+use std::cell::Cell;
+
 use serde::{Deserialize, de::value::MapDeserializer};
 use serde_json::value::RawValue;
 
@@ -81,7 +83,9 @@ fn read(text: &str, outer: Fields<'_>, reference: Option<Json>, limits: &Limits)
 }
 
 fn incoming(full: &str, fields: Fields<'_>) -> Result<Incoming, Refusal> {
-    let from = MapDeserializer::<_, serde_json::Error>::new(fields.into_iter());
+    // A field is read as soon as it is taken: when one does not fit, it is the last one taken.
+    let taken = Cell::new("");
+    let from = MapDeserializer::<_, serde_json::Error>::new(fields.into_iter().inspect(|(name, _)| taken.set(*name)));
     let read = if full == Auth::TYPE {
         Auth::deserialize(from).map(Incoming::Auth)
     } else if let Some(kind) = CommandKind::parse(full).filter(|kind| !kind.internal()) {
@@ -95,7 +99,11 @@ fn incoming(full: &str, fields: Fields<'_>) -> Result<Incoming, Refusal> {
             .fix("Use one of the types and actions of the protocol reference."));
     };
     read.map_err(|error| {
-        Refusal::invalid(field_in(&error.to_string()), format!("The message does not fit `{full}`: {error}."))
+        let said = error.to_string();
+        let said = said.split(" at line ").next().unwrap_or_default();
+        let named = said.starts_with("missing field") || said.starts_with("duplicate field");
+        let field = if named { field_in(said) } else { taken.get() };
+        Refusal::invalid(field, format!("The message does not fit `{full}`: {said}."))
     })
 }
 
