@@ -23,7 +23,7 @@ pub struct Needs {
     /// Whether it needs a server of its own, because what it does is counted by address.
     #[serde(default)]
     pub alone: bool,
-    /// Whether frames may have more fields than expected, and acks may stand between: for frames quoted from elsewhere.
+    /// Whether frames may have more fields than expected, and acks and pings may stand between: for frames quoted from elsewhere.
     #[serde(default)]
     pub at_least: bool,
 }
