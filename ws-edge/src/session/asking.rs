@@ -10,10 +10,13 @@ use ringforge_domain::{
     position::Offset,
 };
 
-use super::{Action, Pending, Session};
+use super::{Action, Pending, Session, heartbeat::Vitals};
 
 impl Session {
     pub(super) fn submit(&mut self, id: CommandId, command: Command, meta: Meta) {
+        if let Command::PresenceUpdate(update) = &command {
+            self.vitals.know(update);
+        }
         let snapshot = match &command {
             Command::MemorySubscribe(memory::Subscribe { pattern, snapshot: true, .. }) => Some(pattern.clone()),
             _ => None,
@@ -63,6 +66,8 @@ impl Session {
         if let Err(refusal) = result
             && let Some(pending) = self.settle(id)
         {
+            // It may have been an update: what it said is not what is known.
+            self.vitals = Vitals::default();
             self.refuse(&refusal, pending.reference);
             self.unpark();
         }

@@ -60,7 +60,6 @@ impl Session {
             self.send(&Frame::new("presence", "heartbeat_ok", &()).reference(reference));
         }
         if self.vitals.differ(&update) {
-            self.vitals.know(&update);
             self.submit(id, Command::PresenceUpdate(update), Meta::default());
         }
     }
