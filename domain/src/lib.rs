@@ -4,6 +4,7 @@ pub mod activity;
 pub mod auth;
 mod base62;
 pub mod catalog;
+pub mod close;
 pub mod code;
 pub mod cursor;
 pub mod direct;

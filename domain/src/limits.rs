@@ -14,6 +14,28 @@ pub const APPEND_QUEUE_MAX: usize = 8_192;
 pub const GROUP_RECORDS_MAX: usize = 1_024;
 /// Bytes of one group commit, about.
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Bytes waiting for the log writer; more are refused.
+pub const APPEND_QUEUE_BYTES_MAX: usize = 8 * GROUP_BYTES_MAX;
+/// Records of a partition that the embedded log keeps in memory for readers that have caught up.
+pub const LOG_TAIL_RECORDS_MAX: usize = 4 * GROUP_RECORDS_MAX;
+/// Their bytes.
+pub const LOG_TAIL_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
+/// Reads that wait for a reader thread of the embedded log; whoever comes later waits to get in.
+pub const LOG_READS_WAITING_MAX: usize = 64;
+/// Pages of the embedded log's write-ahead log (32 MiB) beyond which the writer moves them itself: only while nobody writes
+/// can all of it be moved, and only then does it start over. Short, so that it is overwritten rather than extended, which
+/// syncs faster.
+pub const WAL_PAGES_MAX: u64 = 4 << 10;
+/// Trimmed records deleted in one transaction.
+pub const DELETED_MAX: u64 = 5_000;
+/// Trigrams that narrow a memory search down; the rest is left to the text itself.
+pub const TRIGRAMS_MAX: usize = 32;
+/// What may wait for one follower of a fleet; when it is full, the follower loses what waits and is told so.
+pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
+/// The longest wait of a projector after a failure, in milliseconds.
+pub const PROJECTOR_RETRY_MS_MAX: u64 = 5_000;
+/// Frames that one event can be shown as.
+pub const PUSHES_MAX: usize = 32;
 /// Records of one batch read from the log.
 pub const READ_RECORDS_MAX: usize = 1_024;
 /// Bytes of one batch read from the log, about.

@@ -274,6 +274,13 @@ fn guard(at: &At, rows: &Rows, key: &str, expected: Option<i64>, reads: &[Read])
     Ok(())
 }
 
+/// How often a key has changed.
+fn counted(before: Option<&Entry>) -> u64 {
+    #[cfg(feature = "planted")]
+    let before = before.filter(|entry| entry.content.is_some() || !crate::planted::planted("version_restarts"));
+    before.map_or(0, |entry| entry.version)
+}
+
 fn provenance(at: &At, rows: &Rows) -> Provenance {
     let header = &at.header;
     let agent = header.agent_id.and_then(|id| rows.agent(at.scope(), id));
@@ -350,7 +357,7 @@ impl Act for Set {
         };
         let effect = SetEffect {
             id: before.as_ref().map_or_else(|| MemoryId::of(at.header.command_id), |entry| entry.id),
-            version: before.as_ref().map_or(0, |entry| entry.version) + 1,
+            version: counted(before.as_ref()) + 1,
             created: held.is_none(),
             expired,
             value: self.op.map(|_| content.value.clone()),

@@ -8,9 +8,6 @@ use ringforge_domain::{ids::Scope, position::Offset};
 
 use crate::{Error, reads::Update};
 
-/// What may wait for one follower; when it is full, the follower loses what waits and hears [`Heard::Lost`].
-pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
-
 /// What is published to those who follow a fleet.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {

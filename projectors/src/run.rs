@@ -13,7 +13,7 @@ use ringforge_domain::{
     fleet::Head,
     fold,
     ids::{CommandId, Scope},
-    limits::{NEEDS_ROUNDS_MAX, READ_RECORDS_MAX},
+    limits::{NEEDS_ROUNDS_MAX, PROJECTOR_RETRY_MS_MAX, READ_RECORDS_MAX},
     position::{Offset, Partition, Position},
     row::{Needs, Row, RowKey, Rows},
     schema::{self, DecodeError},
@@ -31,10 +31,8 @@ use tracing::{error, info, warn};
 const HEADS_EVERY: Duration = Duration::from_secs(1);
 /// How long after its last event a fleet's end is told.
 const HEADS_FOR: Duration = Duration::from_secs(5);
-/// The first wait after a failure; doubled up to [`RETRY_MAX`].
+/// The first wait after a failure; doubled up to a bound.
 const RETRY: Duration = Duration::from_millis(50);
-/// The longest wait after a failure.
-const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// One partition's projector.
 pub struct Projector {
@@ -243,7 +241,7 @@ pub async fn run(services: Services, partition: Partition, progress: impl Fn(Off
             Err(error) => {
                 warn!(%error, partition = partition.0, retry_ms = wait.as_millis(), "projector stopped, will go on");
                 tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
+                wait = (wait * 2).min(Duration::from_millis(PROJECTOR_RETRY_MS_MAX));
             }
         }
     }

@@ -18,6 +18,8 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use ringforge_domain::code::{Code, Refusal};
+use ringforge_domain::frame::refused;
 use ringforge_domain::limits::{
     CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, SILENT_ADDRESS_MAX, SILENT_MAX, SOCKET_READ_BUFFER,
     SOCKET_WRITE_BUFFER,
@@ -105,9 +107,8 @@ async fn upgrade(
 ) -> Response {
     let Served { edge, strangers, open, .. } = served;
     if *edge.draining().borrow() || strangers.full(peer.0) {
-        let body = Json(
-            json!({ "code": "overloaded", "message": "Too many connections have not authenticated.", "fix": "Send `auth` at once after connecting, and try again." }),
-        );
+        let refusal = Refusal::because(Code::Overloaded, "Too many connections have not authenticated.");
+        let body = Json(refused(&refusal.fix("Send `auth` at once after connecting, and try again.")));
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response();
     }
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -132,7 +133,7 @@ async fn health(State(served): State<Served>) -> Response {
 
 async fn health_ready(State(served): State<Served>) -> Response {
     let services = &served.edge.services;
-    let word = |good: bool| if good { "ok" } else { "unavailable" };
+    let word = |good: bool| if good { "ok" } else { Code::Unavailable.text() };
     let log = services.log.bounds(Partition::DIRECTORY).await.is_ok();
     let reads = services.reads.load(Partition::DIRECTORY, &BTreeSet::new()).await.is_ok();
     let live = services.live.scan("").await.is_ok();
@@ -148,8 +149,8 @@ async fn health_live(State(served): State<Served>) -> Response {
 }
 
 async fn not_found() -> Response {
-    let body = json!({ "code": "not_found", "message": "There is nothing here.", "fix": "Agents connect to /ws; health is at /health." });
-    (StatusCode::NOT_FOUND, Json(body)).into_response()
+    let refusal = Refusal::not_found("There is nothing here.").fix("Agents connect to /ws; health is at /health.");
+    (StatusCode::NOT_FOUND, Json(refused(&refusal))).into_response()
 }
 
 /// Sockets that have not authenticated although they had the time to.

@@ -27,7 +27,11 @@ use ringforge_ports::{
 };
 use ringforge_projectors::{Timers, run, timers};
 use ringforge_ws_edge::{edge::Edge, feed::Hub};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{self as signal, SignalKind, signal},
+    task::JoinSet,
+};
 use tracing::{error, info, warn};
 
 use crate::{All, bootstrap, config::Config, faults::Faults, http, ready, telemetry};
@@ -78,6 +82,9 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
             roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
         }
     }
+    // While the directory is being made anew, what is not there yet is not what was never there.
+    let end = log.bounds(Partition::DIRECTORY).await?.end;
+    bootstrap::applied(&services, Partition::DIRECTORY, end, CATCH_UP).await?;
     let upto = bootstrap::submit(&services, &gate, &credentials).await?;
     bootstrap::applied(&services, Partition::DIRECTORY, upto, CATCH_UP).await?;
     let edge_id = EdgeId::from_bits(services.ids.next());
@@ -91,11 +98,12 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let serving =
         tokio::spawn(http::serve(listener, Arc::clone(&edge), config.upgrade_timeout(), started, Arc::clone(&open)));
     faults.begin();
+    let signals = Signals::listen()?;
     ready::say(address, &credentials, started, data, options.json).context("say that it is ready")?;
     info!(%address, "ready");
 
     let reason = tokio::select! {
-        signal = ended() => { signal?; None }
+        () = signals.ended() => None,
         reason = failed.recv() => reason,
     };
     info!("draining");
@@ -219,14 +227,19 @@ async fn wait_until_closed(open: &Arc<()>) {
     }
 }
 
-/// Resolves on SIGTERM or SIGINT.
-async fn ended() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, from the moment of listening on.
+struct Signals(signal::Signal, signal::Signal);
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        Ok(Self(terminate, signal(SignalKind::interrupt()).context("listen for SIGINT")?))
     }
-    Ok(())
+
+    async fn ended(mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
 }

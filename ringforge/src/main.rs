@@ -21,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Agents connect over WebSocket with an API key and have presence, activity, shared memory, direct messages, replay and
 /// resume, all served from a durable log. `ringforge all` is everything in one process, with nothing else to install.
 #[derive(Parser)]
-#[command(name = "ringforge", version, about, long_about)]
+#[command(name = "ringforge", version, about, long_about, verbatim_doc_comment)]
 struct Cli {
     #[command(subcommand)]
     role: Option<Role>,

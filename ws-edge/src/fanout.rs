@@ -8,6 +8,7 @@ use ringforge_domain::{
     frame::{Encoder, Frame, Push, Shape, Shown, frames_of},
     ids::{AgentId, CommandId, MessageId, SessionId},
     interest::{Audience, Interest, InterestChange, Wanted},
+    limits::PUSHES_MAX,
     position::Offset,
     verdict::{First, Outcome, Verdict},
 };
@@ -153,9 +154,6 @@ pub struct Post {
     /// Its pushes, a bit each: the frame, and 32 bits up the frame with the value.
     picks: u64,
 }
-
-/// Pushes a delivery can have.
-const PUSHES_MAX: usize = 32;
 
 impl Post {
     /// What `viewpoint`, with its interest, gets of a delivery; `None`: nothing.

@@ -187,6 +187,8 @@ impl Fleet {
 
     /// Feeds a member live from its cursor on, if the recent updates reach back that far.
     pub fn join(&mut self, member: Member, cursor: Option<Offset>) -> Result<(), Behind> {
+        #[cfg(feature = "planted")]
+        let cursor = self.misplaced(cursor);
         let reached = self.tail.front().map_or(self.head(), |first| first.previous);
         if cursor < reached {
             return Err(Behind);
@@ -212,6 +214,18 @@ impl Fleet {
         }
         self.members.insert(present.member.viewpoint.session, present);
         Ok(())
+    }
+
+    /// The seam of history and live, one event off.
+    #[cfg(feature = "planted")]
+    fn misplaced(&self, cursor: Option<Offset>) -> Option<Offset> {
+        use ringforge_domain::planted::planted;
+        let next = || self.tail.iter().map(|delivery| delivery.offset).find(|offset| Some(*offset) > cursor);
+        if planted("seam_too_late") {
+            return next().or(cursor);
+        }
+        let early = self.tail.iter().find(|delivery| planted("seam_too_early") && Some(delivery.offset) == cursor);
+        early.map_or(cursor, |seen| seen.previous)
     }
 
     /// Feeds a connection no longer.

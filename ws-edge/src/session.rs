@@ -16,6 +16,7 @@ use axum::extract::ws::Utf8Bytes;
 use ringforge_domain::{
     auth::{Auth, PresenceMode},
     catalog::{Command, Query, Signal},
+    close::Close,
     code::{Code, Refusal},
     direct,
     frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
@@ -306,7 +307,7 @@ impl Session {
     fn on_text(&mut self, text: &str, id: CommandId) {
         self.heard_at = self.now;
         match self.phase {
-            Phase::Greeting(_) if text.len() > EARLY_FRAME_BYTES_MAX => self.close(1009, "too_big"),
+            Phase::Greeting(_) if text.len() > EARLY_FRAME_BYTES_MAX => self.close(Close::TooBig),
             Phase::Greeting(_) => self.on_auth(text),
             Phase::Entering => self.early.push_back((text.to_owned(), id)),
             Phase::CatchingUp(_) | Phase::Live => match frame::parse(text, &self.config.limits) {
@@ -375,7 +376,7 @@ impl Session {
         }
         if post.replaced {
             self.replaced = true;
-            self.close(4409, "replaced");
+            self.close(Close::Replaced);
         }
         if let Some((pattern, after)) = self.snapshots.next() {
             self.actions.push(Action::Snapshot(pattern, after));
@@ -397,7 +398,7 @@ impl Session {
             Phase::CatchingUp(_) | Phase::Live => {}
         }
         if self.now >= self.heard_at + config.silence_timeout {
-            return self.close(4001, "heartbeat_lost");
+            return self.close(Close::HeartbeatLost);
         }
         if self.now >= self.pinged_at + config.ping_interval {
             self.pinged_at = self.now;
@@ -420,7 +421,7 @@ impl Session {
         if self.me.is_some() {
             self.send(&Frame::new("system", "maintenance", &body));
         }
-        self.close(1012, "restart");
+        self.close(Close::Restart);
     }
 
     fn refuse(&mut self, refusal: &Refusal, reference: Option<Json>) {
@@ -435,10 +436,10 @@ impl Session {
         self.actions.push(Action::Send(text.into()));
     }
 
-    fn close(&mut self, code: u16, reason: &'static str) {
+    fn close(&mut self, close: Close) {
         if !matches!(self.phase, Phase::Closed) {
             self.phase = Phase::Closed;
-            self.actions.push(Action::Close(code, reason));
+            self.actions.push(Action::Close(close.code(), close.reason()));
         }
     }
 

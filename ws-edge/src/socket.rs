@@ -15,6 +15,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, Sink, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ringforge_command_api::{Asked, Caller};
 use ringforge_domain::{
+    close::Close,
     ids::CommandId,
     limits::{APPEND_RECORDS_MAX, REPLIES_BYTES_MAX},
 };
@@ -188,7 +189,7 @@ impl Connection {
                 if error.to_string().to_lowercase().contains("too long")
                     || error.to_string().to_lowercase().contains("too big")
                 {
-                    self.close(1009, "too_big");
+                    self.close(Close::TooBig.code(), Close::TooBig.reason());
                     return true;
                 }
                 false

@@ -4,6 +4,7 @@
 use ringforge_domain::{
     ids::Scope,
     interest::Topic,
+    limits,
     position::{Offset, Partition},
     row::{RowKey, Table},
 };
@@ -158,8 +159,6 @@ fn after_key(sql: &mut Sql, after: &RowKey) {
 
 /// Characters in a row that [`memory_words`](PUT_WORDS) knows.
 const TRIGRAM: usize = 3;
-/// Trigrams that narrow a search down; the rest is left to the text itself.
-const TRIGRAMS_MAX: usize = 32;
 
 fn find_memory(partition: Partition, filter: &MemoryFilter) -> Sql {
     let mut sql = ask(partition, "c.total, r.body");
@@ -263,7 +262,7 @@ fn trigrams(words: &[String]) -> String {
         let chars: Vec<char> = word.chars().filter(|char| *char != '\0').collect();
         chars.windows(TRIGRAM).map(String::from_iter).collect::<Vec<_>>()
     });
-    let quoted = all.take(TRIGRAMS_MAX).map(|trigram| format!("\"{}\"", trigram.replace('"', "\"\"")));
+    let quoted = all.take(limits::TRIGRAMS_MAX).map(|trigram| format!("\"{}\"", trigram.replace('"', "\"\"")));
     quoted.collect::<Vec<_>>().join(" ")
 }
 

@@ -11,13 +11,14 @@ use futures_util::{
 use ringforge_domain::{
     catalog::Effect,
     ids::{CommandId, FleetId, Scope, TenantId},
+    limits,
     position::{LogTime, Offset, Partition, Position},
     verdict::{Index, Outcome as Came, Verdict},
 };
 
 use super::{Failure, Outcome, ensure, same, soon};
 use crate::{
-    live::{FOLLOWER_QUEUE_MAX, Heard, Live, News},
+    live::{Heard, Live, News},
     reads::Update,
 };
 
@@ -207,7 +208,7 @@ async fn hears_with_gaps(follower: &mut Follower, last: u64) -> Result<bool, Fai
 pub async fn a_slow_follower_hears_that_it_lost(subject: &dyn Subject) -> Outcome {
     let live = subject.open().await;
     let mut follower = live.subscribe(FLEET).await?;
-    let count = 10 * FOLLOWER_QUEUE_MAX as u64;
+    let count = 10 * limits::FOLLOWER_QUEUE_MAX as u64;
     let all: Vec<_> = (0..count).map(|at| news(FLEET, at)).collect();
     for some in all.chunks(100) {
         soon("publishing", live.publish(some)).await??;
@@ -221,7 +222,7 @@ pub async fn a_slow_follower_hears_that_it_lost(subject: &dyn Subject) -> Outcom
 pub async fn a_slow_follower_harms_nobody(subject: &dyn Subject) -> Outcome {
     let live = subject.open().await;
     let (_slow, mut quick) = (live.subscribe(FLEET).await?, live.subscribe(FLEET).await?);
-    for at in 0..2 * FOLLOWER_QUEUE_MAX as u64 {
+    for at in 0..2 * limits::FOLLOWER_QUEUE_MAX as u64 {
         soon("publishing", live.publish(&[news(FLEET, at)])).await??;
         same("the next", &numbers(&mut quick, 1).await?, &vec![at])?;
     }

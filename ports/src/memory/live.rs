@@ -11,12 +11,12 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, stream::BoxStream};
-use ringforge_domain::ids::Scope;
+use ringforge_domain::{ids::Scope, limits};
 
 use crate::{
     Error,
     clock::Clock,
-    live::{FOLLOWER_QUEUE_MAX, Heard, Live, News},
+    live::{Heard, Live, News},
 };
 
 /// A bus that dies with its process.
@@ -67,7 +67,7 @@ fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Queue {
     /// Adds a piece; whoever is too slow loses what waits, because it has to look into the log anyway.
     fn push(&mut self, news: &News) {
-        if self.waiting.len() >= FOLLOWER_QUEUE_MAX {
+        if self.waiting.len() >= limits::FOLLOWER_QUEUE_MAX {
             self.waiting.clear();
             self.waiting.push_back(Heard::Lost);
         }

@@ -5,28 +5,13 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use ringforge_domain::{
     auth::{Auth, VERSIONS},
     catalog::{CommandKind, QueryKind, SignalKind},
+    close::Close,
     code::Code,
     limits::{self, Limits},
     schema::Registered,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-
-/// Why a connection ends: code, whether the client should come back, reason.
-const CLOSES: [(u16, bool, &str); 12] = [
-    (1000, false, "normal"),
-    (1001, true, "the server goes away"),
-    (1009, true, "a message was too big to be parsed"),
-    (1011, true, "the server failed"),
-    (1012, true, "the server restarts"),
-    (1013, true, "too far behind, try later"),
-    (4001, true, "silent for too long"),
-    (4029, true, "too many attempts"),
-    (4401, false, "no valid key, or no `auth` in time"),
-    (4403, false, "not allowed, or the key was revoked"),
-    (4409, false, "replaced by a newer session of the same agent"),
-    (4426, false, "no common protocol version"),
-];
 
 /// Fields that hold any JSON; in Avro they are strings of it.
 const FREE: [&str; 5] = ["value", "payload", "data", "metadata", "correlation_id"];
@@ -72,7 +57,7 @@ pub fn json(known: &[Registered]) -> Value {
         json!({ "code": code.text(), "status": code.status(), "retryable": code.retryable(),
             "message": code.message(), "fix": code.fix() })
     };
-    let close = |(code, reconnect, reason)| json!({ "code": code, "reconnect": reconnect, "reason": reason });
+    let close = |close: Close| json!({ "code": close.code(), "reconnect": close.reconnect(), "reason": close.reason(), "meaning": close.meaning() });
     json!({
         "versions": VERSIONS,
         "auth": described(&Auth::fields()),
@@ -80,7 +65,7 @@ pub fn json(known: &[Registered]) -> Value {
         "queries": QueryKind::ALL.iter().map(query).collect::<Vec<_>>(),
         "signals": SignalKind::ALL.iter().map(signal).collect::<Vec<_>>(),
         "errors": Code::ALL.map(error),
-        "closes": CLOSES.map(close),
+        "closes": Close::ALL.map(close),
         "limits": Limits::default(),
         "fixed_limits": BTreeMap::from(bounds()),
     })
@@ -199,8 +184,10 @@ fn errors() -> String {
 
 fn closes() -> String {
     let mut text = "\n## Close codes\n\n| code | reconnect | |\n|---|---|---|\n".to_owned();
-    for (code, reconnect, reason) in CLOSES {
-        let _ = writeln!(text, "| {code} | {} | {reason} |", if reconnect { "yes" } else { "no" });
+    for close in Close::ALL {
+        let back = if close.reconnect() { "yes" } else { "no" };
+        writeln!(text, "| {} `{}` | {back} | {} |", close.code(), close.reason(), close.meaning())
+            .expect("writing to a String cannot fail");
     }
     text
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ringforge_domain::{
     auth::VERSIONS,
+    close::Close,
     code::{Code, Refusal},
     frame::{self, Encoder, Frame, Incoming, Shape},
     ids::MessageId,
@@ -93,16 +94,7 @@ impl Session {
         let mut body = frame::refused(refusal);
         body["retry"] = json!(refusal.code.retryable());
         self.send(&Frame::new("auth_error", "", &body));
-        let (code, reason) = match refusal.code {
-            Code::InvalidMessage | Code::PayloadTooLarge => (4400, "invalid_message"),
-            Code::Forbidden => (4403, "forbidden"),
-            Code::NotFound => (4404, "fleet_gone"),
-            Code::VersionUnsupported => (4426, "version_unsupported"),
-            Code::RateLimited => (4029, "rate_limited"),
-            Code::Unavailable | Code::Overloaded | Code::Timeout | Code::ServerError => (1013, "try_again_later"),
-            _ => (4401, "unauthorized"),
-        };
-        self.close(code, reason);
+        self.close(Close::of(refusal.code));
     }
 
     pub(super) fn on_entered(&mut self, entered: Result<Entered, Refusal>) {

@@ -6,7 +6,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use ringforge_domain::position::{Offset, Partition};
+use ringforge_domain::{
+    limits,
+    position::{Offset, Partition},
+};
 use ringforge_ports::{
     Error,
     log::{Stored, batch},
@@ -21,8 +24,6 @@ use super::{
 
 /// Threads, each with a connection of its own.
 const THREADS: usize = 3;
-/// Reads that wait for a thread; whoever comes later waits to get in.
-const WAITING_MAX: usize = 64;
 
 enum What {
     Range { from: Offset, upto: Offset },
@@ -44,7 +45,7 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) fn start(path: &Path) -> Result<Self, OpenError> {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
+        let (sender, receiver) = mpsc::channel(limits::LOG_READS_WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads = Vec::new();
         for number in 0..THREADS {

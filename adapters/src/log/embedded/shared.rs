@@ -20,13 +20,6 @@ use tokio::sync::{oneshot, watch};
 
 use super::{OnFatal, file::State};
 
-/// Bytes that may wait for the writer; what would go beyond is refused.
-const QUEUE_BYTES_MAX: usize = 8 * limits::GROUP_BYTES_MAX;
-/// Records of a partition kept in memory for readers that have caught up.
-const TAIL_RECORDS_MAX: usize = 4 * limits::GROUP_RECORDS_MAX;
-/// Their bytes.
-const TAIL_BYTES_MAX: usize = 2 * limits::GROUP_BYTES_MAX;
-
 /// What the writer is asked for.
 pub(super) enum Operation {
     Append { partition: Partition, records: Vec<Record>, reply: oneshot::Sender<Result<Vec<Placed>, AppendError>> },
@@ -140,7 +133,8 @@ impl Shared {
         if let Some(error) = &queue.stopped {
             return Err(error.clone());
         }
-        let full = queue.records + records > limits::APPEND_QUEUE_MAX || queue.bytes + bytes > QUEUE_BYTES_MAX;
+        let full =
+            queue.records + records > limits::APPEND_QUEUE_MAX || queue.bytes + bytes > limits::APPEND_QUEUE_BYTES_MAX;
         if full {
             return Err(Error::Unavailable("log queue full".into()));
         }
@@ -311,7 +305,9 @@ impl Tail {
         self.records += batch.len();
         self.bytes += weight(&batch);
         self.batches.push_back(batch);
-        while self.batches.len() > 1 && (self.records > TAIL_RECORDS_MAX || self.bytes > TAIL_BYTES_MAX) {
+        while self.batches.len() > 1
+            && (self.records > limits::LOG_TAIL_RECORDS_MAX || self.bytes > limits::LOG_TAIL_BYTES_MAX)
+        {
             let Some(oldest) = self.batches.pop_front() else { break };
             self.records -= oldest.len();
             self.bytes -= weight(&oldest);

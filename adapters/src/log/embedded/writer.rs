@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use ringforge_domain::position::{LogTime, Offset, Partition};
+use ringforge_domain::{
+    limits,
+    position::{LogTime, Offset, Partition},
+};
 use ringforge_ports::{
     Error,
     clock::Clock,
@@ -30,11 +33,6 @@ use super::{
 
 /// How often the write-ahead log is moved into the file.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
-/// Pages of the write-ahead log (32 MiB) beyond which the writer moves them itself: only while nobody writes can all of it be
-/// moved, and only then does it start over. Short, so that it is overwritten rather than extended, which syncs faster.
-const WAL_PAGES_MAX: u64 = 4 << 10;
-/// Trimmed records deleted in one transaction.
-const DELETED_MAX: u64 = 5_000;
 
 pub(super) struct Writer {
     connection: Connection,
@@ -108,7 +106,7 @@ impl Writer {
             }
         }
         self.delete_trimmed()?;
-        if self.shared.wal_pages() > WAL_PAGES_MAX {
+        if self.shared.wal_pages() > limits::WAL_PAGES_MAX {
             checkpoint(&self.connection, "PASSIVE")?;
             self.shared.set_wal_pages(0);
         }
@@ -181,7 +179,7 @@ impl Writer {
             self.trimmed.remove(&id);
             return Ok(());
         };
-        let upto = end.min(first.saturating_add_unsigned(DELETED_MAX));
+        let upto = end.min(first.saturating_add_unsigned(limits::DELETED_MAX));
         self.connection.prepare_cached("DELETE FROM records WHERE id >= ?1 AND id < ?2")?.execute([first, upto])?;
         self.shared.wrote();
         Ok(())

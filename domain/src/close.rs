@@ -1,0 +1,96 @@
+//! Why a connection ends: the close codes of the wire. 1000-4399: come back; 4400-4999: final.
+
+use crate::code::Code;
+
+/// Why we end a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// A message too big to be parsed.
+    TooBig,
+    /// The server restarts.
+    Restart,
+    /// Something behind is away: try later.
+    TryLater,
+    /// Silent for too long.
+    HeartbeatLost,
+    /// Too many attempts.
+    TooOften,
+    /// The `auth` frame is not valid.
+    Invalid,
+    /// No valid key, or no `auth` in time.
+    Unauthorized,
+    /// Not allowed.
+    Forbidden,
+    /// There is no such fleet.
+    FleetGone,
+    /// Replaced by a newer session of the same agent.
+    Replaced,
+    /// No common protocol version.
+    Version,
+}
+
+impl Close {
+    /// All of them, by code.
+    pub const ALL: [Self; 11] = [
+        Self::TooBig,
+        Self::Restart,
+        Self::TryLater,
+        Self::HeartbeatLost,
+        Self::TooOften,
+        Self::Invalid,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::FleetGone,
+        Self::Replaced,
+        Self::Version,
+    ];
+
+    /// Why a connection ends whose `auth` was refused.
+    pub fn of(code: Code) -> Self {
+        match code {
+            Code::InvalidMessage | Code::PayloadTooLarge => Self::Invalid,
+            Code::Forbidden => Self::Forbidden,
+            Code::NotFound => Self::FleetGone,
+            Code::VersionUnsupported => Self::Version,
+            Code::RateLimited => Self::TooOften,
+            Code::Unavailable | Code::Overloaded | Code::Timeout | Code::ServerError => Self::TryLater,
+            Code::Unauthorized | Code::InvalidApiKey | Code::Conflict | Code::IdempotencyMismatch => Self::Unauthorized,
+        }
+    }
+
+    /// Its code.
+    pub fn code(self) -> u16 {
+        self.entry().0
+    }
+
+    /// Its reason, in one word.
+    pub fn reason(self) -> &'static str {
+        self.entry().1
+    }
+
+    /// What it means, for the reference.
+    pub fn meaning(self) -> &'static str {
+        self.entry().2
+    }
+
+    /// Whether the client should come back.
+    pub fn reconnect(self) -> bool {
+        self.code() < 4400
+    }
+
+    fn entry(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::TooBig => (1009, "too_big", "a message was too big to be parsed"),
+            Self::Restart => (1012, "restart", "the server restarts; `system/maintenance` said when to come back"),
+            Self::TryLater => (1013, "try_later", "a service behind is away, try later"),
+            Self::HeartbeatLost => (4001, "heartbeat_lost", "silent for too long"),
+            Self::TooOften => (4029, "too_often", "too many attempts"),
+            Self::Invalid => (4400, "invalid", "the `auth` frame is not valid"),
+            Self::Unauthorized => (4401, "no_access", "no valid key, or no `auth` in time"),
+            Self::Forbidden => (4403, "not_allowed", "the key may not do this"),
+            Self::FleetGone => (4404, "fleet_gone", "there is no such fleet"),
+            Self::Replaced => (4409, "replaced", "a newer session speaks for the same agent"),
+            Self::Version => (4426, "version", "no common protocol version"),
+        }
+    }
+}
