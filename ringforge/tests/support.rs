@@ -179,15 +179,13 @@ fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
     let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the binary starts");
     let mut line = String::new();
     let read = BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line);
-    match serde_json::from_str(&line) {
-        Ok(ready) => Ok((child, ready)),
-        Err(_) => {
-            let _ = child.kill();
-            let status = child.wait();
-            let said = fs::read_to_string(home.join("stderr")).unwrap_or_default();
-            Err(format!("it did not become ready ({read:?}, {status:?}, {line:?}):\n{said}"))
-        }
+    if let Ok(ready) = serde_json::from_str(&line) {
+        return Ok((child, ready));
     }
+    let _ = child.kill();
+    let status = child.wait();
+    let said = fs::read_to_string(home.join("stderr")).unwrap_or_default();
+    Err(format!("it did not become ready ({read:?}, {status:?}, {line:?}):\n{said}"))
 }
 
 /// What comes over a connection.

@@ -7,6 +7,7 @@
 //!   `connect` and `auth` do it by halves; `leave` says goodbye; `quiet` sees nothing.
 //! - `{"alice>": {..}}` sends a frame, `{"alice<": {..}}` sees one, `{"alice<": [..]}` sees these in any order,
 //!   `{"alice<close": 4409}` sees the end. `>text`, `>raw`, `>binary` and `<flat` leave the shape alone.
+//! - `"times": 100` beside a step does it so often. `{"$repeat": "x", "times": 9}` stands for a long text.
 //! - `{"server": "stop"}`, `"ended"`, `"kill"`, `"lose the log"`, `"start"`; `{"wait_ms": 300}`; `{"note": ".."}`.
 //!
 //! Values are as on the wire, but for `$name`, which was remembered (`$key`, `$fleet`, `$tenant`, `$alice` for an agent's id,

@@ -104,9 +104,12 @@ impl Scenario {
         let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let (_, first) = lines.next().unwrap_or_else(|| panic!("{name} is empty"));
         let needs = serde_json::from_str(first).unwrap_or_else(|error| panic!("{name}:1: {error}"));
-        let steps = lines.filter_map(|(at, line)| {
-            let fields = serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}:{}: {error}", at + 1));
-            step(at + 1, fields).unwrap_or_else(|why| panic!("{name}:{}: {why}", at + 1))
+        let steps = lines.flat_map(|(at, line)| {
+            let fields: Map<String, Value> =
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{name}:{}: {error}", at + 1));
+            let times = fields.get("times").and_then(Value::as_u64).unwrap_or(1);
+            let step = step(at + 1, &fields).unwrap_or_else(|why| panic!("{name}:{}: {why}", at + 1));
+            (0..times).filter_map(move |_| step.clone())
         });
         Self { needs, steps: steps.collect(), name: name.clone() }
     }
@@ -117,10 +120,10 @@ impl Scenario {
     }
 }
 
-fn step(line: usize, fields: Map<String, Value>) -> Result<Option<Step>, String> {
+fn step(line: usize, fields: &Map<String, Value>) -> Result<Option<Step>, String> {
     let (head, value) = fields.iter().next().filter(|(name, _)| *name != "with").ok_or("an empty step")?;
     // The order of a map is that of the alphabet: find the one that is no option.
-    let options = ["with", "joined", "headers", "note"];
+    let options = ["with", "joined", "headers", "note", "times"];
     let (head, value) = fields.iter().find(|(name, _)| !options.contains(&name.as_str())).unwrap_or((head, value));
     if head == "note" {
         return Ok(None);
