@@ -6,6 +6,8 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Seeds of one `make sim`.
 SEEDS ?= 2000
+# Arguments of `make bench`.
+BENCH ?=
 # Arguments of the server, as in: make run ARGS="all --port 4001"
 ARGS ?=
 
@@ -46,8 +48,8 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 	scripts/test-examples
 	scripts/test-readme
 
-bench: ## criterion benches
-	cargo bench --locked -p ringforge-loadtest
+bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it)
+	loadtest/bench.sh $(BENCH)
 
 $(TARGET)/venv/done:
 	python3 -m venv $(TARGET)/venv
