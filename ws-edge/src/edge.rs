@@ -6,10 +6,10 @@ use ringforge_command_api::{Asked, Caller, Entrance, Gate, key};
 use ringforge_domain::{
     auth::Auth,
     catalog::{Command, Effect},
-    code::{Code, Refusal},
+    code::{Code, Effected, Refusal},
     frame::{Encoder, Meta},
     ids::{AgentId, CommandId, EdgeId, SessionId},
-    limits::{MAILBOX_MAX, ROSTER_PAGE_MAX},
+    limits::{LATE_MICROS, MAILBOX_MAX, ROSTER_PAGE_MAX},
     position::{LogTime, Offset},
     presence::{Agent, Ended, Roster, Started, StartedEffect, Update},
     row::{Row, RowKey, State},
@@ -38,6 +38,11 @@ pub struct EdgeConfig {
     /// How long a lost agent may take to come back before it has left.
     pub leave_grace: Duration,
 }
+
+/// How often a session's end is tried to be logged. Once the log is back for good, so is this process or its successor.
+const LEAVE_TRIES_MAX: u32 = 60;
+/// How long between tries.
+const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// One edge process.
 pub struct Edge {
@@ -78,6 +83,9 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// A session that has not begun by then never will: it is past its deadline.
+    pub const LATE: Duration = Duration::from_micros(2 * LATE_MICROS.unsigned_abs());
+
     /// There was no verdict in time: waits for it no longer.
     pub fn give_up(&self) -> Refusal {
         self.feed.give_up(self.id);
@@ -114,13 +122,29 @@ impl Edge {
     ///
     /// # Errors
     /// What `auth_error` will say.
-    pub async fn enter(&self, auth: &Auth, bearer: Option<&str>, from: IpAddr) -> Result<Inside, Refusal> {
+    pub async fn enter(self: &Arc<Self>, auth: &Auth, bearer: Option<&str>, from: IpAddr) -> Result<Inside, Refusal> {
         let entrance = self.admit(auth, bearer, from).await?;
         let feed = self.hub.feed(entrance.scope, entrance.stream).await.map_err(|error| unavailable(&error))?;
-        let (begun, verdict) = self.begin(auth, entrance, feed).await?;
-        match tokio::time::timeout(self.session.reply_timeout, verdict).await {
+        let (begun, mut verdict) = self.begin(auth, entrance, feed).await?;
+        match tokio::time::timeout(self.session.reply_timeout, &mut verdict).await {
             Ok(Ok(verdict)) => self.finish(begun, &verdict).await,
-            _ => Err(begun.give_up()),
+            Ok(Err(_)) => Err(begun.give_up()),
+            Err(_) => {
+                tokio::spawn(Arc::clone(self).turn_back(begun, verdict));
+                Err(Refusal::new(Code::Timeout))
+            }
+        }
+    }
+
+    /// Ends a session whose agent was told that it was not let in, should it begin after all.
+    async fn turn_back(self: Arc<Self>, begun: Begun, verdict: oneshot::Receiver<Verdict>) {
+        match tokio::time::timeout(Begun::LATE, verdict).await {
+            Ok(Ok(verdict)) => {
+                if let Ok(inside) = self.finish(begun, &verdict).await {
+                    self.leave(&inside.caller, "not_admitted").await;
+                }
+            }
+            _ => drop(begun.give_up()),
         }
     }
 
@@ -161,6 +185,8 @@ impl Edge {
                 begun.feed.expect(offset);
                 Ok((begun, verdict))
             }
+            // It may be in the log: then its verdict comes all the same.
+            Err(refusal) if refusal.outcome == Effected::Unknown => Ok((begun, verdict)),
             Err(refusal) => {
                 begun.give_up();
                 Err(refusal)
@@ -325,14 +351,25 @@ impl Edge {
         }))
     }
 
-    /// Ends a session in the log, if it is still the agent's current one.
+    /// Ends a session in the log, if it is still the agent's current one. Tries until it can, for a while.
     pub async fn leave(&self, caller: &Caller, reason: &str) {
-        let (Some(agent), Some(session)) = (caller.agent, caller.session) else { return };
-        let ended = Command::SessionEnded(Ended { session, reason: reason.to_owned() });
-        let submitted = self.gate.submit_internal(caller.scope, caller.stream.partition, Some(agent), ended).await;
-        if let Err(refusal) = submitted {
-            warn!(session.id = %session, code = refusal.code.text(), "a session's end could not be logged");
+        for _ in 0..LEAVE_TRIES_MAX {
+            match self.try_leave(caller, reason).await {
+                Ok(()) => return,
+                Err(refusal) => warn!(code = refusal.code.text(), "a session's end could not be logged yet"),
+            }
+            tokio::time::sleep(LEAVE_AGAIN).await;
         }
+    }
+
+    /// One attempt of [`Self::leave`].
+    ///
+    /// # Errors
+    /// `unavailable`: again.
+    pub async fn try_leave(&self, caller: &Caller, reason: &str) -> Result<(), Refusal> {
+        let (Some(agent), Some(session)) = (caller.agent, caller.session) else { return Ok(()) };
+        let ended = Command::SessionEnded(Ended { session, reason: reason.to_owned() });
+        self.gate.submit_internal(caller.scope, caller.stream.partition, Some(agent), ended).await.map(|_| ())
     }
 
     /// Ends a session once its agent had time to come back.

@@ -277,6 +277,11 @@ impl Session {
         !matches!(self.phase, Phase::Closed) && early && asked && self.pending.len() < PENDING_MAX
     }
 
+    /// Whether it is being let in.
+    pub fn is_entering(&self) -> bool {
+        matches!(self.phase, Phase::Entering)
+    }
+
     /// Whether nobody has authenticated yet.
     pub fn is_stranger(&self) -> bool {
         matches!(self.phase, Phase::Greeting(_))

@@ -329,6 +329,9 @@ impl Connection {
         if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.was_replaced()) {
             tokio::spawn(Arc::clone(&self.edge).leave_later(caller));
         }
+        if self.session.is_entering() {
+            tokio::spawn(see_out(Arc::clone(&self.edge), std::mem::take(&mut self.work)));
+        }
         let goodbye = async {
             while let Some(Ok(message)) = self.socket.next().await {
                 if matches!(message, Message::Close(_)) {
@@ -337,6 +340,17 @@ impl Connection {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+    }
+}
+
+/// Waits until an agent is in that is gone already, so that its session ends.
+async fn see_out(edge: Arc<Edge>, mut work: FuturesUnordered<BoxFuture<'static, Work>>) {
+    while let Some(done) = work.next().await {
+        if let Work::Entered(inside) = done
+            && let Ok(inside) = *inside
+        {
+            Arc::clone(&edge).leave_later(inside.caller).await;
+        }
     }
 }
 
