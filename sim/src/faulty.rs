@@ -1,0 +1,111 @@
+//! The ports of the simulation: those in memory, with faults in front. A port that waits does so only until it is asked
+//! again, so that a scheduler decides what happens in between.
+
+pub mod bus;
+pub mod journal;
+pub mod store;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll},
+};
+
+use futures_util::FutureExt;
+
+use crate::{rng::Rng, tally::Tally};
+
+/// How often, per mille, each fault happens in this world. Calm: never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Odds {
+    /// A publish is lost.
+    pub lost: u64,
+    /// A publish is heard twice.
+    pub doubled: u64,
+    /// A publish comes late.
+    pub late: u64,
+    /// An append is refused.
+    pub refused: u64,
+    /// The answer to an append is lost.
+    pub unknown: u64,
+    /// A port takes a moment.
+    pub waits: u64,
+}
+
+/// What all faulty ports of a world share.
+#[derive(Clone)]
+pub struct Fate {
+    inner: Arc<Mutex<(Rng, Odds)>>,
+    /// Where faults are counted.
+    pub tally: Tally,
+}
+
+impl Fate {
+    /// Decided by `rng`.
+    pub fn new(rng: Rng, odds: Odds, tally: Tally) -> Self {
+        Self { inner: Arc::new(Mutex::new((rng, odds))), tally }
+    }
+
+    /// From now on these.
+    pub fn draw(&self, odds: Odds) {
+        lock(&self.inner).1 = odds;
+    }
+
+    /// No more faults.
+    pub fn calm(&self) {
+        self.draw(Odds::default());
+    }
+
+    /// Whether a fault of these odds happens now.
+    pub fn strikes(&self, odds: impl Fn(&Odds) -> u64) -> bool {
+        let (rng, known) = &mut *lock(&self.inner);
+        let per_mille = odds(known);
+        per_mille > 0 && rng.chance(per_mille)
+    }
+
+    /// A number below `end`.
+    pub fn below(&self, end: u64) -> u64 {
+        lock(&self.inner).0.below(end)
+    }
+
+    /// Perhaps takes a moment.
+    pub async fn wait(&self) {
+        if self.strikes(|odds| odds.waits) {
+            Moment { over: false }.await;
+        }
+    }
+}
+
+/// Ready when it is asked the second time.
+struct Moment {
+    over: bool,
+}
+
+impl Future for Moment {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.over, true) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// The answer of a port that never waits.
+pub fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the ports in memory answer at once")
+}
+
+/// Polls until it is ready: for work that nothing needs to come between.
+pub fn soon<T>(future: impl Future<Output = T>) -> T {
+    let mut future = Box::pin(future);
+    for _ in 0..1_000 {
+        if let Some(done) = future.as_mut().now_or_never() {
+            return done;
+        }
+    }
+    panic!("a port waits for ever");
+}
+
+/// The state behind a lock.
+pub fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().expect("no panic while the lock is held")
+}

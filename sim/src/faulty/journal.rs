@@ -1,0 +1,93 @@
+//! The log, whose answers may be lost and whose appends may come late. It keeps its promise: what was answered is there.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use ringforge_domain::position::{Offset, Partition};
+use ringforge_ports::{
+    Error,
+    log::{AppendError, Bounds, Log, Placed, Record, Stored},
+    memory::log::MemoryLog,
+};
+
+use super::{Fate, lock, now};
+
+/// The log of a world.
+pub struct Journal {
+    inner: Arc<MemoryLog>,
+    fate: Fate,
+    /// Appends on their way, their outcome already unknown to whoever asked.
+    late: Mutex<Vec<(Partition, Vec<Record>)>>,
+    /// Where those ended up: they are in no session's order.
+    came_late: Mutex<BTreeSet<(Partition, Offset)>>,
+}
+
+impl Journal {
+    /// In front of this one.
+    pub fn new(inner: Arc<MemoryLog>, fate: Fate) -> Arc<Self> {
+        Arc::new(Self { inner, fate, late: Mutex::default(), came_late: Mutex::default() })
+    }
+
+    /// Lets one late append arrive; `false` if there is none.
+    pub fn bring(&self) -> bool {
+        let Some((partition, records)) = lock(&self.late).pop() else { return false };
+        let placed = now(self.inner.append(partition, records)).expect("the log in memory takes it");
+        lock(&self.came_late).extend(placed.iter().map(|placed| (partition, placed.offset)));
+        true
+    }
+
+    /// Whether a record came after its asker had been told that its outcome is unknown.
+    pub fn came_late(&self, partition: Partition, offset: Offset) -> bool {
+        lock(&self.came_late).contains(&(partition, offset))
+    }
+}
+
+#[async_trait]
+impl Log for Journal {
+    async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
+        let away = || Error::Unavailable("simulated".to_owned());
+        if self.fate.strikes(|odds| odds.refused) {
+            self.fate.tally.note("fault: append refused");
+            return Err(AppendError::Refused(away()));
+        }
+        if !self.fate.strikes(|odds| odds.unknown) {
+            let placed = self.inner.append(partition, records).await;
+            self.fate.wait().await;
+            return placed;
+        }
+        match self.fate.below(3) {
+            0 => self.fate.tally.note("fault: append unknown, not logged"),
+            1 => {
+                self.fate.tally.note("fault: append unknown, logged");
+                self.inner.append(partition, records).await?;
+            }
+            _ => {
+                self.fate.tally.note("fault: append unknown, logged later");
+                lock(&self.late).push((partition, records));
+            }
+        }
+        self.fate.wait().await;
+        Err(AppendError::Unknown(away()))
+    }
+
+    fn read(&self, partition: Partition, from: Offset) -> BoxStream<'static, Result<Vec<Stored>, Error>> {
+        self.inner.read(partition, from)
+    }
+
+    async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
+        self.fate.wait().await;
+        self.inner.seek(partition, offsets).await
+    }
+
+    async fn bounds(&self, partition: Partition) -> Result<Bounds, Error> {
+        self.inner.bounds(partition).await
+    }
+
+    async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.inner.trim(partition, before).await
+    }
+}

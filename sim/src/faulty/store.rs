@@ -1,0 +1,159 @@
+//! The read models: answers may take a moment, a commit can be held up before or after it is written, and the whole can
+//! fall back to what it was.
+
+use std::{
+    collections::BTreeSet,
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    task::Poll,
+};
+
+use async_trait::async_trait;
+use ringforge_domain::{ids::Scope, planted::planted, position::Partition, row::RowKey};
+use ringforge_ports::{
+    Error,
+    memory::reads::{MemoryReads, State},
+    reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
+};
+
+use super::{Fate, lock};
+
+/// The read models of a world.
+#[derive(Default)]
+pub struct Store {
+    current: Mutex<MemoryReads>,
+}
+
+impl Store {
+    /// As they are now.
+    pub fn current(&self) -> MemoryReads {
+        lock(&self.current).clone()
+    }
+
+    /// What a file of them would hold now.
+    pub fn snapshot(&self) -> State {
+        self.current().snapshot()
+    }
+
+    /// They are what they were then.
+    pub fn fall_back(&self, to: State) {
+        *lock(&self.current) = MemoryReads::from(to);
+    }
+}
+
+/// What happens to the next commit of one projector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// Nothing.
+    #[default]
+    None,
+    /// It waits before it is written.
+    Before,
+    /// It is written, and the answer waits.
+    After,
+    /// It is written, and the answer is lost.
+    Unanswered,
+}
+
+/// Holds the commits of one projector up.
+#[derive(Debug, Default)]
+pub struct Holder {
+    hold: Mutex<Hold>,
+}
+
+impl Holder {
+    /// From now on.
+    pub fn set(&self, hold: Hold) {
+        *lock(&self.hold) = hold;
+    }
+
+    /// What it does.
+    pub fn get(&self) -> Hold {
+        *lock(&self.hold)
+    }
+
+    async fn released(&self) {
+        poll_fn(|_| if self.get() == Hold::None { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+}
+
+/// The read models, as one role sees them.
+pub struct View {
+    store: Arc<Store>,
+    fate: Fate,
+    holder: Arc<Holder>,
+    waits: bool,
+}
+
+impl View {
+    /// For a role whose questions may take a moment.
+    pub fn slow(store: &Arc<Store>, fate: &Fate) -> Arc<Self> {
+        Arc::new(Self { store: Arc::clone(store), fate: fate.clone(), holder: Arc::default(), waits: true })
+    }
+
+    /// For a role that is answered at once.
+    pub fn prompt(store: &Arc<Store>, fate: &Fate) -> Arc<Self> {
+        Arc::new(Self { store: Arc::clone(store), fate: fate.clone(), holder: Arc::default(), waits: false })
+    }
+
+    /// For a projector.
+    pub fn held(store: &Arc<Store>, fate: &Fate, holder: &Arc<Holder>) -> Arc<Self> {
+        Arc::new(Self { store: Arc::clone(store), fate: fate.clone(), holder: Arc::clone(holder), waits: false })
+    }
+
+    async fn wait(&self) {
+        if self.waits {
+            self.fate.wait().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Reads for View {
+    async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
+        if self.holder.get() == Hold::Before {
+            self.holder.released().await;
+        }
+        let mut commits = commits.to_vec();
+        if planted("guard_dropped") {
+            for commit in &mut commits {
+                commit.previous = self.store.current().load(commit.partition, &BTreeSet::new()).await?.applied.upto;
+            }
+        }
+        self.store.current().commit(&commits).await?;
+        match self.holder.get() {
+            Hold::After => self.holder.released().await,
+            Hold::Unanswered => return Err(Error::Unavailable("simulated".to_owned())),
+            Hold::None | Hold::Before => {}
+        }
+        Ok(())
+    }
+
+    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+        self.wait().await;
+        let found = self.store.current().load(partition, keys).await;
+        self.wait().await;
+        found
+    }
+
+    async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error> {
+        self.wait().await;
+        let found = self.store.current().find(partition, find).await;
+        self.wait().await;
+        found
+    }
+
+    async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
+        self.wait().await;
+        let found = self.store.current().verdicts(partition, scope, which).await;
+        self.wait().await;
+        found
+    }
+
+    async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
+        self.wait().await;
+        let found = self.store.current().heads(partition, fleets).await;
+        self.wait().await;
+        found
+    }
+}

@@ -1,0 +1,83 @@
+//! How often each fault was made and each situation was met. A batch of seeds that never met one has shown nothing of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+/// Everything that a batch must have met.
+pub const MET: [&str; 46] = [
+    "fault: publish lost",
+    "fault: publish doubled",
+    "fault: publish late",
+    "fault: bus cut",
+    "fault: append refused",
+    "fault: append unknown, logged",
+    "fault: append unknown, not logged",
+    "fault: append unknown, logged later",
+    "fault: projector died between load and commit",
+    "fault: projector died between commit and publish",
+    "fault: commit answer lost",
+    "fault: projector paused before commit",
+    "fault: second projector",
+    "fault: edge killed",
+    "fault: everything restarted",
+    "fault: read model older after restart",
+    "fault: socket killed",
+    "fault: socket half open",
+    "fault: peer reads nothing",
+    "fault: time jump of seconds",
+    "fault: time jump of minutes",
+    "fault: time jump of a day",
+    "situation: gap noticed by the next update",
+    "situation: gap noticed by a head",
+    "situation: gap noticed by an own command",
+    "situation: gap filled",
+    "situation: update heard twice",
+    "situation: stale commit refused",
+    "situation: late commit of a paused projector landed",
+    "situation: two projectors on one partition",
+    "situation: resume recovered",
+    "situation: resume from an early event",
+    "situation: resume took several pages",
+    "situation: resume crossed a projector's death",
+    "situation: resume crossed a restart",
+    "situation: history joined live within the tail",
+    "situation: connection lagged and caught up",
+    "situation: session replaced",
+    "situation: entrance given up",
+    "situation: compare-and-set held",
+    "situation: compare-and-set conflict",
+    "situation: key set again after a deletion",
+    "situation: expiry recorded by a timer",
+    "situation: duplicate answered",
+    "situation: snapshot during writes",
+    "situation: mail delivered after an absence",
+];
+
+/// Counts. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+}
+
+impl Tally {
+    /// Counts one of [`MET`].
+    pub fn note(&self, what: &'static str) {
+        debug_assert!(MET.contains(&what), "{what} is not in the list of what must be met");
+        *self.counts.lock().expect("no panic while the lock is held").entry(what).or_default() += 1;
+    }
+
+    /// Adds all counts of another.
+    pub fn add(&self, other: &Self) {
+        for (what, count) in other.all() {
+            *self.counts.lock().expect("no panic while the lock is held").entry(what).or_default() += count;
+        }
+    }
+
+    /// Every entry of [`MET`] with its count.
+    pub fn all(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.counts.lock().expect("no panic while the lock is held");
+        MET.iter().map(|what| (*what, counts.get(what).copied().unwrap_or(0))).collect()
+    }
+}

@@ -1,0 +1,305 @@
+//! A world: two tenants, three fleets, two edges, projectors, timers and agents over faulty ports, and the one scheduler
+//! that decides, from a seed, who does what next.
+
+mod faults;
+mod making;
+mod people;
+
+use std::{sync::Arc, time::Duration};
+
+use ringforge_domain::{
+    cursor::Seal,
+    ids::Scope,
+    planted::planted,
+    position::{LogTime, Partition},
+};
+use ringforge_ports::{
+    Services,
+    clock::{Clock, ManualClock, SeededIds},
+    log::Log,
+    memory::reads::State,
+};
+use ringforge_projectors::{Timers, timers};
+use serde_json::Value;
+
+use crate::{
+    client::{Client, Sent},
+    faulty::{
+        Fate,
+        bus::Bus,
+        journal::Journal,
+        soon,
+        store::{Hold, Store, View},
+    },
+    process::Process,
+    projecting::Projecting,
+    rng::{Rng, Trace},
+    socket::Socket,
+    tally::Tally,
+};
+
+/// Where tenants and fleets live, and two pools for what happens in them.
+pub const PARTITIONS: [Partition; 3] = [Partition(0), Partition(1), Partition(2)];
+/// When every world begins.
+const BEGINNING: LogTime = LogTime(1_770_000_000_000_000);
+/// Edges.
+const EDGES: usize = 2;
+
+/// A fleet and how to get in.
+pub struct Home {
+    /// Tenant and fleet.
+    pub scope: Scope,
+    /// Where its events are.
+    pub partition: Partition,
+    api_key: String,
+}
+
+/// A connection from its beginning to after its end.
+pub struct Link {
+    /// Whose.
+    pub client: usize,
+    /// The server's side while it lives.
+    pub socket: Option<Socket>,
+    /// Everything the server wrote into it.
+    pub written: Vec<String>,
+    /// Whether the client still listens.
+    pub listening: bool,
+    /// Where it was to go on.
+    pub resume: Option<u64>,
+    /// The session, once told.
+    pub session: Option<String>,
+    /// Everything the client read.
+    pub frames: Vec<Value>,
+    /// What had died when its client was last connected: projectors, the whole.
+    crossed: (u64, u64),
+}
+
+/// Everything.
+pub struct World {
+    /// The fleets.
+    pub homes: Vec<Home>,
+    /// The agents.
+    pub clients: Vec<Client>,
+    /// Every connection there ever was.
+    pub links: Vec<Link>,
+    /// Every command there ever was.
+    pub sent: Vec<Sent>,
+    /// The log.
+    pub journal: Arc<Journal>,
+    /// The read models.
+    pub store: Arc<Store>,
+    /// Hash over everything that happened.
+    pub trace: Trace,
+    /// What was met.
+    pub tally: Tally,
+    /// Agents that stay away in the end.
+    pub absent: Vec<usize>,
+    /// The chance for everything that is not a port's.
+    pub rng: Rng,
+    clock: Arc<ManualClock>,
+    ids: Arc<SeededIds>,
+    fate: Fate,
+    bus: Arc<Bus>,
+    seal: Seal,
+    processes: Vec<Option<Arc<Process>>>,
+    projecting: Vec<Projecting>,
+    timers: Vec<Timers>,
+    ticked: Duration,
+    swept: Duration,
+    kept: Option<State>,
+    dead: (u64, u64),
+    loud: u64,
+    faults: u64,
+    calm: bool,
+}
+
+impl World {
+    /// Lets `steps` things happen.
+    ///
+    /// # Errors
+    /// A role met what it must never meet.
+    pub fn live(&mut self, steps: u64) -> anyhow::Result<()> {
+        for _ in 0..steps {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        self.clock.advance(Duration::from_micros(self.rng.below(4_000)));
+        let what = self.rng.below(1_000);
+        self.trace.number(what);
+        match what {
+            0..170 => self.act(),
+            170..360 => self.listen(),
+            360..620 => self.serve(),
+            620..760 => self.project()?,
+            760..900 => self.follow()?,
+            900..950 => {
+                self.bus.bring();
+            }
+            950..960 => {
+                self.journal.bring();
+            }
+            960..990 => self.tick(),
+            _ => self.fault()?,
+        }
+        Ok(())
+    }
+
+    fn services(&self, place: Option<usize>) -> Services {
+        let reads =
+            if place.is_some() { View::slow(&self.store, &self.fate) } else { View::prompt(&self.store, &self.fate) };
+        Services {
+            log: Arc::clone(&self.journal) as Arc<dyn Log>,
+            reads,
+            live: self.bus.view(place),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            ids: Arc::clone(&self.ids) as Arc<dyn ringforge_ports::clock::Ids>,
+        }
+    }
+
+    /// One step of one connection.
+    fn serve(&mut self) {
+        let open: Vec<usize> = (0..self.links.len()).filter(|at| self.links[*at].socket.is_some()).collect();
+        if open.is_empty() {
+            return;
+        }
+        let at = *self.rng.pick(&open);
+        for _ in 0..1 + self.rng.below(4) {
+            if !self.serve_link(at) {
+                return;
+            }
+        }
+    }
+
+    /// `false`: it has nothing to do, or has ended.
+    fn serve_link(&mut self, at: usize) -> bool {
+        let Some(socket) = &mut self.links[at].socket else { return false };
+        match socket.step(&mut self.rng) {
+            None => false,
+            Some(true) => true,
+            Some(false) => {
+                self.end(at);
+                false
+            }
+        }
+    }
+
+    /// The server's side ends in good order.
+    fn end(&mut self, at: usize) {
+        let Some(mut socket) = self.links[at].socket.take() else { return };
+        self.links[at].written = std::mem::take(&mut socket.written);
+        let rest = std::mem::take(&mut socket.down);
+        self.deliver(at, rest);
+        socket.end();
+    }
+
+    fn project(&mut self) -> anyhow::Result<()> {
+        let at = self.rng.index(self.projecting.len());
+        let hold = self.hold();
+        self.advance(at, hold).map(|_| ())
+    }
+
+    /// One step of one projector; `false` if it had nothing to do.
+    fn advance(&mut self, at: usize, hold: Hold) -> anyhow::Result<bool> {
+        let projecting = &mut self.projecting[at];
+        let partition = projecting.partition;
+        let Some(upto) = projecting.advance(&mut self.rng, hold)? else { return Ok(false) };
+        self.trace.number(upto.0);
+        for process in self.processes.iter().flatten() {
+            process.edge.gate.applied(partition, upto);
+        }
+        Ok(true)
+    }
+
+    /// One step of one fleet's follower at one edge.
+    fn follow(&mut self) -> anyhow::Result<()> {
+        let place = self.rng.index(EDGES);
+        let Some(process) = self.processes[place].clone() else { return Ok(()) };
+        let followed = process.followed();
+        if followed > 0 {
+            let which = self.rng.index(followed);
+            for _ in 0..1 + self.rng.below(3) {
+                process.follow(which)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever has a timer looks at it.
+    fn tick(&mut self) {
+        let now = self.clock.monotonic();
+        self.processes.iter().flatten().for_each(|process| process.tick());
+        if now.saturating_sub(self.ticked) >= timers::EVERY {
+            self.ticked = now;
+            for timers in &mut self.timers {
+                // What could not be submitted is due the next time.
+                let _ = soon(timers.tick());
+            }
+            if !planted("last_publish_lost") {
+                self.projecting.iter_mut().for_each(Projecting::tell_heads);
+            }
+        }
+        if now.saturating_sub(self.swept) >= timers::LEASE_RENEWED {
+            self.swept = now;
+            for timers in &mut self.timers {
+                let _ = soon(timers.sweep());
+            }
+        }
+    }
+
+    /// No more faults: everything runs until nothing is left to do.
+    ///
+    /// # Errors
+    /// A role met what it must never meet, or there is no end.
+    pub fn come_to_rest(&mut self) -> anyhow::Result<()> {
+        self.calm = true;
+        self.fate.calm();
+        self.mend()?;
+        // Long enough for leases to end, their sessions to be ended, and everyone to hear of it.
+        for round in 0..24 {
+            self.settle()?;
+            self.return_home();
+            self.settle()?;
+            self.tick();
+            self.clock.advance(Duration::from_millis(if round < 12 { 2_000 } else { 300 }));
+            self.tick();
+        }
+        self.settle()?;
+        for at in 0..self.links.len() {
+            if let Some(socket) = &mut self.links[at].socket {
+                self.links[at].written = std::mem::take(&mut socket.written);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets everyone do what is left without any time passing.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        // Some waits end only when they are looked at again.
+        let mut quiet = 0;
+        for _ in 0..5_000 {
+            let mut busy = self.bus.bring() || self.journal.bring();
+            for at in 0..self.projecting.len() {
+                busy |= self.advance(at, Hold::None)?;
+            }
+            for process in self.processes.clone().into_iter().flatten() {
+                for which in 0..process.followed() {
+                    busy |= process.follow(which)?;
+                }
+            }
+            for at in 0..self.links.len() {
+                if self.links[at].socket.is_some() {
+                    busy |= self.serve_link(at);
+                    busy |= self.listen_to(at, 8);
+                }
+            }
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet > 3 {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the world does not come to rest")
+    }
+}
