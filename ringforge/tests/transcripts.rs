@@ -35,6 +35,7 @@ use std::{
 
 use ringforge_domain::{
     catalog::{CommandKind, QueryKind, SignalKind},
+    close::Close,
     code::Code,
 };
 use serde_json::Value;
@@ -150,4 +151,61 @@ fn every_kind_and_every_code_has_a_transcript() {
         .filter(|code| !seen.iter().any(|frame| frame["code"] == *code))
         .collect();
     assert!(missing.is_empty(), "no transcript sees {missing:?}");
+}
+
+#[test]
+fn every_close_code_has_a_transcript() {
+    let all = Scenario::all();
+    let seen: Vec<u16> = all
+        .iter()
+        .flat_map(|scenario| &scenario.steps)
+        .filter_map(|step| if let What::SeeClose(code) = step.what { Some(code) } else { None })
+        .collect();
+    // No fleet can go yet: agent keys are bound to the fleet that they were made with.
+    let reachable = Close::ALL.into_iter().filter(|close| *close != Close::FleetGone).map(Close::code);
+    let missing: Vec<u16> = reachable.filter(|code| !seen.contains(code)).collect();
+    assert!(missing.is_empty(), "no transcript sees {missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_transcript_is_noticed() {
+    let enter = r#"{"about":"wrong"}
+        {"alice":"enter"}
+        "#;
+    let cases = [
+        ("more", r#"{"alice>":{"type":"presence","action":"update","ref":1,"state":"busy"}}"#, "also saw"),
+        (
+            "less",
+            r#"{"alice>":{"type":"ping","ref":1}}
+            {"alice<":{"type":"pong","ref":1,"x":1}}"#,
+            ".x is missing",
+        ),
+        (
+            "field",
+            r#"{"alice>":{"type":"ping","ref":1}}
+            {"alice<":{"type":"pong"}}"#,
+            ".ref is unexpected",
+        ),
+        (
+            "value",
+            r#"{"alice>":{"type":"ping","ref":1}}
+            {"alice<":{"type":"pong","ref":"<event_id>"}}"#,
+            "is not <event_id>",
+        ),
+        (
+            "close",
+            r#"{"alice>text":{"$repeat":"x","times":1100000}}
+            {"alice<close":4409}"#,
+            "the end (1009)",
+        ),
+    ];
+    let scenarios: Vec<_> =
+        cases.iter().map(|(name, steps, _)| Scenario::parse(name, &format!("{enter}{steps}"))).collect();
+    let tenants =
+        scenarios.iter().map(|scenario| (tenant(scenario, Shape::Flat), vec!["default".to_owned()])).collect();
+    let server = Mutex::new(Server::start(Options { tenants, ..Options::default() }));
+    for (scenario, (_, _, why)) in scenarios.iter().zip(cases) {
+        let played = play(scenario, Shape::Flat, &server, false).await;
+        assert!(played.as_ref().is_err_and(|said| said.contains(why)), "{played:?} should say: {why}");
+    }
 }

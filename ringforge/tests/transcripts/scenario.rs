@@ -99,8 +99,12 @@ impl Scenario {
     }
 
     fn read(path: &Path) -> Self {
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        let text = fs::read_to_string(path).expect("a scenario can be read");
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        Self::parse(&name, &fs::read_to_string(path).expect("a scenario can be read"))
+    }
+
+    /// From the text of a file.
+    pub fn parse(name: &str, text: &str) -> Self {
         let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let (_, first) = lines.next().unwrap_or_else(|| panic!("{name} is empty"));
         let needs = serde_json::from_str(first).unwrap_or_else(|error| panic!("{name}:1: {error}"));
@@ -111,7 +115,7 @@ impl Scenario {
             let step = step(at + 1, &fields).unwrap_or_else(|why| panic!("{name}:{}: {why}", at + 1));
             (0..times).filter_map(move |_| step.clone())
         });
-        Self { needs, steps: steps.collect(), name: name.clone() }
+        Self { needs, steps: steps.collect(), name: name.to_owned() }
     }
 
     /// Whether it ends and starts its server, or must not share it.
