@@ -59,6 +59,9 @@ pub struct SessionConfig {
     pub node: String,
 }
 
+/// How often a session is looked at that waits for nothing but the gate or the peer.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
 /// What happens to a session.
 #[derive(Debug)]
 pub enum Input<'a> {
@@ -300,8 +303,11 @@ impl Session {
     /// When a tick is needed at the latest.
     pub fn next_tick(&self) -> Duration {
         let config = &self.config;
-        if let Phase::Greeting(since) = self.phase {
-            return since + config.auth_timeout;
+        match self.phase {
+            Phase::Greeting(since) => return since + config.auth_timeout,
+            // Nothing is due in these: a look now and then, whether the peer still reads.
+            Phase::Entering | Phase::Closed => return self.now + IDLE_TICK,
+            Phase::CatchingUp(_) | Phase::Live => {}
         }
         let life = (self.pinged_at + config.ping_interval).min(self.heard_at + config.silence_timeout);
         let replies = self.pending.values().map(|pending| pending.deadline).min();
