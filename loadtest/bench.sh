@@ -91,9 +91,11 @@ measure replay --server "$server" --events $events --matches 100 --rounds $repla
 echo "-- criterion benches" >&2
 criterion=(--noplot)
 if [ $quick = yes ]; then criterion+=(--warm-up-time 0.5 --measurement-time 1); else criterion+=(--warm-up-time 1 --measurement-time 3); fi
-cargo bench --locked --profile perf -p ringforge-loadtest --bench domain -- "${criterion[@]}" | tee "$work/criterion" || failed=yes
+for bench in "ringforge-loadtest domain" "ringforge-ws-edge session" "ringforge-adapters log"; do
+	cargo bench --locked --profile perf -p "${bench% *}" --bench "${bench#* }" -- "${criterion[@]}" | tee -a "$work/criterion" || failed=yes
+done
 {
-	printf '### Domain on one core (criterion)\n\n| what | median | range |\n|---|---|---|\n'
+	printf '### Pieces on one core (criterion)\n\n| what | median | range |\n|---|---|---|\n'
 	# A name of its own line or before `time: [low median high]`.
 	awk '
 		/time: *\[/ && !/%/ {
