@@ -58,42 +58,14 @@ pub fn by_command(kind: CommandKind, victim: &Victim, mine: &str) -> Vec<Attack>
         CommandKind::PresenceUpdate => {
             vec![(json!({ "agent_id": id, "state": "away", "task": mine, "caused_by": event }), Work("update_ok"))]
         }
-        CommandKind::ActivityBroadcast => {
-            let said = |more: Value| {
-                frame("x", &json!({ "kind": "custom", "description": mine }))
-                    .as_object()
-                    .cloned()
-                    .map(|mut said| {
-                        said.remove("type");
-                        said.extend(more.as_object().cloned().unwrap_or_default());
-                        Value::Object(said)
-                    })
-                    .expect("an object")
-            };
-            vec![
-                (said(json!({ "scope": "direct", "to": id })), Fail("not_found")),
-                (said(json!({ "scope": "direct", "to": name })), Fail("not_found")),
-                (said(json!({ "scope": "tagged", "tags": [victim.tag] })), Work("broadcast_ok")),
-                (said(json!({ "scope": "fleet", "caused_by": event, "fleet": victim.fleet_id })), Work("broadcast_ok")),
-                (
-                    said(json!({ "scope": "fleet", "agent_id": id, "from": id, "tenant_id": victim.tenant_id })),
-                    Work("broadcast_ok"),
-                ),
-                (said(json!({ "idempotency_key": victim.idempotency_key })), Work("broadcast_ok")),
-            ]
-        }
+        CommandKind::ActivityBroadcast => broadcasts(victim, mine),
         CommandKind::ActivitySubscribe => {
             vec![(json!({ "tags": [victim.tag], "kinds": ["discovery"] }), Work("subscribe_ok"))]
         }
         CommandKind::ActivityUnsubscribe => {
             vec![(json!({ "tags": [victim.tag], "agent_id": id }), Work("unsubscribe_ok"))]
         }
-        CommandKind::MemorySet => vec![
-            (json!({ "key": victim.key, "value": mine, "expected_version": 1 }), Fail("conflict")),
-            (json!({ "key": "x", "value": mine, "reads": [{ "key": victim.key, "version": 1 }] }), Fail("conflict")),
-            (json!({ "key": victim.key, "value": mine, "expected_version": 0 }), Work("set_ok")),
-            (json!({ "key": victim.key, "op": "append", "value": mine }), Work("set_ok")),
-        ],
+        CommandKind::MemorySet => sets(victim, mine),
         CommandKind::MemoryDelete => {
             vec![
                 (json!({ "key": victim.other_key }), Fail("not_found")),
@@ -115,6 +87,35 @@ pub fn by_command(kind: CommandKind, victim: &Victim, mine: &str) -> Vec<Attack>
         }
     };
     all(kind.text(), rows)
+}
+
+fn broadcasts(victim: &Victim, mine: &str) -> Vec<(Value, Must)> {
+    use Must::{Fail, Work};
+    let id = &victim.agent_id;
+    let said = |mut fields: Value, must: Must| {
+        fields["kind"] = json!("custom");
+        fields["description"] = json!(mine);
+        (fields, must)
+    };
+    vec![
+        said(json!({ "scope": "direct", "to": id }), Fail("not_found")),
+        said(json!({ "scope": "direct", "to": victim.name }), Fail("not_found")),
+        said(json!({ "scope": "tagged", "tags": [victim.tag] }), Work("broadcast_ok")),
+        said(json!({ "caused_by": victim.event_id, "fleet": victim.fleet_id }), Work("broadcast_ok")),
+        said(json!({ "agent_id": id, "from": id, "tenant_id": victim.tenant_id }), Work("broadcast_ok")),
+        said(json!({ "idempotency_key": victim.idempotency_key }), Work("broadcast_ok")),
+    ]
+}
+
+fn sets(victim: &Victim, mine: &str) -> Vec<(Value, Must)> {
+    use Must::{Fail, Work};
+    let key = &victim.key;
+    vec![
+        (json!({ "key": key, "value": mine, "expected_version": 1 }), Fail("conflict")),
+        (json!({ "key": "x", "value": mine, "reads": [{ "key": key, "version": 1 }] }), Fail("conflict")),
+        (json!({ "key": key, "value": mine, "expected_version": 0 }), Work("set_ok")),
+        (json!({ "key": key, "op": "append", "value": mine }), Work("set_ok")),
+    ]
 }
 
 /// By a query.

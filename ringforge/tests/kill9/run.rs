@@ -79,7 +79,7 @@ impl Run {
     }
 }
 
-/// Repeatable random numbers (SplitMix64).
+/// Repeatable random numbers (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 
