@@ -52,10 +52,10 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// Where the next page begins, when they are paged from the oldest.
     pub next_cursor: Option<String>,
-    /// From when.
-    pub from: Option<LogTime>,
-    /// Until when.
-    pub to: LogTime,
+    /// From when, as it was asked.
+    pub from: Option<String>,
+    /// Until when, as it was asked, or now.
+    pub to: String,
 }
 
 /// Decides what a replay will show to this asker.
@@ -72,8 +72,8 @@ pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Resu
         limit,
         verdicts: Vec::new(),
         next_cursor: None,
-        from,
-        to: to.unwrap_or_else(|| services.clock.wall()),
+        from: request.from.clone(),
+        to: request.to.clone().unwrap_or_else(|| services.clock.wall().rfc3339()),
     };
     let mut agents: Vec<AgentId> = Vec::new();
     for agent in &request.agents {

@@ -21,6 +21,7 @@ pub struct Coalescer {
     delta: BTreeMap<AgentId, (&'static str, Frame)>,
     delta_since: Option<Duration>,
     delta_from: Option<Offset>,
+    /// The place of the last change: it rises for everyone alike.
     version: u64,
 }
 
@@ -31,7 +32,7 @@ impl Coalescer {
         for push in &delivery.pushes {
             let Audience::Presence { about } = &push.audience else { continue };
             let frame = &push.frame.frame;
-            self.version += 1;
+            self.version = delivery.offset.0;
             self.delta_from.get_or_insert(delivery.offset);
             self.note_delta(*about, frame, now);
             if frame.event != "state_changed" {

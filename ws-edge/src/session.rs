@@ -360,6 +360,10 @@ impl Session {
     fn show(&mut self, post: &Post) {
         let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
         let delivery = &post.delivery;
+        if post.replaced {
+            self.replaced = true;
+            return self.close(Close::Replaced);
+        }
         self.cursor = self.cursor.max(Some(delivery.offset));
         if post.reply
             && let Some(reply) = &delivery.reply
@@ -384,10 +388,6 @@ impl Session {
             && to == me.viewpoint.agent
         {
             self.unflushed.push(Command::DirectDelivered(direct::Delivered { message }));
-        }
-        if post.replaced {
-            self.replaced = true;
-            self.close(Close::Replaced);
         }
         if let Some((pattern, after)) = self.snapshots.next() {
             self.actions.push(Action::Snapshot(pattern, after));
@@ -419,6 +419,8 @@ impl Session {
             self.pending.values().filter(|pending| self.now >= pending.deadline).map(|pending| pending.id).collect();
         for id in late {
             if let Some(pending) = self.settle(id) {
+                // What came of it is not known: the next heartbeat says it again.
+                self.vitals = Vitals::default();
                 self.refuse(&Refusal::new(Code::Timeout), pending.reference);
             }
         }

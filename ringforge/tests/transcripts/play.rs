@@ -248,10 +248,24 @@ impl Player<'_> {
         }
     }
 
-    /// Nobody sees anything more: whatever was under way has arrived once a ping is answered and a moment has passed.
+    /// Nobody sees anything more: a question is answered after the verdicts of all commands before it, and what these
+    /// showed to others has arrived a moment later.
     async fn end(&mut self) -> Result<(), String> {
-        tokio::time::sleep(if self.lossy { QUIET_LOSSY } else { QUIET }).await;
         let open: Vec<String> = self.clients.keys().cloned().collect();
+        for who in &open {
+            let question = json!({ "type": "presence", "action": "roster", "limit": 1, "ref": "almost" });
+            self.client(who)?.send(&question).await;
+            loop {
+                let got = self.next(who).await?;
+                if got["ref"] == "almost" {
+                    break;
+                }
+                if self.extent == Extent::Exactly || !may_stand_between(&got) {
+                    return Err(format!("{who} also saw {got}"));
+                }
+            }
+        }
+        tokio::time::sleep(if self.lossy { QUIET_LOSSY } else { QUIET }).await;
         for who in open {
             self.client(&who)?.send(&json!({ "type": "ping", "ref": "the end" })).await;
             let got = loop {

@@ -9,7 +9,6 @@ use ringforge_domain::{
     frame::Frame,
     json::Json,
     limits::REPLAY_BURST,
-    position::LogTime,
     replay::Request,
     verdict::Verdict,
 };
@@ -85,8 +84,8 @@ impl Session {
         };
         let body = json!({
             "total": plan.total,
-            "from": plan.from.map(LogTime::rfc3339),
-            "to": plan.to.rfc3339(),
+            "from": plan.from,
+            "to": plan.to,
             "limit": plan.limit,
         });
         self.send(&Frame::new("replay", "start", &body).reference(playing.reference.clone()));
