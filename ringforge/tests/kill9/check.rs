@@ -175,7 +175,10 @@ pub fn observed(record: &Record, seen: &Seen) {
     };
     let found: Vec<(u64, String)> = seen.events.iter().filter(activity).map(name).collect();
     let wanted: Vec<(u64, String)> = wanted.into_iter().map(|(position, name)| (position, name.to_owned())).collect();
-    assert_eq!(found, wanted, "the broadcasts that an observer saw, and those that there are");
+    let differs = (0..found.len().max(wanted.len())).find(|at| found.get(*at) != wanted.get(*at));
+    if let Some(at) = differs {
+        panic!("an observer saw {:?} as number {at} where there is {:?}", found.get(at), wanted.get(at));
+    }
     assert_eq!(found.last().map(|(_, name)| name.as_str()), Some(END));
     changes(record, seen);
 }
