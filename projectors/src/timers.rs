@@ -72,11 +72,14 @@ impl Timers {
         let up = self.services.clock.monotonic().saturating_sub(self.started);
         let lost = self.leases.iter().any(|lease| !held.contains(lease));
         self.leases.clone_from(&held);
-        if up < LEASE || (self.swept && !lost) {
+        self.swept &= !lost;
+        if up < LEASE || self.swept {
             return Ok(0);
         }
-        self.swept = true;
-        self.end_sessions(|edge| !held.contains(&names::edge_lease(edge)), "edge_lost").await
+        let ended = self.end_sessions(|edge| !held.contains(&names::edge_lease(edge)), "edge_lost").await?;
+        // What was submitted may not be in the log: only a look that finds nothing more to end is the last one.
+        self.swept = ended == 0;
+        Ok(ended)
     }
 
     /// Ends the sessions of every edge but `edge`: a process that holds all roles was all of them before.
