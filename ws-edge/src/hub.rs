@@ -240,8 +240,9 @@ impl Fleet {
             let about = AgentId::from_bits(0);
             let delivery = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
             let post = Post::all(&delivery);
-            self.members
-                .retain(|_, present| present.member.presence != mode || present.member.outbox.put(post.clone()));
+            // Whoever came with a cursor that is not reached yet has seen all of it as history.
+            let wants = |present: &Present| present.member.presence == mode && present.cursor < Some(head.offset);
+            self.members.retain(|_, present| !wants(present) || present.member.outbox.put(post.clone()));
         }
     }
 
