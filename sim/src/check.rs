@@ -17,7 +17,7 @@ use crate::{
     client::{Phase, Sent},
     faulty::now,
     offline::Offline,
-    truth::{Truth, covers},
+    truth::{Shown, Told, Truth, covers},
     world::{Home, Link, PARTITIONS, World},
 };
 
@@ -192,6 +192,9 @@ impl Seen<'_> {
             );
             if Some(position) <= after {
                 ensure!(frame["type"] == "direct", "G11: {frame} is older than {after:?} and no mail");
+                if frame["event"] == "message" {
+                    self.world.tally.note("situation: mail delivered after an absence");
+                }
                 continue;
             }
             loop {
@@ -202,7 +205,7 @@ impl Seen<'_> {
                     break;
                 }
                 ensure!(
-                    self.in_snapshot(next, at) || self.expired(next, began),
+                    self.in_snapshot(next, at) || self.expired(next),
                     "G11: {} at {} is missing before {what} at {position}",
                     next.what,
                     next.offset
@@ -213,19 +216,19 @@ impl Seen<'_> {
             return Ok(());
         }
         for rest in expected {
-            let excused = self.in_snapshot(rest, self.link.frames.len()) || self.expired(rest, began);
+            let excused = self.in_snapshot(rest, self.link.frames.len()) || self.expired(rest);
             ensure!(excused, "G11: {} at {} is missing at the end", rest.what, rest.offset);
         }
         Ok(())
     }
 
-    /// Whether it is a message of before, whose sender was told that it failed.
-    fn expired(&self, shown: &crate::truth::Shown, began: u64) -> bool {
-        shown.offset < began && self.truth.expired.contains_key(&shown.what)
+    /// Whether it is a message whose sender was told that its time was over: history leaves it out.
+    fn expired(&self, shown: &Shown) -> bool {
+        self.truth.expired.contains_key(&shown.what)
     }
 
     /// Whether a snapshot, read before the frame `until`, stands for a change.
-    fn in_snapshot(&self, shown: &crate::truth::Shown, until: usize) -> bool {
+    fn in_snapshot(&self, shown: &Shown, until: usize) -> bool {
         let Some((key, version)) = &shown.change else { return false };
         self.link.frames[..until].iter().any(|frame| {
             let entry = &frame["entry"];
@@ -291,7 +294,7 @@ fn answers(world: &World, fleet: usize, truth: &Truth) -> Result<()> {
     Ok(())
 }
 
-fn answered(sent: &Sent, answer: &Value, told: Option<&crate::truth::Told>) -> Result<()> {
+fn answered(sent: &Sent, answer: &Value, told: Option<&Told>) -> Result<()> {
     let reference = &sent.reference;
     let error = answer["type"] == "error";
     if error && answer["outcome"] == "none" {
@@ -331,9 +334,6 @@ fn mail(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result
         });
         if there && world.homes[fleet].scope == message.scope && !message.delivered {
             ensure!(written.contains_key(&message.id), "{} waits for an agent that is there", message.id);
-        }
-        if written.contains_key(&message.id) {
-            world.tally.note("situation: mail delivered after an absence");
         }
     }
     Ok(())

@@ -192,12 +192,6 @@ impl Socket {
 
     fn note(&mut self, input: &Input<'_>) {
         match input {
-            Input::CaughtUp(caught) => {
-                self.pages += u32::from(!caught.posts.is_empty());
-                if self.pages == 3 {
-                    self.tally.note("situation: resume took several pages");
-                }
-            }
             Input::Joined => {
                 if std::mem::take(&mut self.lagging) {
                     self.tally.note("situation: connection lagged and caught up");
@@ -237,6 +231,9 @@ impl Socket {
                 self.out.push_back(Some(text.as_str().to_owned()));
             }
             Action::Close(..) => {
+                if self.session.was_replaced() {
+                    self.tally.note("situation: session replaced");
+                }
                 if !self.closing {
                     self.closing = true;
                     self.out.push_back(None);
@@ -254,7 +251,10 @@ impl Socket {
     fn act_inside(&mut self, action: Action) {
         let (Some((caller, feed)), Some((viewpoint, encoder))) = (&self.inside, self.session.me()) else { return };
         if let Action::CatchUp(Step::Missed { .. }) = &action {
-            self.pages = self.pages.max(1);
+            self.pages += 1;
+            if self.pages == 2 {
+                self.tally.note("situation: resume took several pages");
+            }
         }
         let inside = Inside {
             edge: Arc::clone(&self.process.edge),

@@ -88,6 +88,10 @@ impl World {
         }
         let next = self.new_projecting(self.projecting[at].partition)?;
         self.projecting.push(next);
+        if paused.is_some() && self.rng.chance(300) {
+            self.projecting[at].holder.set(Hold::None);
+            self.advance(at, Hold::None)?;
+        }
         Ok(())
     }
 

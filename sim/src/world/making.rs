@@ -71,7 +71,7 @@ impl World {
             swept: std::time::Duration::ZERO,
             kept: None,
             dead: (0, 0),
-            loud: *rng.pick(&[0, 0, 150]),
+            loud: *rng.pick(&[0, 0, 600]),
             faults: *rng.pick(&[0, 300, 1_000, 1_000]),
             calm: false,
             rng,

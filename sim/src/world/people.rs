@@ -1,6 +1,6 @@
 //! What agents do: connect, ask, read, go deaf, go away, repeat.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
 use ringforge_ports::clock::Clock;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ impl World {
             Phase::Entering if self.rng.chance(20) => self.go(who),
             Phase::Entering => {}
             Phase::Inside if self.rng.chance(12) => self.go(who),
-            Phase::Inside if self.rng.chance(8) => self.go_deaf(who),
+            Phase::Inside if self.rng.chance(15) => self.go_deaf(who),
             Phase::Inside => self.ask(who),
         }
     }
@@ -268,6 +268,5 @@ impl World {
                 self.hang_up(link);
             }
         }
-        let _ = Arc::strong_count(&self.store);
     }
 }
