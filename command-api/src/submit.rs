@@ -168,28 +168,33 @@ impl Gate {
             idempotency_key,
             reference,
             trace,
-            deadline: self.deadline(caller.stream.partition),
+            deadline: self.deadline(caller),
         };
         Record { scope: caller.scope, bytes: schema::encode(&header, &asked.command).into() }
     }
 
     /// Newest log time seen, time since, and the time its asker waits: no wall clock.
-    fn deadline(&self, partition: Partition) -> Option<i64> {
-        let known = *self.progress().get(&partition)?;
+    /// Our own commands have none: nobody waits for them, and a session's end must count whenever it comes.
+    fn deadline(&self, caller: &Caller) -> Option<i64> {
+        caller.key.as_ref()?;
+        let known = *self.progress().get(&caller.stream.partition)?;
         let since = self.services.clock.monotonic().saturating_sub(known.seen_at) + self.config.reply_timeout;
         (known.time > LogTime::default())
             .then(|| known.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)).0)
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, Refusal> {
+        let asked_at = self.services.clock.monotonic();
         match self.services.log.append(partition, records).await {
             Ok(placed) => {
                 if let Some(last) = placed.last() {
                     let mut progress = self.progress();
                     let known = progress.entry(partition).or_default();
                     known.end = known.end.max(last.offset.next());
-                    known.time = known.time.max(last.time);
-                    known.seen_at = self.services.clock.monotonic();
+                    // The answer may have taken long; the log took its time after we asked.
+                    if last.time >= known.time {
+                        (known.time, known.seen_at) = (last.time, asked_at);
+                    }
                 }
                 Ok(placed)
             }
