@@ -37,6 +37,7 @@ pub struct Timers {
     asked: Offset,
     leases: BTreeSet<String>,
     started: Duration,
+    looked: Duration,
     swept: bool,
 }
 
@@ -44,7 +45,15 @@ impl Timers {
     /// Of this partition.
     pub fn new(services: Services, partition: Partition) -> Self {
         let started = services.clock.monotonic();
-        Self { services, partition, asked: Offset::ZERO, leases: BTreeSet::new(), started, swept: false }
+        Self {
+            services,
+            partition,
+            asked: Offset::ZERO,
+            leases: BTreeSet::new(),
+            started,
+            looked: started,
+            swept: false,
+        }
     }
 
     /// Submits what is due, at most one append's worth.
@@ -69,7 +78,13 @@ impl Timers {
     pub async fn sweep(&mut self) -> Result<usize, Error> {
         let held: BTreeSet<String> =
             self.services.live.scan(names::EDGE_LEASES).await?.into_iter().map(|(key, _)| key).collect();
-        let up = self.services.clock.monotonic().saturating_sub(self.started);
+        let now = self.services.clock.monotonic();
+        if now.saturating_sub(std::mem::replace(&mut self.looked, now)) >= LEASE {
+            // We slept for so long that leases may have come and gone, or could not be renewed: as after a start.
+            self.started = now;
+            self.swept = false;
+        }
+        let up = now.saturating_sub(self.started);
         let lost = self.leases.iter().any(|lease| !held.contains(lease));
         self.leases.clone_from(&held);
         self.swept &= !lost;
