@@ -12,7 +12,7 @@ use ringforge_domain::{
     event::Header,
     frame::Meta,
     ids::{AgentId, CommandId, Scope, SessionId},
-    limits::Limits,
+    limits::{APPEND_BYTES_MAX, Limits},
     position::{LogTime, Offset, Partition, StreamRef},
     schema,
     tenant::Key,
@@ -104,12 +104,13 @@ impl Gate {
         if records.is_empty() {
             return answers.into_iter().map(|answer| answer.map(|()| Offset::ZERO)).collect();
         }
-        let placed = self.append(caller.stream.partition, records).await;
-        let mut each = placed.as_ref().map_or(&[][..], Vec::as_slice).iter();
-        let mut place = || match (&placed, each.next()) {
-            (Ok(_), Some(placed)) => Ok(placed.offset),
-            (Ok(_), None) => Err(Refusal::new(Code::ServerError).unknown()),
-            (Err(refusal), _) => Err(refusal.clone()),
+        let placed = self.append_all(caller.stream.partition, records).await;
+        let (placed, refusal) = placed;
+        let mut each = placed.iter();
+        let mut place = || match (each.next(), &refusal) {
+            (Some(placed), _) => Ok(placed.offset),
+            (None, Some(refusal)) => Err(refusal.clone()),
+            (None, None) => Err(Refusal::new(Code::ServerError).unknown()),
         };
         answers.into_iter().map(|answer| answer.and_then(|()| place())).collect()
     }
@@ -181,6 +182,25 @@ impl Gate {
         let since = self.services.clock.monotonic().saturating_sub(known.seen_at) + self.config.reply_timeout;
         (known.time > LogTime::default())
             .then(|| known.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)).0)
+    }
+
+    /// As many appends as their bytes need, in order. Places of those that are in the log, then why the rest is not.
+    async fn append_all(&self, partition: Partition, records: Vec<Record>) -> (Vec<Placed>, Option<Refusal>) {
+        let (mut placed, mut part, mut bytes) = (Vec::with_capacity(records.len()), Vec::new(), 0);
+        let mut records = records.into_iter().peekable();
+        while let Some(record) = records.next() {
+            bytes += record.bytes.len();
+            part.push(record);
+            if records.peek().is_some_and(|next| bytes + next.bytes.len() <= APPEND_BYTES_MAX) {
+                continue;
+            }
+            bytes = 0;
+            match self.append(partition, std::mem::take(&mut part)).await {
+                Ok(more) => placed.extend(more),
+                Err(refusal) => return (placed, Some(refusal)),
+            }
+        }
+        (placed, None)
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, Refusal> {

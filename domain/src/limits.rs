@@ -34,6 +34,8 @@ pub const TRIGRAMS_MAX: usize = 32;
 pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
 /// The longest wait of a projector after a failure, in milliseconds.
 pub const PROJECTOR_RETRY_MS_MAX: u64 = 5_000;
+/// How often a session's end is tried to be logged. Once the log is back for good, so is this process or its successor.
+pub const LEAVE_TRIES_MAX: u32 = 60;
 /// Frames that one event can be shown as.
 pub const PUSHES_MAX: usize = 32;
 /// Records of one batch read from the log.
@@ -119,6 +121,10 @@ pub const TAIL_BYTES_MAX: usize = 1 << 20;
 pub const CATCH_UP_PAGE_MAX: u32 = 128;
 /// Commands of one connection that wait for their verdict; more are read later.
 pub const PENDING_MAX: usize = 256;
+/// Bytes of commands of one connection that wait for the gate, about; more are read later.
+pub const PENDING_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a page, about: one larger entry comes alone.
+pub const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Questions of one connection that wait for their answer; more are read later.
 pub const ASKED_MAX: usize = 16;
 /// Frames of one connection read before it is authenticated.

@@ -8,7 +8,7 @@ use ringforge_domain::{
     frame::Frame,
     ids::Scope,
     json::Json,
-    limits::PAGE_MAX,
+    limits::{PAGE_BYTES_MAX, PAGE_MAX},
     memory::{Entry, Get, History, List, Search, SearchSort},
     position::LogTime,
     row::{RowKey, State},
@@ -70,10 +70,11 @@ pub(crate) async fn search(services: &Services, asker: &Asker, query: &Search) -
     };
     let limit = filter.limit;
     let found = find(services, asker, filter).await?;
-    let next = (u64::from(skip) + found.rows.len() as u64) < found.total && found.rows.len() == limit as usize;
-    let next = next.then(|| format!("o{}", skip + limit));
     let total = found.total;
     let mut entries = shown(services, asker, &found, now, true).await;
+    let read = skip + u32::try_from(entries.len()).unwrap_or(limit);
+    let more = u64::from(read) < total && (entries.len() == limit as usize || entries.len() < found.rows.len());
+    let next = more.then(|| format!("o{read}"));
     if query.sort == SearchSort::AccessCount {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry["access_count"].as_u64()));
     }
@@ -106,11 +107,13 @@ pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Re
         ..MemoryFilter::all(asker.encoder.scope, now)
     };
     let mut found = find(services, asker, filter).await?;
-    let more = found.rows.len() > limit as usize;
+    let mut more = found.rows.len() > limit as usize;
     found.rows.truncate(limit as usize);
-    let next = found.rows.last().filter(|_| more).map(|row| format!("k{}", row.key().key));
     let total = found.total;
     let entries = shown(services, asker, &found, now, query.values).await;
+    more |= entries.len() < found.rows.len();
+    let last = entries.last().and_then(|entry| entry["key"].as_str()).filter(|_| more);
+    let next = last.map(|key| format!("k{key}"));
     Ok(page("list_result", total, &entries, next))
 }
 
@@ -136,9 +139,20 @@ pub(crate) async fn history(services: &Services, asker: &Asker, query: &History)
     let mut found = found.map_err(|error| unavailable(&error))?.verdicts;
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
-    let updates = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
-    let versions: Vec<Value> = updates.iter().flat_map(|update| versions(asker, update)).collect();
-    let mut body = json!({ "key": query.key, "versions": versions, "has_more": has_more });
+    let mut updates = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
+    let (mut listed, mut bytes, mut whole) = (Vec::new(), 0, 0);
+    for update in &updates {
+        let more = versions(asker, update);
+        bytes += more.iter().map(|version| version["value"].to_string().len()).sum::<usize>();
+        if bytes > PAGE_BYTES_MAX && whole > 0 {
+            break;
+        }
+        listed.extend(more);
+        whole += 1;
+    }
+    let has_more = has_more || whole < updates.len();
+    updates.truncate(whole);
+    let mut body = json!({ "key": query.key, "versions": listed, "has_more": has_more });
     if let Some(event) = updates.last().and_then(|update| update.event.as_ref()).filter(|_| has_more) {
         body["next_cursor"] = json!(encoder.event_id(First { offset: event.at.position.offset, hash: event.at.hash }));
     }
@@ -170,8 +184,12 @@ async fn find(services: &Services, asker: &Asker, filter: MemoryFilter) -> Resul
 }
 
 async fn shown(services: &Services, asker: &Asker, found: &Found, now: LogTime, values: bool) -> Vec<Value> {
-    let mut shown = Vec::with_capacity(found.rows.len());
+    let (mut shown, mut bytes) = (Vec::with_capacity(found.rows.len()), 0);
     for entry in found.rows.iter().filter_map(Entry::of) {
+        bytes += entry.content.as_ref().filter(|_| values).map_or(0, |content| content.value.text().len());
+        if bytes > PAGE_BYTES_MAX && !shown.is_empty() {
+            break;
+        }
         let count = accesses(services, entry.scope, &entry.key, 0).await;
         shown.extend(entry.shown(now, &asker.encoder, values, count));
     }

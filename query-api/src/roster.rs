@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ringforge_domain::{
     frame::Frame,
     ids::{AgentId, Scope},
-    limits::{OFFLINE_SHOWN_MICROS, ROSTER_PAGE_MAX, ROWS_PAGE_MAX},
+    limits::{OFFLINE_SHOWN_MICROS, PAGE_BYTES_MAX, ROSTER_PAGE_MAX, ROWS_PAGE_MAX},
     position::LogTime,
     presence::{Agent, Roster, State as Presence},
     row::{RowKey, State, Table},
@@ -50,14 +50,25 @@ pub async fn roster(services: &Services, asker: &Asker, query: &Roster) -> Resul
             break;
         }
     }
-    let has_more = agents.len() > limit;
-    agents.truncate(limit);
+    let fitting = fitting(&agents).min(limit);
+    let has_more = agents.len() > fitting;
+    agents.truncate(fitting);
     let mut body = json!({ "has_more": has_more });
     if let Some((last, _)) = agents.last().filter(|_| has_more) {
         body["next_cursor"] = json!(last);
     }
     body["agents"] = agents.into_iter().map(|(_, agent)| agent).collect();
     Ok(Frame::new("presence", "roster", &body))
+}
+
+/// How many of the first agents fit a page.
+fn fitting(agents: &[(AgentId, Value)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(_, agent): &&(AgentId, Value)| {
+        bytes += agent.to_string().len();
+        bytes <= PAGE_BYTES_MAX
+    };
+    agents.iter().take_while(fits).count().max(1)
 }
 
 /// The last heartbeats of a fleet; nothing if Live is away, for they are only an ornament.

@@ -27,7 +27,10 @@ use ringforge_domain::limits::{
 use ringforge_domain::position::Partition;
 use ringforge_ws_edge::{edge::Edge, socket};
 use serde_json::json;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tracing::warn;
 
 /// The wait after a failed accept, usually for want of file descriptors.
@@ -71,7 +74,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip()))));
+        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip(), Arc::new(place)))));
         tokio::spawn(async move {
             let mut http = hyper::server::conn::http1::Builder::new();
             http.timer(TokioTimer::new())
@@ -80,7 +83,6 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
                 .max_buf_size(HEADER_BYTES_MAX);
             // A peer that breaks off or speaks something else is nobody's fault here.
             let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
-            drop(place);
         });
     }
 }
@@ -88,7 +90,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> std::io::Result<(tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(tokio::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
@@ -96,8 +98,8 @@ async fn accept(
 }
 
 /// Who is on the other side.
-#[derive(Clone, Copy)]
-struct Peer(IpAddr);
+#[derive(Clone)]
+struct Peer(IpAddr, Arc<OwnedSemaphorePermit>);
 
 async fn upgrade(
     State(served): State<Served>,
@@ -123,7 +125,7 @@ async fn upgrade(
         .max_frame_size(frame_bytes)
         .on_upgrade(move |socket| async move {
             socket::serve(edge, socket, peer.0, bearer, move || drop(stranger)).await;
-            drop(open);
+            drop((open, peer.1));
         })
 }
 

@@ -9,7 +9,7 @@ use ringforge_domain::{
     code::{Code, Effected, Refusal},
     frame::{Encoder, Meta},
     ids::{AgentId, CommandId, EdgeId, SessionId},
-    limits::{LATE_MICROS, MAILBOX_MAX, ROSTER_PAGE_MAX},
+    limits::{LATE_MICROS, LEAVE_TRIES_MAX, MAILBOX_MAX, ROSTER_PAGE_MAX},
     position::{LogTime, Offset},
     presence::{Agent, Ended, Roster, Started, StartedEffect, Update},
     row::{Row, RowKey, State},
@@ -39,8 +39,6 @@ pub struct EdgeConfig {
     pub leave_grace: Duration,
 }
 
-/// How often a session's end is tried to be logged. Once the log is back for good, so is this process or its successor.
-const LEAVE_TRIES_MAX: u32 = 60;
 /// How long between tries.
 const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 

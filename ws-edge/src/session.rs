@@ -4,6 +4,7 @@ mod asking;
 mod entrance;
 mod heartbeat;
 mod playing;
+mod showing;
 mod snapshot;
 
 use std::{
@@ -21,7 +22,6 @@ use ringforge_domain::{
     direct,
     frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
     ids::{CommandId, MessageId},
-    interest::Audience,
     json::Json,
     limits::{ASKED_MAX, EARLY_FRAME_BYTES_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
     position::Offset,
@@ -34,9 +34,12 @@ use crate::fanout::{Post, Viewpoint};
 
 pub use entrance::{Entered, Missed};
 use heartbeat::Vitals;
-use playing::Playing;
+use playing::{Allowance, Playing};
 use snapshot::Snapshots;
 pub use snapshot::Snapshotted;
+
+/// How long what was asked before a shutdown may take to be answered.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// What all sessions of an edge share.
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub enum Input<'a> {
     Opened,
     /// A text message (or a line of one), with a fresh id in case it is a command.
     Text(&'a str, CommandId),
+    /// A sign of life that is no frame, or the silence is our own.
+    Alive,
     /// A message that is not text.
     Binary,
     /// The answer to [`Action::Enter`].
@@ -209,6 +214,12 @@ pub struct Session {
     vitals: Vitals,
     cursor: Option<Offset>,
     unflushed: Vec<Command>,
+    /// Posts that wait for a snapshot.
+    held: VecDeque<Post>,
+    /// What to fetch once the socket has taken everything.
+    later: Vec<Action>,
+    draining: Option<Duration>,
+    allowance: Allowance,
     replaced: bool,
     heard_at: Duration,
     pinged_at: Duration,
@@ -236,6 +247,10 @@ impl Session {
             vitals: Vitals::default(),
             cursor: None,
             unflushed: Vec::new(),
+            held: VecDeque::new(),
+            later: Vec::new(),
+            draining: None,
+            allowance: Allowance::full(now),
             replaced: false,
             heard_at: now,
             pinged_at: now,
@@ -250,12 +265,13 @@ impl Session {
         match input {
             Input::Opened => self.greet(),
             Input::Text(text, id) => self.on_text(text, id),
+            Input::Alive => self.heard_at = self.now,
             Input::Binary => self.on_binary(),
             Input::Entered(entered) => self.on_entered(*entered),
             Input::Submitted(id, result) => self.on_submitted(id, result),
-            Input::Posts(posts) => posts.into_iter().for_each(|post| self.show(&post)),
+            Input::Posts(posts) => self.show_all(posts),
             Input::Lagged => self.catch_up_live(),
-            Input::CaughtUp(caught) => self.on_caught_up(&caught),
+            Input::CaughtUp(caught) => self.on_caught_up(caught),
             Input::Joined => self.on_joined(),
             Input::Answered(answer, reference) => self.on_answered(*answer, reference),
             Input::Planned(plan) => self.on_planned(*plan),
@@ -265,19 +281,24 @@ impl Session {
             Input::Tick => self.on_tick(),
             Input::Drain => self.on_drain(),
         }
+        self.go_on_draining();
         std::mem::take(&mut self.actions)
     }
 
     /// Whether live posts may be taken now.
     pub fn wants_posts(&self) -> bool {
-        matches!(self.phase, Phase::Live) && !self.snapshots.running()
+        matches!(self.phase, Phase::Live) && !self.snapshots.running() && self.held.is_empty()
     }
 
     /// Whether frames may be read now: everything that waits is bounded.
     pub fn reads(&self) -> bool {
         let early = self.early.len() < EARLY_FRAMES_MAX;
         let asked = self.asked + self.parked.len() < ASKED_MAX;
-        !matches!(self.phase, Phase::Closed) && early && asked && self.pending.len() < PENDING_MAX
+        !matches!(self.phase, Phase::Closed)
+            && self.draining.is_none()
+            && early
+            && asked
+            && self.pending.len() < PENDING_MAX
     }
 
     /// Whether it is being let in.
@@ -311,8 +332,9 @@ impl Session {
         }
         let life = (self.pinged_at + config.ping_interval).min(self.heard_at + config.silence_timeout);
         let replies = self.pending.values().map(|pending| pending.deadline).min();
-        let playing = self.playing.as_ref().and_then(|playing| playing.next_tick(self.now));
-        [replies, playing].into_iter().flatten().fold(life, Duration::min)
+        let playing = self.playing.as_ref().and_then(|playing| playing.next_tick(self.allowance, self.now));
+        let drained = self.draining.map(|since| since + DRAIN);
+        [replies, playing, drained].into_iter().flatten().fold(life, Duration::min)
     }
 
     fn on_text(&mut self, text: &str, id: CommandId) {
@@ -356,46 +378,13 @@ impl Session {
         }
     }
 
-    /// Shows one post: the reply first, then the pushes, in the order of the log.
-    fn show(&mut self, post: &Post) {
-        let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
-        let delivery = &post.delivery;
-        if post.replaced {
-            self.replaced = true;
-            return self.close(Close::Replaced);
-        }
-        self.cursor = self.cursor.max(Some(delivery.offset));
-        if post.reply
-            && let Some(reply) = &delivery.reply
-            && let Some(pending) = self.settle(delivery.command)
-        {
-            self.actions.push(Action::Send(reply.text(&encoder, self.shape)));
-            if reply.frame.kind != "error" {
-                self.snapshots.ask(pending.snapshot);
-            }
-            self.unpark();
-        }
-        for (audience, shared) in post.pushes() {
-            if matches!(audience, Audience::Watchers { key, .. } if self.snapshots.covers(key, delivery.offset)) {
-                continue;
-            }
-            self.actions.push(Action::Send(shared.text(&encoder, self.shape)));
-            if let Some(me) = &mut self.me {
-                me.delivered += 1;
-            }
-        }
-        if let (Some((to, message)), Some(me)) = (delivery.message, &self.me)
-            && to == me.viewpoint.agent
-        {
-            self.unflushed.push(Command::DirectDelivered(direct::Delivered { message }));
-        }
-        if let Some((pattern, after)) = self.snapshots.next() {
-            self.actions.push(Action::Snapshot(pattern, after));
-        }
-    }
-
     fn on_flushed(&mut self) {
         self.actions.extend(self.unflushed.drain(..).map(Action::Report));
+        let running = self.snapshots.running();
+        let waits = |action: &Action| running && matches!(action, Action::CatchUp(_));
+        let (wait, go): (Vec<_>, Vec<_>) = self.later.drain(..).partition(waits);
+        self.later = wait;
+        self.actions.extend(go);
         self.play_on();
     }
 
@@ -434,7 +423,15 @@ impl Session {
         if self.me.is_some() {
             self.send(&Frame::new("system", "maintenance", &body));
         }
-        self.close(Close::Restart);
+        self.draining.get_or_insert(self.now);
+    }
+
+    /// While the server shuts down, what was asked is still answered, for a moment.
+    fn go_on_draining(&mut self) {
+        let Some(since) = self.draining else { return };
+        if self.pending.is_empty() || self.now >= since + DRAIN {
+            self.close(Close::Restart);
+        }
     }
 
     fn refuse(&mut self, refusal: &Refusal, reference: Option<Json>) {

@@ -17,7 +17,7 @@ use ringforge_command_api::{Asked, Caller};
 use ringforge_domain::{
     close::Close,
     ids::CommandId,
-    limits::{APPEND_RECORDS_MAX, REPLIES_BYTES_MAX},
+    limits::{APPEND_RECORDS_MAX, PENDING_BYTES_MAX, REPLIES_BYTES_MAX},
 };
 use tokio::sync::watch;
 use tracing::debug;
@@ -53,6 +53,8 @@ struct Connection {
     outbox: Arc<Outbox>,
     inside: Option<(Caller, Arc<Feed>)>,
     queued: Vec<Asked>,
+    /// Bytes of the frames they came in, about.
+    queued_bytes: usize,
     submitting: bool,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
 }
@@ -96,6 +98,7 @@ pub async fn serve(
         outbox: Arc::default(),
         inside: None,
         queued: Vec::new(),
+        queued_bytes: 0,
         submitting: false,
         work: FuturesUnordered::new(),
     };
@@ -123,8 +126,14 @@ impl Connection {
             let now = self.edge.services.clock.monotonic();
             let tick = self.session.next_tick().saturating_sub(now).max(Duration::from_millis(1));
             let idle = self.out.is_empty() && !self.unflushed;
-            let reads = !self.closing && self.session.reads() && self.out_bytes < REPLIES_BYTES_MAX;
+            let room = self.out_bytes < REPLIES_BYTES_MAX && self.queued_bytes < PENDING_BYTES_MAX;
+            let reads = !self.closing && self.session.reads() && room;
+            if !reads {
+                // While we do not read, the peer's silence is our own.
+                self.input(Input::Alive);
+            }
             let posts = idle && self.session.wants_posts();
+            let waiting = self.out_bytes;
             let next = self.next(reads, !idle, posts, tick, &mut draining).await;
             match next {
                 Next::Moved(moved) => {
@@ -138,6 +147,9 @@ impl Connection {
                 Next::Drain => self.input(Input::Drain),
             }
             self.submit();
+            if self.out_bytes < waiting {
+                self.written_at = self.edge.services.clock.monotonic();
+            }
             let waited = self.edge.services.clock.monotonic().saturating_sub(self.written_at);
             if (!self.out.is_empty() || self.unflushed) && waited > STALLED {
                 debug!("peer reads nothing");
@@ -202,7 +214,7 @@ impl Connection {
             Message::Text(text) => self.on_text(&text),
             Message::Binary(_) => self.input(Input::Binary),
             // tungstenite answers pings by itself; both are signs of life.
-            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Ping(_) | Message::Pong(_) => self.input(Input::Alive),
             Message::Close(_) => {
                 self.closing = true;
                 return false;
@@ -222,7 +234,11 @@ impl Connection {
 
     fn on_line(&mut self, line: &str) {
         let id = CommandId::from_bits(self.edge.services.ids.next());
+        let queued = self.queued.len();
         self.input(Input::Text(line, id));
+        if self.queued.len() > queued {
+            self.queued_bytes += line.len();
+        }
     }
 
     fn on_posts(&mut self) {
@@ -304,6 +320,9 @@ impl Connection {
         self.submitting = true;
         let count = self.queued.len().min(APPEND_RECORDS_MAX);
         let asked: Vec<Asked> = self.queued.drain(..count).collect();
+        if self.queued.is_empty() {
+            self.queued_bytes = 0;
+        }
         let (edge, caller) = (Arc::clone(&self.edge), caller.clone());
         let work = async move {
             let ids: Vec<CommandId> = asked.iter().map(|asked| asked.id).collect();
@@ -320,8 +339,21 @@ impl Connection {
         }
     }
 
+    /// Hands what was read before the end to the gate: whoever says goodbye right after a command meant it.
+    async fn submit_rest(&mut self) {
+        while self.submitting || !self.queued.is_empty() {
+            self.submit();
+            match self.work.next().await {
+                Some(Work::Submitted(_)) => self.submitting = false,
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
     /// Leaves the fleet, waits for the peer's goodbye, and lets the log know later.
     async fn end(mut self) {
+        let _ = tokio::time::timeout(GOODBYE, self.submit_rest()).await;
         if let (Some((_, feed)), Some((viewpoint, _))) = (&self.inside, self.session.me()) {
             feed.fleet().leave(viewpoint.session);
         }

@@ -143,7 +143,7 @@ impl Session {
 
     fn catch_up(&mut self, step: Step) {
         self.phase = Phase::CatchingUp(step.clone());
-        self.actions.push(Action::CatchUp(step));
+        self.fetch(Action::CatchUp(step));
     }
 
     /// Reads on from the log after the last thing that was shown.
@@ -153,11 +153,11 @@ impl Session {
         }
     }
 
-    pub(super) fn on_caught_up(&mut self, caught: &Caught) {
+    pub(super) fn on_caught_up(&mut self, caught: Caught) {
         let Phase::CatchingUp(step) = &self.phase else { return };
         let step = step.clone();
         let started = self.cursor;
-        caught.posts.iter().for_each(|post| self.show(post));
+        self.show_all(caught.posts);
         if matches!(self.phase, Phase::Closed) {
             return;
         }

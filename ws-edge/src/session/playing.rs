@@ -8,7 +8,7 @@ use ringforge_domain::{
     code::{Code, Refusal},
     frame::Frame,
     json::Json,
-    limits::REPLAY_BURST,
+    limits::{PAGE_BYTES_MAX, REPLAY_BURST},
     replay::Request,
     verdict::Verdict,
 };
@@ -30,17 +30,21 @@ pub struct Playing {
     planned: bool,
     delivered: u64,
     next_cursor: Option<String>,
-    allowance: Allowance,
 }
 
 /// A token bucket in whole items.
 #[derive(Clone, Copy, Debug)]
-struct Allowance {
+pub struct Allowance {
     items: u32,
     since: Duration,
 }
 
 impl Allowance {
+    /// As much as is allowed at once.
+    pub fn full(now: Duration) -> Self {
+        Self { items: REPLAY_BURST, since: now }
+    }
+
     fn refill(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.since).as_millis() * u128::from(REPLAY_BURST) / 1_000;
         if passed > 0 {
@@ -52,8 +56,8 @@ impl Allowance {
 
 impl Playing {
     /// When there will be an allowance again, if that is what it waits for.
-    pub fn next_tick(&self, now: Duration) -> Option<Duration> {
-        (self.planned && !self.fetching && self.allowance.items == 0).then(|| now + Duration::from_millis(10))
+    pub fn next_tick(&self, allowance: Allowance, now: Duration) -> Option<Duration> {
+        (self.planned && !self.fetching && allowance.items == 0).then(|| now + Duration::from_millis(10))
     }
 }
 
@@ -71,7 +75,6 @@ impl Session {
             planned: false,
             delivered: 0,
             next_cursor: None,
-            allowance: Allowance { items: REPLAY_BURST, since: self.now },
         });
         self.actions.push(Action::Plan(Box::new(request)));
     }
@@ -105,11 +108,11 @@ impl Session {
         if playing.waiting.is_empty() {
             return self.play_end();
         }
-        playing.allowance.refill(now);
-        let count = PART.min(playing.allowance.items as usize).min(playing.waiting.len());
+        self.allowance.refill(now);
+        let count = PART.min(self.allowance.items as usize).min(playing.waiting.len());
         if count > 0 {
             playing.fetching = true;
-            playing.allowance.items -= u32::try_from(count).unwrap_or(0);
+            self.allowance.items -= u32::try_from(count).unwrap_or(0);
             self.actions.push(Action::Play(playing.waiting.drain(..count).collect()));
         }
     }
@@ -146,6 +149,20 @@ impl Session {
 
     /// One frame for a part: gzip of its items as JSON lines, in base64, with its size before.
     fn send_compressed(&mut self, playing: &Playing, items: &[Frame]) {
+        for part in items.chunk_by({
+            let mut bytes = 0;
+            move |item, _| {
+                bytes += item.len();
+                let fits = bytes <= PAGE_BYTES_MAX / 2;
+                bytes = if fits { bytes } else { 0 };
+                fits
+            }
+        }) {
+            self.send_part(playing, part);
+        }
+    }
+
+    fn send_part(&mut self, playing: &Playing, items: &[Frame]) {
         let mut lines = Vec::new();
         for item in items {
             let text = ringforge_domain::frame::encode(item, self.shape, None);

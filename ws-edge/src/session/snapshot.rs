@@ -85,7 +85,7 @@ impl Session {
             self.send(&Frame::new("memory", "entry", &json!({ "entry": entry, "snapshot": true })));
         }
         if let Some(next) = page.next {
-            self.actions.push(Action::Snapshot(cover.pattern.clone(), Some(next)));
+            self.fetch(Action::Snapshot(cover.pattern.clone(), Some(next)));
             self.snapshots.running = Some(cover);
             return;
         }
@@ -97,9 +97,11 @@ impl Session {
         self.begin_snapshot();
     }
 
+    /// The next one, or what waited for them.
     fn begin_snapshot(&mut self) {
-        if let Some((pattern, after)) = self.snapshots.next() {
-            self.actions.push(Action::Snapshot(pattern, after));
+        match self.snapshots.next() {
+            Some((pattern, after)) => self.fetch(Action::Snapshot(pattern, after)),
+            None => self.show_all([]),
         }
     }
 }

@@ -5,7 +5,13 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture};
 use ringforge_command_api::Caller;
 use ringforge_domain::{
-    code::Refusal, glob, ids::CommandId, limits::PAGE_MAX, memory::Entry, position::Offset, row::State,
+    code::Refusal,
+    glob,
+    ids::CommandId,
+    limits::{PAGE_BYTES_MAX, PAGE_MAX},
+    memory::Entry,
+    position::Offset,
+    row::State,
 };
 use ringforge_ports::Error;
 use ringforge_query_api::{Asker, answer, history, memory, unavailable};
@@ -135,14 +141,18 @@ impl Inside {
 
     async fn snapshot(&self, asker: &Asker, pattern: &str, after: Option<String>) -> Result<Snapshotted, Refusal> {
         let (found, now) = memory::matching(&self.edge.services, asker, pattern, after).await?;
-        let full = found.rows.len() == PAGE_MAX as usize;
-        let next = found.rows.last().filter(|_| full).map(|row| row.key().key);
-        let entries = found.rows.iter().filter_map(Entry::of).filter(|entry| glob::matches(pattern, &entry.key));
-        let entries = entries.filter_map(|entry| {
-            let shown = entry.shown(now, &asker.encoder, true, 0)?;
-            Some((entry.key.clone(), entry.changed.event.offset, shown))
-        });
-        Ok(Snapshotted { entries: entries.collect(), upto: found.applied.upto, next })
+        let mut next = found.rows.last().filter(|_| found.rows.len() == PAGE_MAX as usize).map(|row| row.key().key);
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for entry in found.rows.iter().filter_map(Entry::of).filter(|entry| glob::matches(pattern, &entry.key)) {
+            let Some(shown) = entry.shown(now, &asker.encoder, true, 0) else { continue };
+            entries.push((entry.key.clone(), entry.changed.event.offset, shown));
+            bytes += entry.content.as_ref().map_or(0, |content| content.value.text().len());
+            if bytes > PAGE_BYTES_MAX {
+                next = Some(entry.key.clone());
+                break;
+            }
+        }
+        Ok(Snapshotted { entries, upto: found.applied.upto, next })
     }
 }
 
