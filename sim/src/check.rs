@@ -1,6 +1,6 @@
 //! The guarantees, checked over everything that was written, read, sent and answered. Each failure names its guarantee.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use ringforge_domain::{
@@ -115,13 +115,15 @@ pub fn what(frame: &Value) -> Option<String> {
 
 /// What a client read, for people.
 fn story(link: &Link) -> String {
-    let mut story = format!(", resumes after {:?}:\n", link.resume);
+    let mut text = format!(", resumes after {:?}:\n", link.resume);
     for frame in &link.frames {
-        let line = |name: &str| frame[name].as_str().unwrap_or("").to_owned();
-        let detail = [line("ref"), line("key"), line("change"), line("message_id"), line("code")].join(" ");
-        story += &format!("  {} {}/{} {detail}\n", frame["position"], line("type"), line("event"));
+        let field = |name: &str| frame[name].as_str().unwrap_or("").to_owned();
+        let detail = [field("ref"), field("key"), field("change"), field("message_id"), field("code")].join(" ");
+        let place = &frame["position"];
+        writeln!(text, "  {place} {}/{} {detail}", field("type"), field("event"))
+            .expect("writing to a String cannot fail");
     }
-    story
+    text
 }
 
 /// One connection, as its client saw it.
@@ -147,7 +149,7 @@ impl Seen<'_> {
         if let (Some(_), Some(resumed)) = (self.link.resume, resumed) {
             ensure!(resumed["recovered"] == true, "G11: nothing was trimmed, and the resume was refused: {resumed}");
         }
-        let after = self.link.resume.map(Some).unwrap_or_else(|| began.checked_sub(1));
+        let after = self.link.resume.map_or_else(|| began.checked_sub(1), Some);
         self.order(after)?;
         for frame in &self.link.frames {
             let (Some(position), Some(what)) = (frame["position"].as_u64(), what(frame)) else { continue };
@@ -283,12 +285,11 @@ fn answers(world: &World, fleet: usize, truth: &Truth) -> Result<()> {
             let session = told.session.map(|id| id.to_string());
             ensure!(session == link.session, "G2: {reference} has another session");
         }
-        match &sent.answer {
-            Some(answer) => answered(sent, answer, told)?,
-            None => {
-                let complete = Seen { world, truth, link, at: sent.link }.complete();
-                ensure!(!complete, "{reference} was never answered: {}", sent.body);
-            }
+        if let Some(answer) = &sent.answer {
+            answered(sent, answer, told)?;
+        } else {
+            let complete = Seen { world, truth, link, at: sent.link }.complete();
+            ensure!(!complete, "{reference} was never answered: {}", sent.body);
         }
     }
     Ok(())

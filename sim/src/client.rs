@@ -134,9 +134,9 @@ impl Client {
     /// A command or a question of some kind, without `ref`.
     pub fn wish(&mut self, peers: &[String], loud: bool, rng: &mut Rng) -> Value {
         match rng.below(100) {
-            0..30 => self.activity(peers, loud, rng),
+            0..30 => Self::activity(peers, loud, rng),
             30..62 => self.memory(rng),
-            62..74 => self.subscription(rng),
+            62..74 => Self::subscription(rng),
             74..86 => self.direct(peers, rng),
             86..92 => match rng.below(2) {
                 0 => json!({ "type": "presence", "action": "update", "state": rng.pick(&["busy", "online", "away"]) }),
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    fn activity(&self, peers: &[String], loud: bool, rng: &mut Rng) -> Value {
+    fn activity(peers: &[String], loud: bool, rng: &mut Rng) -> Value {
         let mut wish = json!({ "type": "activity", "action": "broadcast", "event": { "kind": rng.pick(&KINDS) } });
         if loud {
             wish["event"]["description"] = json!("x".repeat(9_000));
@@ -189,7 +189,7 @@ impl Client {
         wish
     }
 
-    fn subscription(&self, rng: &mut Rng) -> Value {
+    fn subscription(rng: &mut Rng) -> Value {
         match rng.below(7) {
             0..2 => json!({ "type": "activity", "action": "subscribe", "tags": [rng.pick(&TAGS)] }),
             2 => json!({ "type": "activity", "action": "subscribe", "kinds": [rng.pick(&KINDS)] }),

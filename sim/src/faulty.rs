@@ -51,6 +51,12 @@ impl Fate {
         lock(&self.inner).1 = odds;
     }
 
+    /// No more faults but those of the bus.
+    pub fn calm_but_bus(&self) {
+        let odds = lock(&self.inner).1;
+        self.draw(Odds { refused: 0, unknown: 0, waits: 0, ..odds });
+    }
+
     /// No more faults.
     pub fn calm(&self) {
         self.draw(Odds::default());

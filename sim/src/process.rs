@@ -135,14 +135,13 @@ impl Process {
             Poll::Pending if self.monotonic() >= deadline => Poll::Ready(None),
             polled => polled.map(Result::ok),
         });
-        match verdict.await {
-            Some(verdict) => self.edge.finish(begun, &verdict).await,
-            None => {
-                self.tally.note("situation: entrance given up");
-                let process = Arc::clone(&self);
-                self.see_out(async move { process.edge.finish(begun, &taken.await.ok()?).await.ok() }.boxed());
-                Err(Refusal::new(Code::Timeout))
-            }
+        if let Some(verdict) = verdict.await {
+            self.edge.finish(begun, &verdict).await
+        } else {
+            self.tally.note("situation: entrance given up");
+            let process = Arc::clone(&self);
+            self.see_out(async move { process.edge.finish(begun, &taken.await.ok()?).await.ok() }.boxed());
+            Err(Refusal::new(Code::Timeout))
         }
     }
 

@@ -37,6 +37,7 @@ impl Rng {
     }
 
     /// Another row, decided by this one.
+    #[must_use]
     pub fn fork(&mut self) -> Self {
         Self::new(self.word())
     }

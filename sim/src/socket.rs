@@ -22,9 +22,10 @@ use crate::{process::Process, rng::Rng, tally::Tally};
 /// Messages that fit between server and client.
 const PIPE: usize = 6;
 /// As in `ws-edge::socket`: how long a peer may take to read nothing at all.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_mins(1);
 
 /// The server's side of a connection.
+#[expect(clippy::struct_excessive_bools, reason = "what the real loop keeps in its locals")]
 pub struct Socket {
     /// Its process.
     pub process: Arc<Process>,
@@ -191,26 +192,22 @@ impl Socket {
     }
 
     fn note(&mut self, input: &Input<'_>) {
-        match input {
-            Input::Joined => {
-                if std::mem::take(&mut self.lagging) {
-                    self.tally.note("situation: connection lagged and caught up");
-                }
-                if !self.outbox.is_empty() {
-                    self.tally.note("situation: history joined live within the tail");
-                }
+        if let Input::Joined = input {
+            if std::mem::take(&mut self.lagging) {
+                self.tally.note("situation: connection lagged and caught up");
             }
-            _ => {}
+            if !self.outbox.is_empty() {
+                self.tally.note("situation: history joined live within the tail");
+            }
         }
     }
 
     fn posts(&mut self) {
-        match self.outbox.take() {
-            Ok(posts) => self.input(Input::Posts(posts)),
-            Err(_) => {
-                self.lagging = true;
-                self.input(Input::Lagged);
-            }
+        if let Ok(posts) = self.outbox.take() {
+            self.input(Input::Posts(posts));
+        } else {
+            self.lagging = true;
+            self.input(Input::Lagged);
         }
     }
 

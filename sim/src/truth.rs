@@ -120,7 +120,7 @@ impl Truth {
     fn take(&mut self, event: &Event, verdict: &Verdict, tally: &Tally) -> Result<()> {
         let offset = event.at.position.offset.0;
         self.answer(event, verdict)?;
-        if let Some(reference) = event.at.header.reference.as_ref().and_then(|reference| reference.as_str()) {
+        if let Some(reference) = event.at.header.reference.as_ref().and_then(ringforge_domain::json::Json::as_str) {
             let told = Told {
                 offset: verdict.first.map_or(offset, |first| first.offset.0),
                 applied: matches!(verdict.outcome, Outcome::Applied(_)),

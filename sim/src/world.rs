@@ -166,7 +166,7 @@ impl World {
             return;
         }
         let at = *self.rng.pick(&open);
-        for _ in 0..1 + self.rng.below(4) {
+        for _ in 0..=self.rng.below(4) {
             if !self.serve_link(at) {
                 return;
             }
@@ -220,7 +220,7 @@ impl World {
         let followed = process.followed();
         if followed > 0 {
             let which = self.rng.index(followed);
-            for _ in 0..1 + self.rng.below(3) {
+            for _ in 0..=self.rng.below(3) {
                 process.follow(which)?;
             }
         }
@@ -255,15 +255,19 @@ impl World {
     /// A role met what it must never meet, or there is no end.
     pub fn come_to_rest(&mut self) -> anyhow::Result<()> {
         self.calm = true;
-        self.fate.calm();
+        self.fate.calm_but_bus();
         self.mend()?;
-        // Long enough for leases to end, their sessions to be ended, and everyone to hear of it.
-        for round in 0..24 {
+        // Long enough for leases to end, their sessions to be ended; then everyone has to hear of it although the bus was bad
+        // to the last and nothing more happens.
+        for round in 0..30 {
+            if round == 20 {
+                self.fate.calm();
+            }
             self.settle()?;
             self.return_home();
             self.settle()?;
             self.tick();
-            self.clock.advance(Duration::from_millis(if round < 12 { 2_000 } else { 300 }));
+            self.clock.advance(Duration::from_millis(if round < 20 { 2_000 } else { 300 }));
             self.tick();
         }
         self.settle()?;

@@ -92,7 +92,9 @@ pub struct View {
 #[async_trait]
 impl Live for View {
     async fn publish(&self, news: &[News]) -> Result<(), Error> {
-        news.iter().for_each(|news| self.bus.publish(news));
+        for news in news {
+            self.bus.publish(news);
+        }
         Ok(())
     }
 

@@ -108,20 +108,19 @@ impl World {
     fn ask(&mut self, who: usize) {
         let Some(link) = self.clients[who].link else { return };
         let again = self.repeat(who);
-        let (body, key) = match again {
-            Some(known) => known,
-            None => {
-                let fleet = self.clients[who].fleet;
-                let peers: Vec<String> =
-                    self.clients.iter().filter(|peer| peer.fleet == fleet).map(|peer| peer.name.clone()).collect();
-                let loud = self.rng.chance(self.loud);
-                let mut body = self.clients[who].wish(&peers, loud, &mut self.rng);
-                let key = self.rng.chance(400).then(|| format!("key{}", self.sent.len()));
-                if let Some(key) = &key {
-                    body["idempotency_key"] = json!(key);
-                }
-                (body, key)
+        let (body, key) = if let Some(known) = again {
+            known
+        } else {
+            let fleet = self.clients[who].fleet;
+            let peers: Vec<String> =
+                self.clients.iter().filter(|peer| peer.fleet == fleet).map(|peer| peer.name.clone()).collect();
+            let loud = self.rng.chance(self.loud);
+            let mut body = self.clients[who].wish(&peers, loud, &mut self.rng);
+            let key = self.rng.chance(400).then(|| format!("key{}", self.sent.len()));
+            if let Some(key) = &key {
+                body["idempotency_key"] = json!(key);
             }
+            (body, key)
         };
         let reference = self.clients[who].reference();
         let mut frame = body.clone();
