@@ -19,7 +19,7 @@ fn append(criterion: &mut Criterion) {
     let log = EmbeddedLog::open(&folder.path().join("log.db"), 2, SystemClock::start()).expect("a log");
     let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(2) };
     let record = Record { scope, bytes: Arc::from([7; 300]) };
-    let mut group = criterion.benchmark_group("log append, records of 300 bytes a commit");
+    let mut group = criterion.benchmark_group("log-append");
     for count in [1, 10, 100] {
         group.throughput(Throughput::Elements(count));
         let records = vec![record.clone(); usize::try_from(count).expect("small")];

@@ -68,14 +68,14 @@ fn text(criterion: &mut Criterion) {
             ),
         ),
         (
-            "set, wrapped",
+            "set-wrapped",
             format!(
                 r#"{{"type":"memory","action":"set","ref":1,"payload":{{"key":"a/b","value":"{value}","tags":["x"]}}}}"#
             ),
         ),
         ("ping", r#"{"type":"ping","ref":1}"#.to_owned()),
     ];
-    let mut group = criterion.benchmark_group("session, text to actions");
+    let mut group = criterion.benchmark_group("session");
     for (name, text) in texts {
         let mut session = live(&config);
         let mut count = 0;
