@@ -1,6 +1,7 @@
 //! From nothing to ready and back: opens the stores, starts the roles, says so, and on SIGTERM ends within ten seconds.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -163,25 +164,46 @@ async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Opens the read models of this log. Those of another log, or ahead of it (the disk lost the log's end), are made anew.
+/// Opens the read models of this log. Those that are ahead of it (a disk lost its end, a backup was restored) are made anew.
 async fn open_reads(data: &Path, generation: Generation, log: &EmbeddedLog) -> anyhow::Result<Arc<dyn Reads>> {
     let path = data.join(names::reads_file(generation));
-    let reads = SqliteReads::open(&path).await.with_context(|| {
-        format!("cannot open the read models in {}; delete them to have them made anew", path.display())
-    })?;
+    let open = async || {
+        SqliteReads::open(&path).await.with_context(|| {
+            format!("cannot open the read models in {}; delete them to have them made anew", path.display())
+        })
+    };
+    let reads = open().await?;
     for partition in PARTITIONS {
-        let applied = reads.load(partition, &std::collections::BTreeSet::new()).await?.applied;
+        let applied = reads.load(partition, &BTreeSet::new()).await?.applied;
         let end = log.bounds(partition).await?.end;
         if applied.upto > end {
-            bail!(
-                "the read models in {} are ahead of the log ({} beyond {}): delete them to have them made anew",
-                path.display(),
-                applied.upto.0,
-                end.0
+            warn!(
+                partition = partition.0,
+                applied = applied.upto.0,
+                end = end.0,
+                "the log is shorter than what was read from it: its end is lost; the read models are made anew"
             );
+            reads.close().await;
+            delete_database(&path)?;
+            return Ok(open().await?);
         }
     }
     Ok(reads)
+}
+
+/// Deletes a SQLite database and what belongs to it.
+fn delete_database(path: &Path) -> anyhow::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot delete {}", Path::new(&file).display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: tokio::sync::mpsc::Sender<String>) {

@@ -84,6 +84,34 @@ async fn a_killed_server_and_a_rebuild_come_to_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_restored_from_a_backup_is_served_as_it_is() {
+    let mut server = Server::plain();
+    load(&server, "kept").await;
+    assert_eq!(server.terminate(), Some(0));
+    let (log, backup) = (server.data().join(names::LOG_FILE), server.data().join("backup"));
+    fs::copy(&log, &backup).expect("a backup");
+    server.restart();
+    let mut ada = enter(&server, "ada").await;
+    let set = json!({ "type": "memory", "action": "set", "key": "lost", "value": 1, "ref": 1 });
+    let lost = ada.ask(&set).await["event_id"].clone();
+    ada.close().await;
+    assert_eq!(server.terminate(), Some(0));
+    assert!(!log.with_extension("db-wal").exists(), "a log that was closed is one file");
+    fs::rename(&backup, &log).expect("the backup is restored");
+
+    server.restart();
+    let more = json!({ "presence": "none", "last_event_id": lost });
+    let (mut ada, _) = Client::enter(server.ws_url(), server.first_key(), "ada", more).await;
+    let resumed = ada.frame_where(|frame| frame["event"] == "resumed").await;
+    assert_eq!(resumed["recovered"], false, "what was seen is not in this log: {resumed}");
+    let get = json!({ "type": "memory", "action": "get", "key": "lost", "ref": 1 });
+    assert_eq!(ada.ask(&get).await["code"], "not_found");
+    ada.close().await;
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(kept(&server.data()).await, folded(&server.data()).await, "made anew from what the log holds");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_is_varied() {
     let mut server = Server::plain();
     load(&server, "first").await;

@@ -69,6 +69,12 @@ impl SqliteReads {
         Ok(Arc::new(Self { writer, readers }))
     }
 
+    /// Ends all connections: once this has resolved the file may be deleted.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
     /// Asks one statement whose answer is `applied, time, total, body`.
     async fn found(&self, query: Question<'_, FoundLine>) -> Result<Found, Error> {
         let lines = query.fetch_all(&self.readers).await.map_err(|error| failed("read", &error))?;
