@@ -2,6 +2,8 @@
 
 mod outcome;
 
+use std::time::Duration;
+
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,18 +12,18 @@ pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, EXPIRED, Expire, E
 
 use crate::{
     catalog::Act,
-    code::Refusal,
+    code::{Code, Refusal},
     event::{At, Header},
     frame::{Frame, Shown},
     ids::{AgentId, MessageId, Scope},
     interest::Audience,
     json::{self, Json},
     limits::{
-        Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX, MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX,
-        ttl_micros,
+        IN_FLIGHT_MAX, IN_FLIGHT_RETRY_MS, Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX,
+        MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX, ttl_micros,
     },
     position::{LogTime, Offset},
-    presence::{self, own},
+    presence::{self, Agent, own},
     row::{Needs, Row, RowIndex, RowKey, Rows},
     verdict::{Applied, Index, Stream},
 };
@@ -91,7 +93,7 @@ impl Notice {
     }
 }
 
-/// How many messages wait.
+/// How many messages wait, if any do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailCount {
     /// Whose.
@@ -161,7 +163,7 @@ pub enum Sent {
     Sent,
     /// Waiting for an absent one.
     Queued,
-    /// The recipient's mailbox is full.
+    /// The mailbox of an absent one is full.
     MailboxFull,
 }
 
@@ -177,18 +179,41 @@ fn counted(scope: Scope, to: AgentId, from: AgentId) -> [RowKey; 2] {
     [RowKey::mail_count(scope, to, None), RowKey::mail_count(scope, to, Some(from))]
 }
 
-/// Both counts, one up or down.
-fn counts(rows: &Rows, scope: Scope, to: AgentId, from: AgentId, change: impl Fn(u32) -> u32) -> Vec<Row> {
-    let count = |sender: Option<AgentId>| {
-        let known: Option<&MailCount> = rows.get(&RowKey::mail_count(scope, to, sender));
-        let count = change(known.map_or(0, |known| known.count));
-        Row::MailCount(MailCount { scope, to, from: sender, count })
-    };
-    vec![count(None), count(Some(from))]
+/// One message more or less from one agent to another. Where nothing waits there is no row.
+fn count<E>(
+    mut applied: Applied<E>,
+    rows: &Rows,
+    (scope, to, from): (Scope, AgentId, AgentId),
+    change: impl Fn(u32) -> u32,
+) -> Applied<E> {
+    for from in [None, Some(from)] {
+        let key = RowKey::mail_count(scope, to, from);
+        match change(waiting(rows, &key)) {
+            0 => applied.gone.push(key),
+            count => applied.rows.push(Row::MailCount(MailCount { scope, to, from, count })),
+        }
+    }
+    applied
 }
 
 fn waiting(rows: &Rows, key: &RowKey) -> u32 {
     rows.get::<MailCount>(key).map_or(0, |known| known.count)
+}
+
+/// What becomes of one more message. A mailbox is for who is away: what is on its way to a connected agent has a bound of its
+/// own, and none of it is dropped when that agent leaves.
+fn sent(rows: &Rows, scope: Scope, from: &Agent, to: &Agent) -> Result<Sent, Refusal> {
+    let [all, pair] = counted(scope, to.id, from.id).map(|key| waiting(rows, &key));
+    match to.session {
+        Some(_) if all >= IN_FLIGHT_MAX => {
+            Err(Refusal::because(Code::Overloaded, "Too many messages are on their way to this agent.")
+                .with("limit", IN_FLIGHT_MAX)
+                .after_ms(IN_FLIGHT_RETRY_MS))
+        }
+        Some(_) => Ok(Sent::Sent),
+        None if all >= MAILBOX_MAX || pair >= MAILBOX_PAIR_MAX => Ok(Sent::MailboxFull),
+        None => Ok(Sent::Queued),
+    }
 }
 
 impl Act for Send {
@@ -225,13 +250,7 @@ impl Act for Send {
         let from = own(at, rows)?;
         let to = presence::resolve(scope, &self.to, rows);
         let to = to.ok_or_else(|| Refusal::not_found("There is no such agent in this fleet."))?;
-        let [all, pair] = counted(scope, to.id, from.id);
-        let full = waiting(rows, &all) >= MAILBOX_MAX || waiting(rows, &pair) >= MAILBOX_PAIR_MAX;
-        let status = match (full, &to.session) {
-            (true, _) => Sent::MailboxFull,
-            (false, Some(_)) => Sent::Sent,
-            (false, None) => Sent::Queued,
-        };
+        let status = self::sent(rows, scope, from, to)?;
         let id = MessageId::of(at.header.command_id);
         let expires_at = at.time.plus(ttl_micros(self.seconds()));
         let effect = SendEffect { message: id, to: to.id, from_name: from.name.clone(), status, expires_at };
@@ -239,12 +258,12 @@ impl Act for Send {
             stream: Stream::Direct,
             label: Some("message".to_owned()),
             subject: Some(id.to_string()),
-            parties: vec![from.id, to.id],
+            parties: if status == Sent::MailboxFull { vec![from.id] } else { vec![from.id, to.id] },
             ..Index::default()
         };
         let mut applied = Applied::new(effect).indexed(index);
         if status != Sent::MailboxFull {
-            applied.rows = counts(rows, scope, to.id, from.id, |count| count + 1);
+            applied = count(applied, rows, (scope, to.id, from.id), |count| count + 1);
             applied = applied.row(Row::Message(Message {
                 scope,
                 id,
@@ -271,7 +290,8 @@ impl Act for Send {
         let shown = match effect.status {
             Sent::Sent => shown,
             Sent::Queued => {
-                let seconds = (effect.expires_at.0 - at.time.0) / 1_000_000;
+                let micros = u64::try_from(effect.expires_at.0 - at.time.0).unwrap_or_default();
+                let seconds = Duration::from_micros(micros).as_secs_f64();
                 let (to, frame) = told("queued", &format!("agent_offline (queued for {seconds} s)"));
                 shown.push(to, frame)
             }

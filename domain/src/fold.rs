@@ -127,7 +127,11 @@ fn answered(rows: &Rows, at: &At) -> Option<(Outcome, Option<First>)> {
     Some((answer.outcome.clone(), Some(answer.first)))
 }
 
+/// Keeps the answer for those who ask again, unless it says that asking again may help.
 fn remember(rows: &mut Rows, at: &At, outcome: &Outcome) {
+    if matches!(outcome, Outcome::Refused(refusal) if refusal.code.retryable()) {
+        return;
+    }
     let (Some(agent), Some(key)) = (at.header.agent_id, at.header.idempotency_key.clone()) else { return };
     rows.put(Row::Answer(Box::new(Answer {
         scope: at.scope(),

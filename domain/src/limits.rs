@@ -81,10 +81,14 @@ pub const CAPABILITIES_MAX: usize = 64;
 /// Bytes of the text that memory search looks at.
 pub const SEARCH_TEXT_BYTES_MAX: usize = 64 << 10;
 
-/// Messages waiting for one recipient from one sender.
+/// Messages waiting for one absent recipient from one sender.
 pub const MAILBOX_PAIR_MAX: u32 = 100;
-/// Messages waiting for one recipient.
+/// Messages waiting for one absent recipient.
 pub const MAILBOX_MAX: u32 = 1_000;
+/// Messages on their way to one connected recipient; one more is refused.
+pub const IN_FLIGHT_MAX: u32 = 10_000;
+/// When to try again then, in milliseconds.
+pub const IN_FLIGHT_RETRY_MS: u64 = 1_000;
 /// How long a message waits: normal.
 pub const MAIL_SECONDS: f64 = 300.0;
 /// How long a message waits: priority high or critical.

@@ -149,7 +149,7 @@ impl Truth {
         let (Some(agent), Some(key)) = (header.agent_id, &header.idempotency_key) else { return Ok(()) };
         if let Outcome::Refused(refusal) = &verdict.outcome
             && (refusal.details.get("reason").is_some_and(|reason| reason == "replaced")
-                || refusal.code == Code::Timeout)
+                || refusal.code.retryable())
         {
             return Ok(());
         }

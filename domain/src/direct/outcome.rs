@@ -4,7 +4,7 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Echo, KIND, Message, Notice, counted, counts, status};
+use super::{Echo, KIND, Message, Notice, count, counted, status};
 use crate::{
     catalog::Act,
     code::Refusal,
@@ -52,6 +52,11 @@ fn kept(at: &At, rows: &Rows, message: &Message) -> Option<Row> {
     events.push(at.position.offset);
     let expires_at = at.time.plus(ttl_micros(MAIL_SECONDS_MAX));
     Some(Row::Notice(Notice { scope, message: message.id, owner: message.from, events, expires_at }))
+}
+
+/// It no longer waits.
+fn one_less<E>(applied: Applied<E>, rows: &Rows, message: &Message) -> Applied<E> {
+    count(applied, rows, (message.scope, message.to, message.from), |count| count.saturating_sub(1))
 }
 
 /// A status of a message, to its sender.
@@ -103,8 +108,8 @@ impl Act for Delivered {
         }
         let effect = DeliveredEffect { from: message.from, to: message.to, echo: message.echo.clone() };
         let mut applied = Applied::new(effect);
-        applied.rows = counts(rows, message.scope, message.to, message.from, |count| count.saturating_sub(1));
         applied.rows.extend(kept(at, rows, message));
+        applied = one_less(applied, rows, message);
         if message.ack {
             let expires_at = at.time.plus(ttl_micros(super::MAIL_URGENT_SECONDS));
             return Ok(applied.row(Row::Message(Message { delivered: true, expires_at, ..message.clone() })));
@@ -160,7 +165,7 @@ impl Act for Ack {
         let mut applied = Applied::new(AckEffect { from, to, echo, delivers });
         applied.rows.extend(kept(at, rows, message));
         if delivers {
-            applied.rows.extend(counts(rows, message.scope, to, from, |count| count.saturating_sub(1)));
+            applied = one_less(applied, rows, message);
         }
         Ok(applied.without(RowKey::message(message.scope, message.id)))
     }
@@ -250,8 +255,8 @@ impl Act for Expire {
         };
         if !message.delivered {
             let (from, to) = (message.from, message.to);
-            applied.rows = counts(rows, scope, to, from, |count| count.saturating_sub(1));
             applied.rows.extend(kept(at, rows, message).filter(|_| !over));
+            applied = one_less(applied, rows, message);
             applied.effect.undelivered = Some(DeliveredEffect { from, to, echo: message.echo.clone() });
             applied.index = Index {
                 stream: Stream::Direct,

@@ -30,7 +30,9 @@ fn status_of(told: &Folded) -> Sent {
 
 fn waiting_for(world: &World, to: &Member, from: Option<&Member>) -> u32 {
     let key = RowKey::mail_count(to.scope, to.agent, from.map(|from| from.agent));
-    world.row::<MailCount>(&key).map_or(0, |known| known.count)
+    let count = world.row::<MailCount>(&key).map(|known| known.count);
+    assert_ne!(count, Some(0), "where nothing waits there is no row");
+    count.unwrap_or_default()
 }
 
 fn mail(world: &World, id: MessageId) -> Option<&Message> {
@@ -99,6 +101,16 @@ fn a_message_to_an_absent_agent_is_queued() {
 }
 
 #[test]
+fn a_short_wait_is_told_as_it_is() {
+    let (mut world, ada, bob) = pair();
+    world.leaves(&bob);
+    for (ttl, told) in [(0.25, "0.25"), (1.5, "1.5"), (2.0, "2"), (0.000_000_5, "0.000001")] {
+        let queued = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ttl": ttl})));
+        assert_eq!(queued.pushed("queued")["reason"], format!("agent_offline (queued for {told} s)"));
+    }
+}
+
+#[test]
 fn an_agent_may_write_to_itself_and_by_id() {
     let (mut world, ada, bob) = pair();
     let told = world.when(&ada, send(json!({"to": "ada", "payload": 1})));
@@ -135,6 +147,7 @@ fn a_mailbox_takes_so_many_of_one_sender() {
     assert_eq!((&failed["reason"], &failed["correlation_id"]), (&json!("mailbox_full"), &json!("c")));
     assert_eq!([&ada, &bob].map(|member| world.inbox(&told, member).len()), [1, 0]);
     assert!(mail(&world, id(&told)).is_none());
+    assert_eq!(told.verdict.index.parties, [ada.agent], "the recipient never hears of it, in a replay neither");
     assert_eq!(waiting_for(&world, &bob, Some(&ada)), MAILBOX_PAIR_MAX);
     assert_eq!(status_of(&world.when(&eve, send(json!({"to": "bob", "payload": 1})))), Sent::Queued);
     world.internal(&bob, Delivered { message: first.expect("sent") });
@@ -144,6 +157,7 @@ fn a_mailbox_takes_so_many_of_one_sender() {
 #[test]
 fn a_mailbox_takes_so_many_in_all() {
     let (mut world, _, bob) = pair();
+    world.leaves(&bob);
     let senders = MAILBOX_MAX / MAILBOX_PAIR_MAX;
     let mut last = None;
     for sender in 0..=senders {
@@ -153,6 +167,50 @@ fn a_mailbox_takes_so_many_in_all() {
         }
     }
     assert_eq!((last, waiting_for(&world, &bob, None)), (Some(Sent::MailboxFull), MAILBOX_MAX));
+}
+
+/// As if so many messages were on their way.
+fn already(world: &mut World, to: &Member, from: &Member, count: u32) {
+    for from in [None, Some(from.agent)] {
+        let row = Row::MailCount(MailCount { scope: to.scope, to: to.agent, from, count });
+        world.store.rows.insert(row.key(), row);
+    }
+}
+
+#[test]
+fn what_is_on_its_way_to_a_connected_agent_does_not_fill_its_mailbox() {
+    let (mut world, ada, bob) = pair();
+    let mut sent = Vec::new();
+    for _ in 0..=MAILBOX_PAIR_MAX {
+        let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
+        assert_eq!(status_of(&told), Sent::Sent);
+        sent.push(id(&told));
+    }
+    world.leaves(&bob);
+    assert!(sent.iter().all(|id| mail(&world, *id).is_some()), "what was taken on is kept");
+    assert_eq!(waiting_for(&world, &bob, Some(&ada)), MAILBOX_PAIR_MAX + 1);
+    assert_eq!(status_of(&world.when(&ada, send(json!({"to": "bob", "payload": 1})))), Sent::MailboxFull);
+    for id in &sent[..2] {
+        world.internal(&bob, Delivered { message: *id });
+    }
+    assert_eq!(status_of(&world.when(&ada, send(json!({"to": "bob", "payload": 1})))), Sent::Queued);
+}
+
+#[test]
+fn too_much_on_its_way_is_refused_for_now() {
+    let (mut world, ada, bob) = pair();
+    already(&mut world, &bob, &ada, IN_FLIGHT_MAX - 1);
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
+    assert_eq!(status_of(&told), Sent::Sent);
+    let refused = world.when_keyed(&ada, "once", send(json!({"to": "bob", "payload": 1})));
+    assert_eq!((refused.code(), refused.pushes().len()), (Some(Code::Overloaded), 0));
+    let reply = refused.reply();
+    assert_eq!((&reply["retryable"], &reply["retry_after_ms"]), (&json!(true), &json!(IN_FLIGHT_RETRY_MS)));
+    world.internal(&bob, Delivered { message: id(&told) });
+    let again = world.when_keyed(&ada, "once", send(json!({"to": "bob", "payload": 1})));
+    assert_eq!(status_of(&again), Sent::Sent, "it was asked to try again");
+    let repeated = world.when_keyed(&ada, "once", send(json!({"to": "bob", "payload": 1})));
+    assert!(repeated.verdict.first.is_some(), "now it is known");
 }
 
 #[test]

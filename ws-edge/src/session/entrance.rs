@@ -245,6 +245,7 @@ fn config(limits: &Limits, ping_ms: u128, silence_ms: u128) -> Value {
             "replays_at_once": 1,
             "mailbox": limits::MAILBOX_MAX,
             "mailbox_pair": limits::MAILBOX_PAIR_MAX,
+            "mailbox_in_flight": limits::IN_FLIGHT_MAX,
             "send_queue_bytes": limits::OUTBOX_BYTES_MAX,
             "ttl_seconds": limits::TTL_SECONDS_MAX,
         },
