@@ -121,7 +121,7 @@ async fn viewer(services: &Services, asker: &Asker) -> Result<Viewer, Refusal> {
     Ok(Viewer { agent: asker.agent, spans })
 }
 
-/// The frame that a replay shows of an update: the last one of its live frames.
+/// The frame that a replay shows of an update to those who may see it, which its index says: the last one of its live frames.
 pub fn replayed(update: &Update) -> Option<Frame> {
     let event = update.event.as_ref()?;
     frames_of(event, &update.verdict).pushes.pop().map(|push| push.frame)
