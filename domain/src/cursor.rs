@@ -8,6 +8,9 @@ use crate::{
     position::{Generation, Offset, StreamRef},
 };
 
+/// What every event id begins with.
+pub(crate) const PREFIX: &str = "evt_";
+
 /// Words of an event id: generation and record hash, wire position, tag.
 const WORDS: usize = 3;
 
@@ -78,9 +81,6 @@ impl Seal {
         hash.as_bytes()[..8].iter().fold(0, |word, byte| (word << 8) | u64::from(*byte))
     }
 }
-
-/// What every event id begins with.
-const PREFIX: &str = "evt_";
 
 #[cfg(test)]
 mod tests {

@@ -1,15 +1,46 @@
 //! Samples of every kind, one with everything in it and one with nothing optional. Goldens, fuzzers and tests begin here.
 
+use std::collections::BTreeMap;
+
 use crate::{
     activity,
     catalog::{Command, CommandKind},
+    cursor::{Cursor, PREFIX, Seal},
     direct,
     event::Header,
     fleet,
-    ids::{AgentId, CommandId, EdgeId, FleetId, KeyId, MessageId, SessionId, TenantId},
+    ids::{self, AgentId, CommandId, EdgeId, FleetId, KeyId, MessageId, Scope, SessionId, TenantId},
     json::Json,
-    memory, presence, tenant,
+    memory,
+    position::{Generation, Offset, Partition, StreamRef},
+    presence, tenant,
 };
+
+/// Ids of every kind by prefix: what each was made of, and its text. They stand in logs, rows and clients for ever, so their
+/// text never changes.
+pub fn ids() -> BTreeMap<&'static str, Vec<(String, String)>> {
+    let mut samples: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mixed = 0x0192_3f4e_5a6b_7c8d_9e0f_1a2b_3c4d_5e6f;
+    for bits in [0, 1, 61, 62, u128::from(u64::MAX), 1 << 64, mixed, u128::MAX] {
+        for (prefix, text) in ids::every(bits) {
+            samples.entry(prefix).or_default().push((format!("{bits:#034x}"), text));
+        }
+    }
+    samples.insert(PREFIX, [0, 1, u32::MAX].map(event_id).into());
+    samples
+}
+
+/// An event id of a fleet and a place in which every number is as large as `word`, sealed with a key of sevens.
+fn event_id(word: u32) -> (String, String) {
+    let (tenant, fleet) = (u128::from(word) << 96, u128::from(word));
+    let scope = Scope { tenant: TenantId::from_bits(tenant), fleet: FleetId::from_bits(fleet) };
+    let epoch = u16::try_from(word & 0xffff).unwrap_or(u16::MAX);
+    let offset = u64::from(word) << 11 | u64::from(word) >> 21;
+    let stream = StreamRef { partition: Partition::POOL, epoch };
+    let cursor = Cursor { generation: Generation(word), offset: Offset(offset), hash: word };
+    let made_of = format!("{tenant:#x} {fleet:#x} {:#x} {word:#x} {word:#x}", stream.wire(cursor.offset));
+    (made_of, Seal::new([7; 32]).event_id(&scope, stream, cursor))
+}
 
 /// A header with everything in it.
 pub fn rich_header() -> Header {

@@ -21,7 +21,8 @@ pub struct InvalidId {
 }
 
 macro_rules! id {
-    ($(#[$doc:meta] $name:ident $prefix:literal),+ $(,)?) => {$(
+    ($(#[$doc:meta] $name:ident $prefix:literal),+ $(,)?) => {
+    $(
         #[$doc]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
@@ -83,7 +84,20 @@ macro_rules! id {
                 None
             }
         }
-    )+};
+    )+
+
+        /// The same bits as every kind of id: its prefix and its text.
+        #[cfg(any(test, feature = "world"))]
+        pub(crate) fn every(bits: u128) -> Vec<(&'static str, String)> {
+            vec![$(($prefix, $name::from_bits(bits).to_string())),+]
+        }
+
+        /// The bits behind the text of any kind of id.
+        #[cfg(test)]
+        fn bits_of(text: &str) -> Option<u128> {
+            [$(text.parse::<$name>().map($name::bits)),+].into_iter().find_map(Result::ok)
+        }
+    };
 }
 
 id! {
@@ -171,6 +185,15 @@ mod tests {
         for id in [low, high] {
             assert_eq!(id.to_string().parse::<AgentId>().ok(), Some(id));
             assert_eq!(id.to_string().len(), "ag_".len() + DIGITS);
+        }
+    }
+
+    #[test]
+    fn every_kind_of_id_reads_back_in_full_width() {
+        for bits in [0, 1, u128::from(u64::MAX), 1 << 64, u128::MAX - 1, u128::MAX] {
+            for (prefix, text) in every(bits) {
+                assert_eq!((text.strip_prefix(prefix).map(str::len), bits_of(&text)), (Some(DIGITS), Some(bits)));
+            }
         }
     }
 

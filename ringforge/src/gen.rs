@@ -52,6 +52,7 @@ pub fn files(root: &Path) -> anyhow::Result<Files> {
         let newest = registry.renew(root, *kind, &mut files)?;
         goldens(root, *kind, &newest, &mut files)?;
     }
+    ids(root, &mut files)?;
     registry.write(&mut files)?;
     let intro = include_str!("gen/intro.md");
     files.insert("schemas/protocol.json".to_owned(), pretty(&protocol::json(&registry.known))?);
@@ -139,6 +140,21 @@ fn goldens(root: &Path, kind: CommandKind, version: &Registered, files: &mut Fil
     files.insert(path("json"), pretty(&plain)?);
     files.insert(path("avro"), records);
     Ok(())
+}
+
+/// Samples of every kind of id, once: what each was made of, and its text.
+fn ids(root: &Path, files: &mut Files) -> anyhow::Result<()> {
+    for (prefix, samples) in golden::ids() {
+        let path = id_golden(prefix);
+        let kept = read(root, &path)?;
+        files.insert(path, kept.map_or_else(|| pretty(&samples), Ok)?);
+    }
+    Ok(())
+}
+
+/// The golden of a kind of id.
+pub fn id_golden(prefix: &str) -> String {
+    format!("schemas/golden/id.{}.json", prefix.trim_end_matches('_'))
 }
 
 /// A schema without its words: another comment is not another schema.

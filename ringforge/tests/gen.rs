@@ -75,6 +75,15 @@ fn every_golden_is_still_read() {
     assert!(seen >= CommandKind::ALL.len());
 }
 
+#[test]
+fn ids_are_written_as_ever() {
+    for (prefix, samples) in ringforge_domain::golden::ids() {
+        let path = generate::id_golden(prefix);
+        let golden: Vec<(String, String)> = serde_json::from_str(&read(root(), &path)).expect("JSON");
+        assert_eq!(samples, golden, "{path}: the text of an id never changes");
+    }
+}
+
 /// A copy of what is checked in, to be damaged.
 fn copy() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
