@@ -7,9 +7,9 @@ use crate::{
     code::{Code, Effected, Refusal},
     event::{At, Event},
     fleet::Head,
-    ids::{AgentId, Scope},
+    ids::{AgentId, CommandId, Scope},
     limits::{ANSWER_MICROS, LATE_MICROS},
-    position::LogTime,
+    position::{LogTime, Offset, Position},
     row::{Needs, Row, RowKey, Rows},
     verdict::{First, Index, Outcome, Verdict},
 };
@@ -33,7 +33,8 @@ pub struct Answer {
     pub outcome: Outcome,
 }
 
-/// Names every row that folding `event` touches. Asked until nothing new is named.
+/// Names every row that folding `event` touches, as far as `rows` tells: asked until everything named is loaded. It may need
+/// more once an earlier event of its batch was folded (that one gave an agent its name), so it is asked again right before.
 pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
     let header = &event.at.header;
     let scope = header.scope();
@@ -47,35 +48,64 @@ pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
     event.command.needs(header, rows, needs);
 }
 
-/// What `events` need and `rows` does not know yet. Load it and ask again until it is empty. An event may need more once
-/// an earlier one of its batch was folded (that one gave an agent its name), so ask for each again before its own fold.
-pub fn unknown(events: &[Event], rows: &Rows) -> Vec<RowKey> {
-    let mut wanted = Needs::default();
-    for event in events {
-        needs(event, rows, &mut wanted);
-    }
-    wanted.rows.into_iter().filter(|key| !rows.knows(key)).collect()
-}
-
 /// Decides one event and writes what changed into `rows`.
 pub fn fold(rows: &mut Rows, event: &Event) -> Verdict {
     rows.time = rows.time.max(event.at.time);
     let at = At { time: rows.time, ..event.at.clone() };
     let (outcome, first, index) = decide(rows, &at, &event.command);
     let scope = at.scope();
-    let previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
-    rows.put(Row::Head(Head { scope, last: at.position.offset, hash: at.hash }));
     Verdict {
         position: at.position,
         time: at.time,
         scope,
         command_id: at.header.command_id,
         agent: at.header.agent_id,
-        previous,
+        previous: follow(rows, scope, at.position, at.hash),
         outcome,
         first,
         index,
     }
+}
+
+/// A record that cannot be read. It has no effect, but its place in the chain of its fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Whose.
+    pub scope: Scope,
+    /// Its place.
+    pub position: Position,
+    /// Its log time.
+    pub time: LogTime,
+    /// 32 bits of its hash.
+    pub hash: u32,
+}
+
+/// Names the row that [`damaged`] touches.
+pub fn needs_damaged(record: &Damaged, needs: &mut Needs) {
+    needs.row(RowKey::head(record.scope));
+}
+
+/// What is said of a record that cannot be read.
+pub fn damaged(rows: &mut Rows, record: &Damaged) -> Verdict {
+    rows.time = rows.time.max(record.time);
+    Verdict {
+        position: record.position,
+        time: rows.time,
+        scope: record.scope,
+        command_id: CommandId::from_bits(0),
+        agent: None,
+        previous: follow(rows, record.scope, record.position, record.hash),
+        outcome: Outcome::Refused(Refusal::because(Code::ServerError, "The event is damaged and has no effect.")),
+        first: None,
+        index: Index::default(),
+    }
+}
+
+/// The fleet's chain goes on here: the position before.
+fn follow(rows: &mut Rows, scope: Scope, position: Position, hash: u32) -> Option<Offset> {
+    let previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
+    rows.put(Row::Head(Head { scope, last: position.offset, hash }));
+    previous
 }
 
 fn decide(rows: &mut Rows, at: &At, command: &Command) -> (Outcome, Option<First>, Index) {

@@ -294,6 +294,11 @@ impl Needs {
     pub fn row(&mut self, key: RowKey) {
         self.rows.insert(key);
     }
+
+    /// What of it `rows` does not know yet. Load it and name the needs again, until this is empty.
+    pub fn unknown(self, rows: &Rows) -> BTreeSet<RowKey> {
+        self.rows.into_iter().filter(|key| !rows.knows(key)).collect()
+    }
 }
 
 /// The working set of a fold.

@@ -16,7 +16,7 @@ use crate::{
     limits::{Limits, NEEDS_ROUNDS_MAX},
     position::{LogTime, Offset, Partition, Position},
     presence::{self, Agent},
-    row::{self, Row, RowKey, Rows, State},
+    row::{self, Needs, Row, RowKey, Rows, State},
     schema,
     verdict::{Outcome, Verdict},
 };
@@ -66,7 +66,11 @@ impl Store {
 
     fn load(&self, rows: &mut Rows, events: &[Event]) {
         for _ in 0..=NEEDS_ROUNDS_MAX {
-            let keys = fold::unknown(events, rows);
+            let mut needs = Needs::default();
+            for event in events {
+                fold::needs(event, rows, &mut needs);
+            }
+            let keys = needs.unknown(rows);
             if keys.is_empty() {
                 return;
             }

@@ -8,16 +8,14 @@ use std::{
 
 use futures_util::StreamExt;
 use ringforge_domain::{
-    code::{Code, Refusal},
     event::Event,
-    fleet::Head,
-    fold,
-    ids::{CommandId, Scope},
+    fold::{self, Damaged},
+    ids::Scope,
     limits::{NEEDS_ROUNDS_MAX, PROJECTOR_RETRY_MS_MAX, READ_RECORDS_MAX},
     position::{Offset, Partition, Position},
-    row::{Needs, Row, RowKey, Rows},
+    row::{Needs, Rows},
     schema::{self, DecodeError},
-    verdict::{Index, Outcome, Verdict},
+    verdict::Verdict,
 };
 use ringforge_ports::{
     Error, Services,
@@ -55,7 +53,23 @@ pub enum Stepped {
 /// A record, read.
 enum Read {
     Event(Box<Event>),
-    Damaged(Stored),
+    Damaged(Damaged),
+}
+
+impl Read {
+    fn needs(&self, rows: &Rows, needs: &mut Needs) {
+        match self {
+            Self::Event(event) => fold::needs(event, rows, needs),
+            Self::Damaged(record) => fold::needs_damaged(record, needs),
+        }
+    }
+
+    fn fold(&self, rows: &mut Rows) -> Verdict {
+        match self {
+            Self::Event(event) => fold::fold(rows, event),
+            Self::Damaged(record) => fold::damaged(rows, record),
+        }
+    }
 }
 
 impl Projector {
@@ -148,7 +162,9 @@ impl Projector {
                         what,
                         "damaged event: it has no effect"
                     );
-                    read.push(Read::Damaged(record));
+                    let hash = schema::record_hash(&record.record.bytes);
+                    let scope = record.record.scope;
+                    read.push(Read::Damaged(Damaged { scope, position, time: record.time, hash }));
                 }
             }
         }
@@ -157,15 +173,12 @@ impl Projector {
 
     /// Loads what `read` touches and `rows` does not know yet, until nothing new is named.
     async fn load(&self, rows: &mut Rows, read: &[Read]) -> Result<(), Error> {
-        for _ in 0..NEEDS_ROUNDS_MAX {
+        for _ in 0..=NEEDS_ROUNDS_MAX {
             let mut needs = Needs::default();
             for one in read {
-                match one {
-                    Read::Event(event) => fold::needs(event, rows, &mut needs),
-                    Read::Damaged(record) => needs.row(RowKey::head(record.record.scope)),
-                }
+                one.needs(rows, &mut needs);
             }
-            let missing: BTreeSet<RowKey> = needs.rows.into_iter().filter(|key| !rows.knows(key)).collect();
+            let missing = needs.unknown(rows);
             if missing.is_empty() {
                 return Ok(());
             }
@@ -182,32 +195,9 @@ impl Projector {
         let mut verdicts = Vec::with_capacity(read.len());
         for one in read {
             self.load(rows, std::slice::from_ref(one)).await?;
-            verdicts.push(self.verdict(rows, one));
+            verdicts.push(one.fold(rows));
         }
         Ok(verdicts)
-    }
-
-    fn verdict(&self, rows: &mut Rows, read: &Read) -> Verdict {
-        let record = match read {
-            Read::Event(event) => return fold::fold(rows, event),
-            Read::Damaged(record) => record,
-        };
-        rows.time = rows.time.max(record.time);
-        let scope = record.record.scope;
-        let previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
-        let hash = schema::record_hash(&record.record.bytes);
-        rows.put(Row::Head(Head { scope, last: record.offset, hash }));
-        Verdict {
-            position: Position { partition: self.partition, offset: record.offset },
-            time: rows.time,
-            scope,
-            command_id: CommandId::from_bits(0),
-            agent: None,
-            previous,
-            outcome: Outcome::Refused(Refusal::because(Code::ServerError, "The event is damaged and has no effect.")),
-            first: None,
-            index: Index::default(),
-        }
     }
 
     /// May be lost: followers fill from log and index.

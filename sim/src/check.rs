@@ -62,10 +62,10 @@ fn same_state(world: &World, partition: ringforge_domain::position::Partition, o
         .told
         .last()
         .map_or(ringforge_domain::position::Offset::ZERO, |(event, _)| event.at.position.offset.next());
-    if digest != row::digest(offline.rows.values(), end) {
+    if digest != row::digest(offline.store.rows.values(), end) {
         let stored: BTreeMap<_, &Row> = rows.iter().map(|row| (row.key(), row)).collect();
-        let other = offline.rows.iter().find(|(key, row)| stored.get(key) != Some(row));
-        let more = rows.iter().find(|row| !offline.rows.contains_key(&row.key()));
+        let other = offline.store.rows.iter().find(|(key, row)| stored.get(key) != Some(row));
+        let more = rows.iter().find(|row| !offline.store.rows.contains_key(&row.key()));
         let stored = other.map(|(key, _)| stored.get(key));
         bail!(
             "G10: partition {partition:?} applied {applied:?} of {end:?}: fold {other:?}, stored {stored:?}, more {more:?}"
@@ -328,7 +328,7 @@ fn mail(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result
     for (message, to) in &truth.delivered {
         ensure!(written.contains_key(message), "{message} for {to} is said to be delivered and was never written");
     }
-    for row in offline.rows.values() {
+    for row in offline.store.rows.values() {
         let Row::Message(message) = row else { continue };
         let there = world.clients.iter().any(|client| {
             client.fleet == fleet && client.phase == Phase::Inside && id_of(client.number) == Some(message.to)
@@ -342,7 +342,7 @@ fn mail(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result
 
 /// In the end an agent is in if, and only if, its connection is.
 fn presence(world: &World, fleet: usize, offline: &Offline) -> Result<()> {
-    for agent in offline.rows.values().filter_map(Agent::of) {
+    for agent in offline.store.rows.values().filter_map(Agent::of) {
         if agent.scope != world.homes[fleet].scope {
             continue;
         }

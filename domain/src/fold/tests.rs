@@ -2,6 +2,8 @@
 
 mod splits;
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
@@ -9,10 +11,18 @@ use crate::{
     event::Header,
     ids::FleetId,
     memory,
-    position::Offset,
     presence::{State, Update},
     world::{Folded, World},
 };
+
+/// What events need and `rows` does not know.
+fn unknown(events: &[Event], rows: &Rows) -> BTreeSet<RowKey> {
+    let mut wanted = Needs::default();
+    for event in events {
+        needs(event, rows, &mut wanted);
+    }
+    wanted.unknown(rows)
+}
 
 fn set(value: i32) -> memory::Set {
     serde_json::from_value(json!({"key": "a", "value": value})).expect("a set")
@@ -202,6 +212,26 @@ fn the_chain_of_a_fleet_counts_every_event_of_it() {
     assert_eq!(previous(world.scope), [(2, None), (5, Some(2))]);
     let head: &Head = world.row(&RowKey::head(here)).expect("a row");
     assert_eq!((head.last, head.hash), (Offset(4), world.log[4].at.hash));
+}
+
+#[test]
+fn a_damaged_record_has_its_place_in_the_chain_and_nothing_else() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let scope = world.scope;
+    let told = world.when(&ada, set(1)).event.at;
+    let mut rows = Rows::at(world.now);
+    rows.load([RowKey::head(scope)], world.row::<Head>(&RowKey::head(scope)).cloned().map(Row::Head));
+    let position = Position { offset: told.position.offset.next(), ..told.position };
+    let record = Damaged { scope, position, time: LogTime(1), hash: 7 };
+    let mut wanted = Needs::default();
+    needs_damaged(&record, &mut wanted);
+    assert!(wanted.unknown(&rows).is_empty());
+    let verdict = damaged(&mut rows, &record);
+    assert_eq!((verdict.previous, verdict.time), (Some(told.position.offset), world.now), "time never runs backwards");
+    assert!(matches!(&verdict.outcome, Outcome::Refused(refusal) if refusal.code == Code::ServerError));
+    let head = Row::Head(Head { scope, last: position.offset, hash: 7 });
+    assert_eq!(rows.changed().collect::<Vec<_>>(), [(&RowKey::head(scope), Some(&head))]);
 }
 
 #[test]
