@@ -11,7 +11,7 @@ use ringforge_domain::{
     ids::Scope,
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey, Table},
-    verdict::{Stream, Verdict},
+    verdict::Verdict,
 };
 use ringforge_ports::{
     Error,
@@ -301,7 +301,7 @@ impl Reads for Broken {
         let mut found = self.reads.verdicts(partition, scope, &asked).await?;
         match (which, self.fault) {
             (Which::After { .. }, Some(Fault::SkipsHidden)) => {
-                found.verdicts.retain(|verdict: &Verdict| verdict.index.stream != Stream::Hidden);
+                found.verdicts.retain(|verdict: &Verdict| verdict.index.stream.is_some());
             }
             (Which::At(_), Some(Fault::RepeatsVerdict)) => found.verdicts.extend(found.verdicts.first().cloned()),
             (Which::Matching(matching), Some(Fault::Reverses)) if matching.newest => found.verdicts.reverse(),

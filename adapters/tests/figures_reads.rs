@@ -60,7 +60,7 @@ fn verdict(at: u64) -> Verdict {
         outcome: Outcome::Applied(Effect::ActivitySubscribe(())),
         first: None,
         index: Index {
-            stream: Stream::Activity,
+            stream: Some(Stream::Activity),
             label: Some(kind),
             subject: None,
             routing: if routed { vec![tag.clone()] } else { Vec::new() },

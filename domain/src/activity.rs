@@ -159,8 +159,14 @@ impl Act for Broadcast {
         tags.dedup();
         let routing = if self.scope == ActivityScope::Tagged { self.routing().to_vec() } else { Vec::new() };
         let parties = to.map_or_else(Vec::new, |to| vec![author.id, to]);
-        let index =
-            Index { stream: Stream::Activity, label: Some(self.kind.clone()), subject: None, tags, routing, parties };
+        let index = Index {
+            stream: Some(Stream::Activity),
+            label: Some(self.kind.clone()),
+            subject: None,
+            tags,
+            routing,
+            parties,
+        };
         Ok(Applied::new(BroadcastEffect { name: author.name.clone(), to }).indexed(index))
     }
 

@@ -255,7 +255,7 @@ impl Act for Send {
         let expires_at = at.time.plus(ttl_micros(self.seconds()));
         let effect = SendEffect { message: id, to: to.id, from_name: from.name.clone(), status, expires_at };
         let index = Index {
-            stream: Stream::Direct,
+            stream: Some(Stream::Direct),
             label: Some("message".to_owned()),
             subject: Some(id.to_string()),
             parties: if status == Sent::MailboxFull { vec![from.id] } else { vec![from.id, to.id] },

@@ -296,7 +296,7 @@ fn provenance(at: &At, rows: &Rows) -> Provenance {
 
 fn index(label: &str, key: &str, tags: Vec<String>) -> Index {
     Index {
-        stream: Stream::Memory,
+        stream: Some(Stream::Memory),
         label: Some(label.to_owned()),
         subject: Some(key.to_owned()),
         tags,

@@ -147,7 +147,7 @@ fn frame(event: &'static str, at: &At, entry: &Value) -> Frame {
 
 /// How presence events are found.
 fn index(label: &str) -> Index {
-    Index { stream: Stream::Presence, label: Some(label.to_owned()), ..Index::default() }
+    Index { stream: Some(Stream::Presence), label: Some(label.to_owned()), ..Index::default() }
 }
 
 /// `presence.update`. Absent fields stay; a new state without a task ends the task.

@@ -73,8 +73,8 @@ impl Request {
         if self.encoding.as_ref().is_some_and(|encoding| encoding != "gzip") {
             return Err(Refusal::invalid("encoding", "`encoding` is `gzip` or absent."));
         }
-        if self.streams.contains(&Stream::Hidden) || self.streams.len() > FILTERABLE {
-            return Err(Refusal::invalid("streams", "`streams` may hold activity, presence, memory, direct."));
+        if self.streams.len() > Stream::ALL.len() {
+            return Err(Refusal::over("streams", Stream::ALL.len()));
         }
         Ok(())
     }
@@ -86,15 +86,10 @@ impl Request {
 
     /// The parts of history wanted: activity, and those named.
     pub fn wanted(&self) -> Vec<Stream> {
-        let mut streams = vec![Stream::Activity];
-        streams.extend(self.streams.iter().filter(|stream| **stream != Stream::Activity));
-        streams.dedup();
-        streams
+        let wanted = |stream: &Stream| *stream == Stream::Activity || self.streams.contains(stream);
+        Stream::ALL.into_iter().filter(wanted).collect()
     }
 }
-
-/// Streams that can be named.
-const FILTERABLE: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -115,8 +110,8 @@ mod tests {
     #[test]
     fn activity_is_always_a_part_of_it() {
         assert_eq!(request(json!({})).wanted(), [Stream::Activity]);
-        let named = request(json!({"streams": ["memory", "activity", "direct"]}));
-        assert_eq!(named.wanted(), [Stream::Activity, Stream::Memory, Stream::Direct]);
+        let named = request(json!({"streams": ["direct", "memory", "activity", "direct"]}));
+        assert_eq!(named.wanted(), [Stream::Activity, Stream::Memory, Stream::Direct], "each once");
     }
 
     #[test]
@@ -126,7 +121,6 @@ mod tests {
             json!({"to": "2026-13-01"}),
             json!({"match": "none"}),
             json!({"encoding": "zstd"}),
-            json!({"streams": ["hidden"]}),
             json!({"streams": ["memory", "memory", "memory", "memory", "memory"]}),
             json!({"kinds": vec!["k"; crate::limits::FILTER_VALUES_MAX + 1]}),
             json!({"cursor": "x".repeat(TOKEN_BYTES_MAX + 1)}),

@@ -54,7 +54,7 @@ pub enum Outcome {
 }
 
 /// The part of history an event belongs to, as `replay.streams` names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, AvroSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, AvroSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
 pub enum Stream {
@@ -66,12 +66,12 @@ pub enum Stream {
     Memory,
     // Direct messages.
     Direct,
-    // Nothing that is replayed.
-    #[default]
-    Hidden,
 }
 
 impl Stream {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Activity, Self::Presence, Self::Memory, Self::Direct];
+
     /// Its name in every store and on the wire.
     pub fn text(self) -> &'static str {
         match self {
@@ -79,7 +79,6 @@ impl Stream {
             Self::Presence => "presence",
             Self::Memory => "memory",
             Self::Direct => "direct",
-            Self::Hidden => "hidden",
         }
     }
 }
@@ -87,8 +86,8 @@ impl Stream {
 /// The index columns of a verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
-    /// Which part of history.
-    pub stream: Stream,
+    /// Which part of history; none: it is never replayed.
+    pub stream: Option<Stream>,
     /// The activity kind, or what happened.
     pub label: Option<String>,
     /// What it is about: a memory key, a message id.

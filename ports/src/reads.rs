@@ -220,7 +220,7 @@ pub enum Which {
 /// Which part of a fleet's history. Every condition that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matching {
-    /// Any of these parts of history (none given: nothing matches); [`Stream::Hidden`] never matches.
+    /// Any of these parts of history (none given: nothing matches); a verdict that is in none never matches.
     pub streams: Vec<Stream>,
     /// Any of these labels.
     pub labels: Vec<String>,
@@ -264,8 +264,7 @@ impl Matching {
         let has = |tag: &String| index.tags.contains(tag);
         let tagged =
             self.tags.is_empty() || if self.all_tags { self.tags.iter().all(has) } else { self.tags.iter().any(has) };
-        index.stream != Stream::Hidden
-            && self.streams.contains(&index.stream)
+        index.stream.is_some_and(|stream| self.streams.contains(&stream))
             && any(&self.labels, &mut |label| index.label.as_ref() == Some(label))
             && tagged
             && (self.agents.is_empty() || verdict.agent.is_some_and(|agent| self.agents.contains(&agent)))

@@ -6,7 +6,7 @@ use ringforge_domain::{
     ids::AgentId,
     position::{Offset, Partition},
     row::{Row, RowKey, Search, Table},
-    verdict::{Stream, Verdict},
+    verdict::Verdict,
 };
 use ringforge_ports::{
     Error,
@@ -119,20 +119,17 @@ impl Batch {
     fn verdict(&mut self, place: i64, verdict: &Verdict) -> Result<(), Error> {
         let (tenant, fleet, index) = (verdict.scope.tenant, verdict.scope.fleet, &verdict.index);
         self.verdicts.push(&(place, tenant, fleet, text(verdict)?))?;
-        if index.stream == Stream::Hidden {
-            return Ok(());
-        }
+        let Some(stream) = index.stream else { return Ok(()) };
         let routed = i64::from(!index.routing.is_empty());
         let parties: String = index.parties.iter().map(AgentId::to_string).collect();
         let parties = (!parties.is_empty()).then_some(parties);
         let (label, subject) = (&index.label, &index.subject);
-        let stream = index.stream.text();
         self.history.push(&(
             tenant,
             fleet,
             place,
             verdict.time,
-            stream,
+            stream.text(),
             label,
             subject,
             verdict.agent,

@@ -55,7 +55,7 @@ fn the_whole_fleet_sees_a_broadcast_once_its_author_too() {
     );
     assert_eq!(frame["scope"], "fleet");
     let index = &told.verdict.index;
-    assert_eq!((index.stream, index.label.as_deref()), (Stream::Activity, Some("discovery")));
+    assert_eq!((index.stream, index.label.as_deref()), (Some(Stream::Activity), Some("discovery")));
     assert_eq!((index.tags.clone(), index.routing.len(), index.parties.len()), (texts(&["x"]), 0, 0));
 }
 

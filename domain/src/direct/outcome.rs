@@ -259,7 +259,7 @@ impl Act for Expire {
             applied = one_less(applied, rows, message);
             applied.effect.undelivered = Some(DeliveredEffect { from, to, echo: message.echo.clone() });
             applied.index = Index {
-                stream: Stream::Direct,
+                stream: Some(Stream::Direct),
                 label: Some(EXPIRED.to_owned()),
                 subject: Some(message.id.to_string()),
                 parties: vec![from],

@@ -86,7 +86,7 @@ fn a_set_replaces_and_tells_who_watches() {
     assert!(frame.get("value").is_none());
     assert_eq!(world.inbox(&told, &valued)[0]["value"], json!({"x": 1}));
     let index = &told.verdict.index;
-    assert_eq!((index.stream, index.subject.as_deref(), index.tags.len()), (Stream::Memory, Some("plan/a"), 1));
+    assert_eq!((index.stream, index.subject.as_deref(), index.tags.len()), (Some(Stream::Memory), Some("plan/a"), 1));
     let told = world.when(&ada, delete("plan/a"));
     assert_eq!([&plain, &valued, &deletes].map(|member| world.inbox(&told, member).len()), [1, 0, 1]);
     assert_eq!(told.pushed("changed")["action"], "delete");
@@ -197,7 +197,7 @@ fn an_expiry_holds_only_for_the_version_it_means() {
     assert_eq!(world.timer(Expire { key: "a".to_owned(), version: 1 }).code(), Some(Code::NotFound));
     let told = world.timer(Expire { key: "a".to_owned(), version: 2 });
     assert_eq!((version(&told), &told.pushed("changed")["change"]), (3, &json!("expire")));
-    assert!(told.shown.reply.is_none() && told.verdict.index.stream == Stream::Memory);
+    assert!(told.shown.reply.is_none() && told.verdict.index.stream == Some(Stream::Memory));
     assert_eq!((entry(&world, "a").changed.author, entry(&world, "a").index()), (None, RowIndex::default()));
     assert_eq!(world.timer(Expire { key: "never".to_owned(), version: 1 }).code(), Some(Code::NotFound));
 }

@@ -76,7 +76,7 @@ pub async fn verdicts_match_alone_and_together(subject: &dyn Subject) -> Outcome
     let reads = subject.open().await;
     let tagged = |label: &str, tags: &[&str]| Index { tags: texts(tags), ..activity(label) };
     let about = |subject: &str| {
-        let (stream, label) = (Stream::Memory, Some("set".to_owned()));
+        let (stream, label) = (Some(Stream::Memory), Some("set".to_owned()));
         Index { stream, label, subject: Some(subject.to_owned()), ..Index::default() }
     };
     let indexes = [
@@ -85,8 +85,8 @@ pub async fn verdicts_match_alone_and_together(subject: &dyn Subject) -> Outcome
         tagged("note", &["red"]),
         about("plan"),
         about("plan/b"),
-        Index { stream: Stream::Presence, ..Index::default() },
-        Index { stream: Stream::Hidden, tags: texts(&["red"]), ..about("plan") },
+        Index { stream: Some(Stream::Presence), ..Index::default() },
+        Index { stream: None, tags: texts(&["red"]), ..about("plan") },
         tagged("alert", &["re", "%"]),
     ];
     let mut verdicts: Vec<_> = (0..).zip(indexes).map(|(at, index)| verdict(FLEET, at, index)).collect();
@@ -104,7 +104,6 @@ pub async fn verdicts_match_alone_and_together(subject: &dyn Subject) -> Outcome
         ("no stream", streams(&[]), &[]),
         ("a stream", streams(&[Stream::Activity]), &[0, 1, 2, 7]),
         ("two streams", streams(&[Stream::Presence, Stream::Memory]), &[3, 4, 5]),
-        ("hidden", streams(&[Stream::Hidden]), &[]),
         ("a label", labels(&["alert"]), &[0, 1, 7]),
         ("labels", labels(&["note", "set", "none"]), &[2, 3, 4]),
         ("a tag", any(&["red"]), &[1, 2]),
@@ -136,7 +135,7 @@ pub async fn verdicts_are_shown_to_those_concerned(subject: &dyn Subject) -> Out
     let reads = subject.open().await;
     let routed = |label: &str, tags: &[&str]| Index { routing: texts(tags), tags: texts(tags), ..activity(label) };
     let between = |parties: &[u128]| Index {
-        stream: Stream::Direct,
+        stream: Some(Stream::Direct),
         parties: parties.iter().map(|number| agent(*number)).collect(),
         ..Index::default()
     };

@@ -107,7 +107,7 @@ pub fn verdict(scope: Scope, offset: u64, index: Index) -> Verdict {
 
 /// Activity of a kind.
 pub fn activity(label: &str) -> Index {
-    Index { stream: Stream::Activity, label: Some(label.to_owned()), ..Index::default() }
+    Index { stream: Some(Stream::Activity), label: Some(label.to_owned()), ..Index::default() }
 }
 
 /// The next step of a partition, in which every offset passed has log time 1,000 times itself.

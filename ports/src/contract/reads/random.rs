@@ -62,7 +62,6 @@ const METADATA: [&str; 9] = [
     r#"{"é":"\u0000"}"#,
     "[1]",
 ];
-const STREAMS: [Stream; 5] = [Stream::Activity, Stream::Presence, Stream::Memory, Stream::Direct, Stream::Hidden];
 const TABLES: [Table; 5] = [Table::Head, Table::Name, Table::Memory, Table::Message, Table::Notice];
 
 /// Numbers that a seed decides (splitmix64).
@@ -141,7 +140,7 @@ fn row(dice: &mut Dice) -> Row {
 
 fn event(dice: &mut Dice, partition: Partition, offset: u64) -> Verdict {
     let index = Index {
-        stream: dice.pick(&STREAMS),
+        stream: dice.some(1, &Stream::ALL).pop(),
         label: dice.maybe(2, |dice| dice.pick(&LABELS).to_owned()),
         subject: dice.maybe(2, |dice| dice.pick(&KEYS).to_owned()),
         tags: dice.texts(3, &TAGS),
@@ -220,7 +219,7 @@ fn which(dice: &mut Dice) -> Which {
         0 => Which::After { after: dice.maybe(2, |dice| Offset(dice.below(60))), limit: dice.limit() },
         1 => Which::At((0..dice.below(8)).map(|_| Offset(dice.below(60))).collect()),
         _ => Which::Matching(Matching {
-            streams: if dice.one_in(4) { dice.some(3, &STREAMS) } else { STREAMS.to_vec() },
+            streams: if dice.one_in(4) { dice.some(3, &Stream::ALL) } else { Stream::ALL.to_vec() },
             labels: if dice.one_in(3) { dice.texts(2, &LABELS) } else { Vec::new() },
             tags: if dice.one_in(2) { dice.texts(2, &TAGS) } else { Vec::new() },
             all_tags: dice.one_in(2),
