@@ -5,7 +5,7 @@ use crate::code::Code;
 /// Why we end a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// A message too big to be parsed.
+    /// A message too big to be parsed, or in too many fragments.
     TooBig,
     /// The server restarts.
     Restart,
@@ -13,7 +13,7 @@ pub enum Close {
     TryLater,
     /// Silent for too long.
     HeartbeatLost,
-    /// Too many attempts.
+    /// Too many attempts, or pings.
     TooOften,
     /// The `auth` frame is not valid.
     Invalid,
@@ -80,11 +80,11 @@ impl Close {
 
     fn entry(self) -> (u16, &'static str, &'static str) {
         match self {
-            Self::TooBig => (1009, "too_big", "a message was too big to be parsed"),
+            Self::TooBig => (1009, "too_big", "a message was too big to be parsed, or in more than 64 fragments"),
             Self::Restart => (1012, "restart", "the server restarts; `system/maintenance` said when to come back"),
             Self::TryLater => (1013, "try_later", "a service behind is away, try later"),
             Self::HeartbeatLost => (4001, "heartbeat_lost", "silent for too long"),
-            Self::TooOften => (4029, "too_often", "too many attempts"),
+            Self::TooOften => (4029, "too_often", "too many attempts, or too many WebSocket pings"),
             Self::Invalid => (4400, "invalid", "the `auth` frame is not valid"),
             Self::Unauthorized => (4401, "no_access", "no valid key, or no `auth` in time"),
             Self::Forbidden => (4403, "not_allowed", "the key may not do this"),

@@ -147,6 +147,10 @@ pub const HEADER_BYTES_MAX: usize = 16 << 10;
 pub const SOCKET_READ_BUFFER: usize = 4 << 10;
 /// Bytes that a socket gathers before it writes.
 pub const SOCKET_WRITE_BUFFER: usize = 32 << 10;
+/// Fragments of a message.
+pub const FRAGMENTS_MAX: usize = 64;
+/// WebSocket pings and pongs of one connection at once; one more is allowed a second.
+pub const PINGS_BURST: u32 = 10;
 /// Bytes before authentication.
 pub const EARLY_FRAME_BYTES_MAX: usize = 64 << 10;
 /// Sockets of one address that have been silent for a second before `auth`.

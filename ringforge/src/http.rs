@@ -1,16 +1,18 @@
-//! The one port: an accept loop with the timeouts and caps that `axum::serve` lacks, health, and the WebSocket upgrade.
+//! The one port: an accept loop with the timeouts and caps that `axum::serve` lacks, and health.
+
+mod upgrade;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::{
     Extension, Json, Router,
-    extract::{State, WebSocketUpgrade},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -20,25 +22,19 @@ use hyper_util::{
 };
 use ringforge_domain::code::{Code, Refusal};
 use ringforge_domain::frame::refused;
-use ringforge_domain::limits::{
-    CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, SILENT_ADDRESS_MAX, SILENT_MAX, SOCKET_READ_BUFFER,
-    SOCKET_WRITE_BUFFER,
-};
+use ringforge_domain::limits::{CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX};
 use ringforge_domain::position::Partition;
-use ringforge_ws_edge::{edge::Edge, socket};
+use ringforge_ws_edge::edge::Edge;
 use serde_json::json;
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tracing::warn;
+use upgrade::Strangers;
 
 /// The wait after a failed accept, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How long a socket may be silent before it counts as one that holds a place for nothing.
-const SILENT: Duration = Duration::from_secs(1);
-/// How long a client that found no place shall wait, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 
 /// What requests need.
 #[derive(Clone)]
@@ -57,7 +53,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
         .route("/health", get(health))
         .route("/health/ready", get(health_ready))
         .route("/health/live", get(health_live))
-        .route("/ws", get(upgrade))
+        .route("/ws", get(upgrade::upgrade))
         .fallback(not_found)
         .with_state(served);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -101,34 +97,6 @@ async fn accept(
 #[derive(Clone)]
 struct Peer(IpAddr, Arc<OwnedSemaphorePermit>);
 
-async fn upgrade(
-    State(served): State<Served>,
-    Extension(peer): Extension<Peer>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let Served { edge, strangers, open, .. } = served;
-    if *edge.draining().borrow() || strangers.full(peer.0) {
-        let refusal = Refusal::because(Code::Overloaded, "Too many connections have not authenticated.");
-        let body = Json(refused(&refusal.fix("Send `auth` at once after connecting, and try again.")));
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response();
-    }
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-    let frame_bytes = edge.session.limits.frame_bytes();
-    let stranger = strangers.enter(peer.0);
-    upgrade
-        .read_buffer_size(SOCKET_READ_BUFFER)
-        .write_buffer_size(SOCKET_WRITE_BUFFER)
-        .max_write_buffer_size(frame_bytes * 2 + SOCKET_WRITE_BUFFER * 4)
-        .max_message_size(frame_bytes)
-        .max_frame_size(frame_bytes)
-        .on_upgrade(move |socket| async move {
-            socket::serve(edge, socket, peer.0, bearer, move || drop(stranger)).await;
-            drop((open, peer.1));
-        })
-}
-
 async fn health(State(served): State<Served>) -> Response {
     Json(json!({ "status": "ok", "uptime": served.started.elapsed().as_secs() })).into_response()
 }
@@ -154,45 +122,3 @@ async fn not_found() -> Response {
     let refusal = Refusal::not_found("There is nothing here.").fix("Agents connect to /ws; health is at /health.");
     (StatusCode::NOT_FOUND, Json(refused(&refusal))).into_response()
 }
-
-/// Sockets that have not authenticated although they had the time to.
-#[derive(Default)]
-struct Strangers {
-    silent: Mutex<BTreeMap<IpAddr, usize>>,
-}
-
-impl Strangers {
-    fn full(&self, address: IpAddr) -> bool {
-        let silent = self.silent();
-        silent.get(&address).copied().unwrap_or(0) >= SILENT_ADDRESS_MAX || silent.values().sum::<usize>() >= SILENT_MAX
-    }
-
-    /// Counts a socket from a second on, until what this returns is dropped.
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Stranger {
-        let (known, left) = tokio::sync::oneshot::channel::<()>();
-        let strangers = Arc::clone(self);
-        tokio::spawn(async move {
-            let mut left = left;
-            if tokio::time::timeout(SILENT, &mut left).await.is_ok() {
-                return;
-            }
-            *strangers.silent().entry(address).or_default() += 1;
-            let _ = left.await;
-            let mut silent = strangers.silent();
-            if let Some(count) = silent.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    silent.remove(&address);
-                }
-            }
-        });
-        Stranger(known)
-    }
-
-    fn silent(&self) -> std::sync::MutexGuard<'_, BTreeMap<IpAddr, usize>> {
-        self.silent.lock().expect("no panic while the lock is held")
-    }
-}
-
-/// A socket that has not authenticated.
-struct Stranger(#[expect(dead_code, reason = "dropping it is what counts")] tokio::sync::oneshot::Sender<()>);

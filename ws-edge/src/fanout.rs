@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::ws::Utf8Bytes;
 use ringforge_domain::{
     catalog::{Command, Effect},
     frame::{Encoder, Frame, Push, Shape, Shown, frames_of},
@@ -13,6 +12,7 @@ use ringforge_domain::{
     verdict::{First, Outcome, Verdict},
 };
 use ringforge_ports::reads::Update;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// A frame with its texts, made when first asked for and shared by everyone who gets it.
 #[derive(Debug)]

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use axum::extract::ws::Utf8Bytes;
 use ringforge_domain::{
     auth::{Auth, PresenceMode},
     catalog::{Command, Query, Signal},
@@ -23,12 +22,13 @@ use ringforge_domain::{
     frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
     ids::{CommandId, MessageId},
     json::Json,
-    limits::{ASKED_MAX, EARLY_FRAME_BYTES_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
+    limits::{ASKED_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
     position::Offset,
     replay,
     verdict::Verdict,
 };
 use ringforge_query_api::history::Plan;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::fanout::{Post, Viewpoint};
 
@@ -340,7 +340,6 @@ impl Session {
     fn on_text(&mut self, text: &str, id: CommandId) {
         self.heard_at = self.now;
         match self.phase {
-            Phase::Greeting(_) if text.len() > EARLY_FRAME_BYTES_MAX => self.close(Close::TooBig),
             Phase::Greeting(_) => self.on_auth(text),
             Phase::Entering => self.early.push_back((text.to_owned(), id)),
             Phase::CatchingUp(_) | Phase::Live => match frame::parse(text, &self.config.limits) {

@@ -1,5 +1,7 @@
 //! The tokio loop of one connection: moves bytes, runs a session's actions. One task a connection; every queue in it is bounded.
 
+mod meter;
+mod wire;
 pub mod work;
 
 use std::{
@@ -11,15 +13,21 @@ use std::{
     time::Duration,
 };
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{FutureExt, Sink, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use ringforge_command_api::{Asked, Caller};
 use ringforge_domain::{
     close::Close,
     ids::CommandId,
-    limits::{APPEND_RECORDS_MAX, PENDING_BYTES_MAX, REPLIES_BYTES_MAX},
+    limits::{APPEND_RECORDS_MAX, PENDING_BYTES_MAX, REPLIES_BYTES_MAX, SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message, Utf8Bytes,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
 use tracing::debug;
 
 use crate::{
@@ -29,6 +37,7 @@ use crate::{
     hub::Outbox,
     session::{Action, Input, Session},
 };
+use wire::Wire;
 use work::{Inside, Work};
 
 /// How long a peer may take to read nothing at all.
@@ -43,7 +52,7 @@ struct Connection {
     edge: Arc<Edge>,
     from: IpAddr,
     bearer: Option<String>,
-    socket: WebSocket,
+    socket: WebSocketStream<Wire>,
     session: Session,
     out: VecDeque<Message>,
     out_bytes: usize,
@@ -61,8 +70,8 @@ struct Connection {
 
 /// What the socket did.
 enum Moved {
-    Read(Option<Result<Message, axum::Error>>),
-    Flushed(Result<(), axum::Error>),
+    Read(Option<Result<Message, Error>>),
+    Flushed(Result<(), Error>),
 }
 
 /// What a connection has to deal with next.
@@ -74,14 +83,24 @@ enum Next {
     Drain,
 }
 
-/// Serves a connection until it ends.
-pub async fn serve(
-    edge: Arc<Edge>,
-    socket: WebSocket,
-    from: IpAddr,
-    bearer: Option<String>,
-    stranger: impl FnOnce() + Send,
-) {
+/// A connection that has been upgraded.
+pub struct Upgraded {
+    /// The stream.
+    pub stream: TcpStream,
+    /// What was read of it already.
+    pub early: Vec<u8>,
+    /// The peer.
+    pub from: IpAddr,
+    /// The key that came with the upgrade.
+    pub bearer: Option<String>,
+}
+
+/// Serves a connection until it ends; calls `known` once it has sent `auth`.
+pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + Send) {
+    let Upgraded { stream, early, from, bearer } = upgraded;
+    let (wire, early) = Wire::new(stream, early, Arc::clone(&edge.services.clock));
+    let config = Some(config(edge.session.limits.frame_bytes()));
+    let socket = WebSocketStream::from_partially_read(wire, early, Role::Server, config).await;
     let now = edge.services.clock.monotonic();
     let session = Session::new(Arc::clone(&edge.session), now);
     let mut connection = Connection {
@@ -102,13 +121,22 @@ pub async fn serve(
         submitting: false,
         work: FuturesUnordered::new(),
     };
-    connection.run(stranger).await;
+    connection.run(known).await;
     connection.end().await;
 }
 
+fn config(frame_bytes: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(SOCKET_READ_BUFFER)
+        .write_buffer_size(SOCKET_WRITE_BUFFER)
+        .max_write_buffer_size(frame_bytes * 2 + SOCKET_WRITE_BUFFER * 4)
+        .max_message_size(Some(frame_bytes))
+        .max_frame_size(Some(frame_bytes))
+}
+
 impl Connection {
-    async fn run(&mut self, stranger: impl FnOnce() + Send) {
-        let mut stranger = Some(stranger);
+    async fn run(&mut self, known: impl FnOnce() + Send) {
+        let mut stranger = Some(known);
         let mut draining = self.edge.draining();
         self.input(Input::Opened);
         if *draining.borrow_and_update() {
@@ -198,13 +226,12 @@ impl Connection {
             Moved::Flushed(Err(_)) | Moved::Read(None) => false,
             Moved::Read(Some(Ok(message))) => self.on_message(message),
             Moved::Read(Some(Err(error))) => {
-                if error.to_string().to_lowercase().contains("too long")
-                    || error.to_string().to_lowercase().contains("too big")
-                {
-                    self.close(Close::TooBig.code(), Close::TooBig.reason());
-                    return true;
+                if matches!(error, Error::Capacity(_)) {
+                    self.socket.get_mut().cut(Close::TooBig);
                 }
-                false
+                let Some(close) = self.socket.get_ref().breach() else { return false };
+                self.close(close.code(), close.reason());
+                true
             }
         }
     }
@@ -214,7 +241,7 @@ impl Connection {
             Message::Text(text) => self.on_text(&text),
             Message::Binary(_) => self.input(Input::Binary),
             // tungstenite answers pings by itself; both are signs of life.
-            Message::Ping(_) | Message::Pong(_) => self.input(Input::Alive),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => self.input(Input::Alive),
             Message::Close(_) => {
                 self.closing = true;
                 return false;
@@ -335,7 +362,7 @@ impl Connection {
     fn close(&mut self, code: u16, reason: &'static str) {
         if !self.closing {
             self.closing = true;
-            self.out.push_back(Message::Close(Some(CloseFrame { code, reason: reason.into() })));
+            self.out.push_back(Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })));
         }
     }
 
@@ -365,11 +392,11 @@ impl Connection {
             tokio::spawn(see_out(Arc::clone(&self.edge), std::mem::take(&mut self.work)));
         }
         let goodbye = async {
-            while let Some(Ok(message)) = self.socket.next().await {
-                if matches!(message, Message::Close(_)) {
-                    break;
-                }
+            if self.socket.get_ref().breach().is_some() {
+                return self.socket.get_mut().drop_rest().await;
             }
+            // On to the end: whoever says goodbye is told so in the last read.
+            while let Some(Ok(_)) = self.socket.next().await {}
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
     }
@@ -388,13 +415,13 @@ async fn see_out(edge: Arc<Edge>, mut work: FuturesUnordered<BoxFuture<'static, 
 
 /// Puts what waits into the socket and flushes; ready when all of it is out.
 fn flush(
-    socket: &mut WebSocket,
+    socket: &mut WebSocketStream<Wire>,
     out: &mut VecDeque<Message>,
     out_bytes: &mut usize,
     unflushed: &mut bool,
     batch: bool,
     cx: &mut Context<'_>,
-) -> Poll<Result<(), axum::Error>> {
+) -> Poll<Result<(), Error>> {
     while !out.is_empty() {
         match Pin::new(&mut *socket).poll_ready(cx) {
             Poll::Ready(Ok(())) => {}

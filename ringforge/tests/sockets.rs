@@ -1,0 +1,173 @@
+//! What a connection does with frames that no library would send, told byte by byte.
+
+#![allow(clippy::disallowed_methods, reason = "a test runs on the machine's clock")]
+
+#[path = "sockets/raw.rs"]
+mod raw;
+#[path = "support.rs"]
+mod support;
+
+use std::time::Duration;
+
+use raw::{Op, Raw};
+use ringforge_domain::limits::{EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, PINGS_BURST};
+use serde_json::{Value, json};
+use support::{Client, Server};
+
+/// A command in one line.
+fn set(key: &str) -> String {
+    json!({ "type": "memory", "action": "set", "key": key, "value": 1, "ref": key }).to_string()
+}
+
+/// `text` in so many fragments; a ping after each of the first few.
+fn pieces(text: &str, count: usize, pings: usize) -> Vec<u8> {
+    let (head, last) = text.split_at(count - 1);
+    let mut bytes = Vec::new();
+    for (at, piece) in head.as_bytes().chunks(1).chain([last.as_bytes()]).enumerate() {
+        let op = if at == 0 { Op::Text } else { Op::Continuation };
+        bytes.extend(raw::frame(op, at + 1 == count, piece));
+        if at < pings {
+            bytes.extend(raw::frame(Op::Ping, true, b"p"));
+        }
+    }
+    bytes
+}
+
+/// Asks until it is so.
+async fn soon(mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async { while !is_so().await {} };
+    tokio::time::timeout(Duration::from_secs(5), asking).await.expect("it is so in time");
+}
+
+/// Somebody else on the same server still gets answers.
+async fn others_are_served(server: &Server) {
+    let (mut client, _) = Client::enter(server.ws_url(), server.first_key(), "other", json!({})).await;
+    assert_eq!(client.ask(&json!({ "type": "ping", "ref": 1 })).await["type"], "pong");
+}
+
+#[tokio::test]
+async fn a_message_in_too_many_fragments_is_too_big() {
+    let server = Server::plain();
+    let mut raw = Raw::enter(&server, "pieces").await;
+    // Pings between the fragments are none.
+    raw.send(&pieces(&set("at-most"), FRAGMENTS_MAX, 3)).await;
+    raw.reply("at-most").await;
+    // What came before it in the same segment is submitted, whether or not there is time for an answer.
+    let mut bytes = raw::text(&set("before"));
+    bytes.extend(pieces(&set("one-more"), FRAGMENTS_MAX + 1, 0));
+    raw.send(&bytes).await;
+    assert_eq!(raw.closed().await, 1009);
+    let (mut client, _) = Client::enter(server.ws_url(), server.first_key(), "other", json!({})).await;
+    let get = json!({ "type": "memory", "action": "get", "key": "before", "ref": 1 });
+    soon(async || client.ask(&get).await["event"] == "entry").await;
+}
+
+#[tokio::test]
+async fn fragments_without_end_are_noticed_when_the_bound_is_passed() {
+    let server = Server::plain();
+    let mut raw = Raw::enter(&server, "endless").await;
+    let mut bytes = raw::frame(Op::Text, false, b"");
+    for _ in 0..FRAGMENTS_MAX {
+        bytes.extend(raw::frame(Op::Continuation, false, b""));
+    }
+    raw.send(&bytes).await;
+    assert_eq!(raw.closed().await, 1009);
+}
+
+#[tokio::test]
+async fn pings_are_answered_and_a_flood_of_them_is_not() {
+    let server = Server::plain();
+    let mut raw = Raw::enter(&server, "pings").await;
+    for text in ["one", "two"] {
+        raw.send(&raw::frame(Op::Ping, true, text.as_bytes())).await;
+        assert_eq!(raw.next_of(Op::Pong).await, text.as_bytes());
+    }
+    let flood: Vec<u8> = (0..10_000).flat_map(|_| raw::frame(Op::Ping, true, b"again")).collect();
+    raw.send(&flood).await;
+    assert_eq!(raw.closed().await, 4029);
+    let mut raw = Raw::enter(&server, "pongs").await;
+    let flood: Vec<u8> = (0..=PINGS_BURST).flat_map(|_| raw::frame(Op::Pong, true, b"")).collect();
+    raw.send(&flood).await;
+    assert_eq!(raw.closed().await, 4029);
+    others_are_served(&server).await;
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_make_us_wait_for_a_large_message() {
+    let server = Server::plain();
+    let mut raw = Raw::open(&server).await;
+    // Only its header: nothing of the message is waited for.
+    raw.send(&raw::head(Op::Text, true, EARLY_FRAME_BYTES_MAX + 1)).await;
+    assert_eq!(raw.closed().await, 1009);
+    // Right after `auth`, before its answer, everything is allowed.
+    let mut raw = Raw::open(&server).await;
+    let auth = json!({ "type": "auth", "api_key": server.first_key(), "agent": { "name": "large" } });
+    let value = "x".repeat(2 * EARLY_FRAME_BYTES_MAX);
+    let large = json!({ "type": "memory", "action": "set", "key": "large", "value": value, "ref": "large" });
+    let bytes = [raw::text(&auth.to_string()), raw::text(&large.to_string())].concat();
+    raw.send(&bytes).await;
+    assert_eq!(raw.reply("large").await["event"], "set_ok");
+}
+
+#[tokio::test]
+async fn the_reason_arrives_although_we_had_not_read_everything() {
+    let server = Server::plain();
+    let mut raw = Raw::enter(&server, "huge").await;
+    // Far more than fits anywhere: the end of it cannot have been read when the goodbye is sent.
+    let bytes = raw::frame(Op::Text, true, &vec![b'x'; 4 << 20]);
+    raw.send(&bytes).await;
+    assert_eq!(raw.closed().await, 1009);
+}
+
+#[tokio::test]
+async fn no_extension_is_agreed_on_and_none_is_accepted() {
+    let server = Server::plain();
+    let extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+    let (mut raw, head) = Raw::upgrade(&server, extension).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("sec-websocket-extensions"), "{head}");
+    raw.next_of(Op::Text).await;
+    // A frame that says it is compressed.
+    let mut bytes = raw::text("{}");
+    bytes[0] |= 0x40;
+    raw.send(&bytes).await;
+    assert_eq!(raw.closed().await, raw::UNCLEAN);
+}
+
+#[tokio::test]
+async fn what_is_no_upgrade_is_refused_with_its_reason() {
+    let server = Server::plain();
+    let whole = ["Connection: keep-alive, Upgrade", "Upgrade: WebSocket", "Sec-WebSocket-Version: 13", raw::KEY];
+    let ask = async |lines: &[&str], first: &str| raw::ask(&server, first, lines).await;
+    assert!(ask(&whole, "GET /ws HTTP/1.1").await.starts_with("HTTP/1.1 101 "), "the whole");
+    for left_out in 0..whole.len() {
+        let lines: Vec<&str> = (0..whole.len()).filter(|at| *at != left_out).map(|at| whole[at]).collect();
+        let answer = ask(&lines, "GET /ws HTTP/1.1").await;
+        let status = if whole[left_out].contains("Version") { "426" } else { "400" };
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "without `{}`: {answer}", whole[left_out]);
+        let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").expect("a body").1).expect("JSON");
+        assert_eq!(body["code"], "invalid_message", "{answer}");
+    }
+    let old = ask(&[whole[0], whole[1], "Sec-WebSocket-Version: 8", raw::KEY], "GET /ws HTTP/1.1").await;
+    assert!(old.starts_with("HTTP/1.1 426 ") && old.contains("sec-websocket-version: 13\r\n"), "{old}");
+    assert!(ask(&whole, "POST /ws HTTP/1.1").await.starts_with("HTTP/1.1 405 "), "another method");
+    assert!(ask(&whole, "GET /ws HTTP/1.0").await.starts_with("HTTP/1.0 426 "), "an old HTTP");
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_goodbye_is_submitted() {
+    const COUNT: usize = 100;
+    let server = Server::plain();
+    let mut raw = Raw::open(&server).await;
+    let auth = json!({ "type": "auth", "api_key": server.first_key(), "agent": { "name": "hasty" } });
+    // Everything in one segment, and nothing is read.
+    let mut bytes = raw::text(&auth.to_string());
+    bytes.extend((0..COUNT).flat_map(|at| raw::text(&set(&format!("hasty/{at}")))));
+    bytes.extend(raw::frame(Op::Close, true, &1_000_u16.to_be_bytes()));
+    raw.send(&bytes).await;
+    assert_eq!(raw.closed().await, 1000);
+    let (mut client, _) = Client::enter(server.ws_url(), server.first_key(), "other", json!({})).await;
+    let list = json!({ "type": "memory", "action": "list", "prefix": "hasty/", "limit": 1, "ref": 1 });
+    soon(async || client.ask(&list).await["total"] == COUNT).await;
+}
