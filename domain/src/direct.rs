@@ -8,13 +8,15 @@ use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, EXPIRED, Expire, ExpireEffect, Told};
+pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, Expire, ExpireEffect, Told};
+
+use outcome::EXPIRED;
 
 use crate::{
     catalog::Act,
     code::{Code, Refusal},
     event::{At, Header},
-    frame::{Frame, Shown},
+    frame::{Frame, Lapse, Shown},
     ids::{AgentId, MessageId, Scope},
     interest::Audience,
     json::{self, Json},
@@ -314,7 +316,17 @@ impl Act for Send {
         if let Some(cause) = &at.header.caused_by {
             body["caused_by"] = json!(cause);
         }
-        shown.push(Audience::Agents(vec![effect.to]), Frame::new(KIND, "message", &body))
+        let mut shown = shown.push(Audience::Agents(vec![effect.to]), Frame::new(KIND, "message", &body));
+        shown.report = Some((effect.to, Delivered { message: effect.message }.into()));
+        // Whoever sends to itself has been told both.
+        shown.lapse = (at.header.agent_id != Some(effect.to)).then(|| Lapse {
+            to: effect.to,
+            due: effect.expires_at,
+            stream: Stream::Direct,
+            label: EXPIRED,
+            subject: effect.message.to_string(),
+        });
+        shown
     }
 }
 

@@ -10,14 +10,16 @@ use serde_json::{Value, json};
 pub use door::{Incoming, Meta, Received, parse};
 
 use crate::{
+    catalog::Command,
+    close::Close,
     code::Refusal,
     cursor::{Cursor, Seal},
     event::{At, Event},
     ids::{AgentId, Scope, SessionId},
     interest::{Audience, InterestChange},
     json::Json,
-    position::{Generation, Offset, StreamRef},
-    verdict::{First, Outcome, Verdict},
+    position::{Generation, LogTime, Offset, StreamRef},
+    verdict::{First, Outcome, Stream, Verdict},
 };
 
 /// How a connection wants its frames.
@@ -126,8 +128,8 @@ pub fn refused(refusal: &Refusal) -> Value {
     body
 }
 
-/// What everyone sees of one event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What everyone sees of one event, and what it means for their connections.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
     /// To whoever asked, over the connection it came from.
     pub reply: Option<Frame>,
@@ -135,8 +137,29 @@ pub struct Shown {
     pub pushes: Vec<Push>,
     /// How the asker's subscriptions change with it.
     pub interest: Option<(AgentId, InterestChange)>,
-    /// The session that it put an end to in favour of another.
-    pub replaced: Option<SessionId>,
+    /// The pattern of the memory entries that the asker is sent after the reply.
+    pub snapshot: Option<String>,
+    /// The session that it put an end to, and how that one's connection is closed.
+    pub ended: Option<(SessionId, Close)>,
+    /// What is to be logged once a connection of this agent took the pushes.
+    pub report: Option<(AgentId, Command)>,
+    /// When history shows no pushes of it any more.
+    pub lapse: Option<Lapse>,
+}
+
+/// A later event took back what an agent had not been shown in time: history must not show it after all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lapse {
+    /// The agent.
+    pub to: AgentId,
+    /// Before then there is no such event.
+    pub due: LogTime,
+    /// How that event is found, if there is one: its part of history,
+    pub stream: Stream,
+    /// its label,
+    pub label: &'static str,
+    /// and its subject.
+    pub subject: String,
 }
 
 /// A frame and who is meant by it.
@@ -180,7 +203,7 @@ pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
     }
     if verdict.first.is_some() {
         let reply = shown.reply.map(|reply| reply.also(&json!({ "duplicate": true })));
-        return Shown { reply, ..Shown::default() };
+        return Shown { reply, snapshot: shown.snapshot, ..Shown::default() };
     }
     for push in &mut shown.pushes {
         push.frame.stamp = Some(own);

@@ -133,15 +133,28 @@ impl Interest {
     }
 }
 
+/// What a presence frame says of its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is here now.
+    Joined,
+    /// It is here and something about it is different.
+    Changed,
+    /// It is gone.
+    Left,
+}
+
 /// Who is meant by a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Everyone in the fleet.
     Fleet,
-    /// Everyone who wants to see presence; the last frame about `about` counts.
+    /// Everyone who wants to see presence; the last frame about `about` counts. Nobody is told that it left itself.
     Presence {
         /// Whose presence it is.
         about: AgentId,
+        /// What became of it.
+        change: Presence,
     },
     /// The author and whoever subscribed to one of the tags or to the kind.
     Tagged {
@@ -176,7 +189,8 @@ impl Audience {
     /// Whether `agent`, with its `interest`, is meant by an event at `offset`.
     pub fn wants(&self, agent: AgentId, interest: &Interest, offset: Offset) -> Option<Wanted> {
         let meant = match self {
-            Self::Fleet | Self::Presence { .. } => true,
+            Self::Fleet => true,
+            Self::Presence { about, change } => *about != agent || *change != Presence::Left,
             Self::Agents(agents) => agents.contains(&agent),
             Self::Tagged { tags, kind, author } => {
                 *author == Some(agent) || interest.at(offset).any(|topic| routed(topic, tags, kind))

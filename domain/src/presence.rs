@@ -14,7 +14,7 @@ use crate::{
     event::{At, Header},
     frame::{Frame, Shown},
     ids::{AgentId, EdgeId, KeyId, Scope, SessionId},
-    interest::{Audience, Interest},
+    interest::{self, Audience, Interest},
     json::Json,
     limits::{CAPABILITIES_MAX, FILTER_VALUES_MAX, Limits},
     position::{LogTime, Offset},
@@ -226,7 +226,10 @@ impl Act for Update {
     fn show(&self, at: &At, effect: &UpdateEffect) -> Shown {
         let shown = Shown::ack(KIND, "update_ok", &());
         match (&effect.entry, at.header.agent_id) {
-            (Some(entry), Some(about)) => shown.push(Audience::Presence { about }, frame("state_changed", at, entry)),
+            (Some(entry), Some(about)) => {
+                let everyone = Audience::Presence { about, change: interest::Presence::Changed };
+                shown.push(everyone, frame("state_changed", at, entry))
+            }
             _ => shown,
         }
     }

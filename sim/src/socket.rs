@@ -203,11 +203,12 @@ impl Socket {
     }
 
     fn posts(&mut self) {
-        if let Ok(posts) = self.outbox.take() {
-            self.input(Input::Posts(posts));
-        } else {
-            self.lagging = true;
-            self.input(Input::Lagged);
+        match self.outbox.take() {
+            Ok(posts) => self.input(Input::Posts(posts)),
+            Err(lagged) => {
+                self.lagging = true;
+                self.input(Input::Lagged(lagged));
+            }
         }
     }
 
@@ -285,7 +286,7 @@ impl Socket {
         if let (Some((_, feed)), Some((viewpoint, _))) = (&self.inside, self.session.me()) {
             feed.fleet().leave(viewpoint.session);
         }
-        if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.was_replaced()) {
+        if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.has_ended()) {
             self.process.leave_later(caller);
         }
         if self.session.is_entering() {

@@ -1,28 +1,26 @@
 //! History for one agent: log and index make the same posts that it would have been sent live.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use ringforge_domain::{
     auth::PresenceMode,
-    catalog::Effect,
-    direct,
     frame::Encoder,
-    interest::{Audience, Interest},
+    interest::Interest,
     limits::CATCH_UP_PAGE_MAX,
     position::Offset,
     presence::Agent,
     row::{RowKey, State},
-    verdict::{First, Outcome, Stream},
+    verdict::First,
 };
 use ringforge_ports::{
     Error, Services,
-    reads::{Matching, Update, Which},
+    reads::{Matching, Which},
 };
 use ringforge_query_api::history::updates;
 
 use crate::{
     fanout::{Delivery, Post, Viewpoint},
-    presence::Coalescer,
+    presence,
     session::Caught,
 };
 
@@ -71,52 +69,49 @@ impl Reader {
         let done = !full || verdicts.len() < read;
         // The row is read after the page: its spans say what was in force at each place of it.
         let interest = self.interest(services).await?;
-        let mut updates = updates(services, partition, verdicts).await?;
-        let upto = updates.last().map_or(after, |update| Some(update.verdict.position.offset));
-        let expired = self.expired(services, &updates).await?;
-        updates.retain(|update| !expired.contains(&update.verdict.position.offset));
-        Ok(Caught { posts: self.posts(&updates, &interest), upto, done })
-    }
-
-    /// Messages to this agent that its sender was told it never got: they must not turn up after all.
-    async fn expired(&self, services: &Services, updates: &[Update]) -> Result<BTreeSet<Offset>, Error> {
-        let (now, agent) = (services.clock.wall(), self.viewpoint.agent);
-        let mut expired = BTreeSet::new();
-        for Update { verdict, .. } in updates {
-            let Outcome::Applied(Effect::DirectSend(effect)) = &verdict.outcome else { continue };
-            if effect.to != agent || effect.expires_at > now || verdict.agent == Some(agent) {
-                continue;
-            }
-            let matching = Matching {
-                streams: vec![Stream::Direct],
-                labels: vec![direct::EXPIRED.to_owned()],
-                subject: Some(effect.message.to_string()),
-                limit: 1,
-                ..Matching::default()
-            };
-            let partition = self.encoder.stream.partition;
-            let found = services.reads.verdicts(partition, verdict.scope, &Which::Matching(matching)).await?;
-            if found.total > 0 {
-                expired.insert(verdict.position.offset);
-            }
+        let updates = updates(services, partition, verdicts).await?;
+        let mut deliveries = Vec::with_capacity(updates.len());
+        for update in &updates {
+            deliveries.push(Arc::new(self.unless_lapsed(services, Delivery::of(update)).await?));
         }
-        Ok(expired)
+        let upto = deliveries.last().map_or(after, |delivery| Some(delivery.offset));
+        Ok(Caught { posts: self.posts(&deliveries, &interest), upto, done })
     }
 
-    fn posts(&self, updates: &[Update], interest: &Interest) -> Vec<Post> {
-        let deliveries: Vec<Arc<Delivery>> = updates.iter().map(|update| Arc::new(Delivery::of(update))).collect();
+    /// The same without what was taken back before this agent was shown it: it must not turn up after all.
+    async fn unless_lapsed(&self, services: &Services, mut delivery: Delivery) -> Result<Delivery, Error> {
+        let Some(lapse) = delivery.lapse.take() else { return Ok(delivery) };
+        if lapse.to != self.viewpoint.agent || lapse.due > services.clock.wall() {
+            return Ok(delivery);
+        }
+        let matching = Matching {
+            streams: vec![lapse.stream],
+            labels: vec![lapse.label.to_owned()],
+            subject: Some(lapse.subject),
+            limit: 1,
+            ..Matching::default()
+        };
+        let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
+        let found = services.reads.verdicts(partition, scope, &Which::Matching(matching)).await?;
+        if found.total > 0 {
+            delivery.pushes.clear();
+            delivery.report = None;
+        }
+        Ok(delivery)
+    }
+
+    /// What this agent gets of a page.
+    pub(crate) fn posts(&self, deliveries: &[Arc<Delivery>], interest: &Interest) -> Vec<Post> {
         let picked = deliveries.iter().filter_map(|delivery| Post::pick(delivery, self.viewpoint, interest));
         let mut posts: Vec<Post> = match self.presence {
             PresenceMode::Each => picked.collect(),
             _ => picked.filter_map(Post::without_presence).collect(),
         };
-        if self.presence == PresenceMode::Delta
-            && let (Some(frame), Some(last)) = (Coalescer::gather(&deliveries), updates.last())
-        {
-            let hash = last.event.as_ref().map_or(0, |event| event.at.hash);
-            let place = First { offset: last.verdict.position.offset, hash };
-            let audience = Audience::Presence { about: self.viewpoint.agent };
-            posts.push(Post::all(&Arc::new(Delivery::made(place, audience, frame))));
+        if let (PresenceMode::Delta, Some(last)) = (self.presence, deliveries.last()) {
+            let place = First { offset: last.offset, hash: last.hash };
+            let changes = presence::gather(deliveries, self.viewpoint.agent);
+            let made = |frame| Post::all(&Arc::new(Delivery::made(place, frame, presence::Changes::new())));
+            posts.extend(presence::frames(PresenceMode::Delta, &changes).into_iter().map(made));
         }
         posts
     }

@@ -3,9 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use ringforge_domain::{
-    catalog::{Command, Effect},
-    frame::{Encoder, Frame, Push, Shape, Shown, frames_of},
-    ids::{AgentId, CommandId, MessageId, SessionId},
+    catalog::Command,
+    close::Close,
+    code::{Code, Refusal},
+    frame::{Encoder, Frame, Lapse, Push, Shape, Shown, frames_of},
+    ids::{AgentId, CommandId, SessionId},
     interest::{Audience, Interest, InterestChange, Wanted},
     limits::PUSHES_MAX,
     position::Offset,
@@ -13,6 +15,8 @@ use ringforge_domain::{
 };
 use ringforge_ports::reads::Update;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::presence::Changes;
 
 /// A frame with its texts, made when first asked for and shared by everyone who gets it.
 #[derive(Debug)]
@@ -55,6 +59,8 @@ pub struct Sharing {
 pub struct Delivery {
     /// The event's place.
     pub offset: Offset,
+    /// 32 bits of its hash.
+    pub hash: u32,
     /// The fleet's event before it.
     pub previous: Option<Offset>,
     /// Which append it was.
@@ -67,10 +73,18 @@ pub struct Delivery {
     pub pushes: Vec<Sharing>,
     /// How an agent's subscriptions change with it.
     pub interest: Option<(AgentId, InterestChange)>,
-    /// The session that it put an end to.
-    pub replaced: Option<SessionId>,
-    /// The direct message it carries, so that its delivery can be reported.
-    pub message: Option<(AgentId, MessageId)>,
+    /// The pattern of the entries that the asker is sent after the reply.
+    pub snapshot: Option<String>,
+    /// The session that it put an end to, and how that one's connection is closed.
+    pub ended: Option<(SessionId, Close)>,
+    /// What is to be logged once a connection of this agent took the pushes.
+    pub report: Option<(AgentId, Command)>,
+    /// When history shows no pushes of it any more.
+    pub lapse: Option<Lapse>,
+    /// What its asker is told, whoever that is: the event cannot be read.
+    pub unreadable: Option<Refusal>,
+    /// The changes of presence that it tells of, if it is of our own making.
+    pub gathered: Changes,
 }
 
 impl Delivery {
@@ -80,30 +94,40 @@ impl Delivery {
         let shown = event.as_ref().map_or_else(Shown::default, |event| frames_of(event, verdict));
         Self {
             offset: verdict.position.offset,
+            hash: event.as_ref().map_or(0, |event| event.at.hash),
             previous: verdict.previous,
             command: verdict.command_id,
             session: event.as_ref().and_then(|event| event.at.header.session_id),
             reply: shown.reply.map(Shared::new),
             pushes: shown.pushes.into_iter().map(Sharing::from).collect(),
             interest: shown.interest,
-            replaced: shown.replaced,
-            message: event.as_ref().and_then(|event| message(&event.command, verdict)),
+            snapshot: shown.snapshot,
+            ended: shown.ended,
+            report: shown.report,
+            lapse: shown.lapse,
+            unreadable: event.is_none().then(|| unreadable(verdict)),
+            gathered: Changes::new(),
         }
     }
 
     /// A frame of our own making for everyone, at the place of the last event: a safe cursor.
-    pub fn made(place: First, audience: Audience, frame: Frame) -> Self {
+    pub fn made(place: First, frame: Frame, gathered: Changes) -> Self {
         let frame = frame.stamped(place.offset, place.hash);
         Self {
             offset: place.offset,
+            hash: place.hash,
             previous: None,
             command: CommandId::from_bits(0),
             session: None,
             reply: None,
-            pushes: vec![Sharing::from(Push { audience, frame, with_value: None })],
+            pushes: vec![Sharing::from(Push { audience: Audience::Fleet, frame, with_value: None })],
             interest: None,
-            replaced: None,
-            message: None,
+            snapshot: None,
+            ended: None,
+            report: None,
+            lapse: None,
+            unreadable: None,
+            gathered,
         }
     }
 
@@ -124,12 +148,11 @@ impl From<Push> for Sharing {
     }
 }
 
-fn message(command: &Command, verdict: &Verdict) -> Option<(AgentId, MessageId)> {
-    match (command, &verdict.outcome, verdict.first) {
-        (Command::DirectSend(_), Outcome::Applied(Effect::DirectSend(effect)), None) => {
-            Some((effect.to, effect.message))
-        }
-        _ => None,
+/// The answer to an event that is damaged or gone: its verdict says whether it had an effect.
+fn unreadable(verdict: &Verdict) -> Refusal {
+    match &verdict.outcome {
+        Outcome::Refused(refusal) => refusal.clone(),
+        Outcome::Applied(_) => Refusal::new(Code::ServerError).unknown(),
     }
 }
 
@@ -149,8 +172,8 @@ pub struct Post {
     pub delivery: Arc<Delivery>,
     /// Whether the reply is for it.
     pub reply: bool,
-    /// Whether its session has been replaced.
-    pub replaced: bool,
+    /// How its connection is closed, if this is the end of its session.
+    pub ended: Option<Close>,
     /// Its pushes, a bit each: the frame, and 32 bits up the frame with the value.
     picks: u64,
 }
@@ -167,13 +190,19 @@ impl Post {
             }
         }
         let reply = delivery.reply.is_some() && delivery.session == Some(viewpoint.session);
-        let replaced = delivery.replaced == Some(viewpoint.session);
-        (reply || replaced || picks != 0).then(|| Self { delivery: Arc::clone(delivery), reply, replaced, picks })
+        let ended = delivery.ended.filter(|(session, _)| *session == viewpoint.session).map(|(_, close)| close);
+        let post = Self { delivery: Arc::clone(delivery), reply, ended, picks };
+        (!post.is_empty()).then_some(post)
     }
 
     /// Everything for everyone: a frame of our own making.
     pub fn all(delivery: &Arc<Delivery>) -> Self {
-        Self { delivery: Arc::clone(delivery), reply: false, replaced: false, picks: 1 }
+        Self { delivery: Arc::clone(delivery), reply: false, ended: None, picks: 1 }
+    }
+
+    /// An event that cannot be read goes to everyone: nobody else knows who asked for it.
+    fn is_empty(&self) -> bool {
+        !self.reply && self.ended.is_none() && self.picks == 0 && self.delivery.unreadable.is_none()
     }
 
     /// Its pushes, in order, with their audience.
@@ -196,6 +225,6 @@ impl Post {
                 self.picks &= !(1 << at);
             }
         }
-        (self.reply || self.replaced || self.picks != 0).then_some(self)
+        (!self.is_empty()).then_some(self)
     }
 }

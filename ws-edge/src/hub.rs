@@ -9,8 +9,8 @@ use std::{
 use ringforge_domain::{
     auth::PresenceMode,
     frame::Encoder,
-    ids::{AgentId, SessionId},
-    interest::{Audience, Interest},
+    ids::SessionId,
+    interest::Interest,
     limits::{OUTBOX_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
     position::Offset,
     verdict::First,
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::{
     fanout::{Delivery, Post, Viewpoint},
-    presence::Coalescer,
+    presence::{self, Changes, Coalescer, Due},
 };
 
 /// A connection's queue of pushes: bounded; when it is full everything in it is dropped and the connection lags.
@@ -34,15 +34,15 @@ pub struct Outbox {
 struct Queue {
     posts: VecDeque<Post>,
     bytes: usize,
-    lagged: bool,
+    lagged: Option<Lagged>,
 }
 
 impl Outbox {
     /// Takes what is there; `Err` if something was dropped: feed from the log, after the last post that was taken.
     pub fn take(&self) -> Result<VecDeque<Post>, Lagged> {
         let mut queue = self.queue();
-        if std::mem::take(&mut queue.lagged) {
-            return Err(Lagged);
+        if let Some(lagged) = queue.lagged.take() {
+            return Err(lagged);
         }
         queue.bytes = 0;
         Ok(std::mem::take(&mut queue.posts))
@@ -54,7 +54,7 @@ impl Outbox {
             let filled = self.filled.notified();
             {
                 let queue = self.queue();
-                if queue.lagged || !queue.posts.is_empty() {
+                if queue.lagged.is_some() || !queue.posts.is_empty() {
                     return;
                 }
             }
@@ -65,18 +65,21 @@ impl Outbox {
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
         let queue = self.queue();
-        queue.posts.is_empty() && !queue.lagged
+        queue.posts.is_empty() && queue.lagged.is_none()
     }
 
-    /// Puts a post in; `false` if that was too much and the connection lags from now on.
-    fn put(&self, post: Post) -> bool {
+    /// Puts a post in; `false` if that was too much and the connection lags from now on. `pending` says what is held
+    /// back from it.
+    fn put(&self, post: Post, pending: impl FnOnce() -> Changes) -> bool {
         let mut queue = self.queue();
         queue.bytes += post.delivery.weight();
         let fits = queue.bytes <= OUTBOX_BYTES_MAX || queue.posts.is_empty();
-        if fits {
-            queue.posts.push_back(post);
-        } else {
-            *queue = Queue { lagged: true, ..Queue::default() };
+        queue.posts.push_back(post);
+        if !fits {
+            let mut owed = Changes::new();
+            queue.posts.iter().for_each(|post| presence::merge(&mut owed, &post.delivery.gathered));
+            presence::merge(&mut owed, &pending());
+            *queue = Queue { lagged: Some(Lagged { owed }), ..Queue::default() };
         }
         drop(queue);
         self.filled.notify_one();
@@ -88,9 +91,13 @@ impl Outbox {
     }
 }
 
-/// Pushes were dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lagged;
+/// Pushes were dropped. The log has them, but whoever reads it from its last post on does not meet again the presence that
+/// was held back before that post.
+#[derive(Clone, Debug, Default)]
+pub struct Lagged {
+    /// Presence that was held back or dropped.
+    pub owed: Changes,
+}
 
 /// Who wants to be fed live.
 #[derive(Clone, Debug)]
@@ -109,6 +116,8 @@ struct Present {
     member: Member,
     /// It has seen everything up to here.
     cursor: Option<Offset>,
+    /// It has seen all presence up to here as history.
+    since: Option<Offset>,
 }
 
 /// What an update was to the hub.
@@ -180,7 +189,8 @@ impl Fleet {
         let delivery = Arc::new(Delivery::of(update));
         self.head = Some(First { offset, hash: update.event.as_ref().map_or(0, |event| event.at.hash) });
         let held = self.coalescer.see(&delivery, now);
-        self.members.retain(|_, present| present.see(&delivery, held));
+        let coalescer = &self.coalescer;
+        self.members.retain(|_, present| present.see(&delivery, held, coalescer));
         self.remember(delivery);
         Seen::Next
     }
@@ -193,24 +203,24 @@ impl Fleet {
         if cursor < reached {
             return Err(Behind);
         }
-        let mut present = Present { member, cursor };
+        let none = Coalescer::default();
+        let mut present = Present { member, cursor, since: cursor.max(self.head()) };
         let missed: Vec<_> = self.tail.iter().filter(|delivery| Some(delivery.offset) > cursor).cloned().collect();
         for delivery in &missed {
-            if !present.see(delivery, false) {
+            if !present.see(delivery, false, &none) {
                 return Err(Behind);
             }
         }
-        // What the next `delta` for all will tell is not told now.
-        let pending = self.coalescer.delta_from();
-        let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
-        if let (PresenceMode::Delta, Some(frame), Some(head)) =
-            (present.member.presence, Coalescer::gather(told), self.head)
-        {
-            let about = present.member.viewpoint.agent;
-            let made = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
-            if !present.member.outbox.put(Post::all(&made)) {
+        if present.member.presence == PresenceMode::Delta {
+            // What the next `delta` for all will tell is not told now.
+            let pending = self.coalescer.pending(PresenceMode::Delta).values().map(|change| change.offset).min();
+            let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
+            let changes = presence::gather(told, present.member.viewpoint.agent);
+            let made = self.head.map(|head| made(head, PresenceMode::Delta, &changes)).unwrap_or_default();
+            if !made.iter().all(|made| present.put(Post::all(made), &none)) {
                 return Err(Behind);
             }
+            present.since = cursor;
         }
         self.members.insert(present.member.viewpoint.session, present);
         Ok(())
@@ -235,14 +245,16 @@ impl Fleet {
 
     /// Shows the presence changes that were held back.
     pub fn tick(&mut self, now: Duration) {
-        for (mode, frame) in self.coalescer.due(now) {
-            let Some(head) = self.head else { return };
-            let about = AgentId::from_bits(0);
-            let delivery = Arc::new(Delivery::made(head, Audience::Presence { about }, frame));
-            let post = Post::all(&delivery);
-            // Whoever came with a cursor that is not reached yet has seen all of it as history.
-            let wants = |present: &Present| present.member.presence == mode && present.cursor < Some(head.offset);
-            self.members.retain(|_, present| !wants(present) || present.member.outbox.put(post.clone()));
+        let Some(head) = self.head else { return };
+        while let Some(Due { mode, changes }) = self.coalescer.due(now) {
+            let last = changes.values().map(|change| change.offset).max();
+            let made = made(head, mode, &changes);
+            let coalescer = &self.coalescer;
+            // Whoever came later has seen all of it as history.
+            let wants = |present: &Present| present.member.presence == mode && present.since < last;
+            self.members.retain(|_, present| {
+                !wants(present) || made.iter().all(|made| present.put(Post::all(made), coalescer))
+            });
         }
     }
 
@@ -261,14 +273,20 @@ impl Fleet {
     }
 }
 
+/// Deliveries of our own making, at the place of the last event: a safe cursor.
+fn made(head: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery>> {
+    let frames = presence::frames(mode, changes).into_iter();
+    frames.map(|frame| Arc::new(Delivery::made(head, frame, changes.clone()))).collect()
+}
+
 impl Present {
     /// Puts into its outbox what it gets; `false`: it lags and is fed no longer.
-    fn see(&mut self, delivery: &Arc<Delivery>, presence_held: bool) -> bool {
+    fn see(&mut self, delivery: &Arc<Delivery>, presence_held: bool, coalescer: &Coalescer) -> bool {
         if self.cursor.is_some_and(|cursor| delivery.offset <= cursor) {
             return true;
         }
         self.cursor = None;
-        let fed = self.feed(delivery, presence_held);
+        let fed = self.feed(delivery, presence_held, coalescer);
         if let Some((_, change)) = delivery.interest.as_ref().filter(|(agent, _)| *agent == self.member.viewpoint.agent)
         {
             self.member.interest.change(change, delivery.offset);
@@ -276,12 +294,24 @@ impl Present {
         fed
     }
 
-    fn feed(&self, delivery: &Arc<Delivery>, presence_held: bool) -> bool {
+    fn feed(&self, delivery: &Arc<Delivery>, presence_held: bool, coalescer: &Coalescer) -> bool {
         let Some(post) = Post::pick(delivery, self.member.viewpoint, &self.member.interest) else { return true };
         let post = match self.member.presence {
             PresenceMode::Each if !presence_held => Some(post),
             _ => post.without_presence(),
         };
-        post.is_none_or(|post| self.member.outbox.put(post))
+        post.is_none_or(|post| self.put(post, coalescer))
+    }
+
+    fn put(&self, post: Post, coalescer: &Coalescer) -> bool {
+        let pending = || {
+            let pending = coalescer.pending(self.member.presence).iter();
+            let unseen = pending.filter(|(_, change)| Some(change.offset) > self.since);
+            unseen.map(|(about, change)| (*about, Arc::clone(change))).collect()
+        };
+        self.member.outbox.put(post, pending)
     }
 }
+
+#[cfg(test)]
+mod tests;

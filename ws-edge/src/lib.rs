@@ -8,3 +8,5 @@ pub mod hub;
 pub mod presence;
 pub mod session;
 pub mod socket;
+#[cfg(test)]
+mod stage;

@@ -3,7 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ringforge_domain::{auth::PresenceMode, frame::Frame, ids::AgentId, interest::Audience, position::Offset};
+use ringforge_domain::{
+    auth::PresenceMode,
+    frame::Frame,
+    ids::AgentId,
+    interest::{Audience, Presence},
+    position::Offset,
+};
 use serde_json::{Value, json};
 
 use crate::fanout::Delivery;
@@ -13,110 +19,151 @@ const EACH: Duration = Duration::from_secs(1);
 /// One frame in this time, for `delta`.
 const DELTA: Duration = Duration::from_millis(250);
 
+/// The last that is known of an agent.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The event it was born of.
+    pub offset: Offset,
+    /// The first event that it stands for.
+    pub first: Offset,
+    what: Presence,
+    frame: Frame,
+}
+
+/// Changes by agent: of each only the last counts.
+pub type Changes = BTreeMap<AgentId, Arc<Change>>;
+
 /// What of a fleet's presence was shown, and what was held back.
 #[derive(Default)]
 pub struct Coalescer {
     shown: BTreeMap<AgentId, Duration>,
-    held: BTreeMap<AgentId, Frame>,
-    delta: BTreeMap<AgentId, (&'static str, Frame)>,
+    held: Changes,
+    delta: Changes,
     delta_since: Option<Duration>,
-    delta_from: Option<Offset>,
-    /// The place of the last change: it rises for everyone alike.
-    version: u64,
+}
+
+/// Changes whose time has come, for the members of one mode.
+pub struct Due {
+    /// The mode.
+    pub mode: PresenceMode,
+    /// The changes.
+    pub changes: Changes,
 }
 
 impl Coalescer {
     /// Notes a change; `true` if `each` shall see it later.
     pub fn see(&mut self, delivery: &Arc<Delivery>, now: Duration) -> bool {
         let mut hold = false;
-        for push in &delivery.pushes {
-            let Audience::Presence { about } = &push.audience else { continue };
-            let frame = &push.frame.frame;
-            self.version = delivery.offset.0;
-            self.delta_from.get_or_insert(delivery.offset);
-            self.note_delta(*about, frame, now);
-            if frame.event != "state_changed" {
+        for (about, change) in changes(delivery) {
+            self.delta_since.get_or_insert(now);
+            note(&mut self.delta, about, &change);
+            if change.what != Presence::Changed {
                 // Joining and leaving show at once, and settle what was held back about the agent.
-                self.held.remove(about);
-                self.shown.remove(about);
+                self.held.remove(&about);
+                self.shown.remove(&about);
                 continue;
             }
-            let soon = self.shown.get(about).is_some_and(|shown| now.saturating_sub(*shown) < EACH);
+            let soon = self.shown.get(&about).is_some_and(|shown| now.saturating_sub(*shown) < EACH);
             if soon {
-                self.held.insert(*about, frame.clone());
+                self.held.insert(about, change);
                 hold = true;
             } else {
-                self.shown.insert(*about, now);
+                self.shown.insert(about, now);
             }
         }
         hold
     }
 
-    /// Frames whose time has come, each for the members of one mode.
-    pub fn due(&mut self, now: Duration) -> Vec<(PresenceMode, Frame)> {
-        let mut due = Vec::new();
-        let ready = |about: &AgentId, shown: &BTreeMap<AgentId, Duration>| {
-            shown.get(about).is_none_or(|shown| now.saturating_sub(*shown) >= EACH)
-        };
-        let ripe: Vec<AgentId> = self.held.keys().copied().filter(|about| ready(about, &self.shown)).collect();
-        for about in ripe {
-            if let Some(frame) = self.held.remove(&about) {
-                due.push((PresenceMode::Each, frame));
-                self.shown.insert(about, now);
-            }
-        }
+    /// What is to be shown now: of `each` one agent at a time.
+    pub fn due(&mut self, now: Duration) -> Option<Due> {
         self.shown.retain(|_, shown| now.saturating_sub(*shown) < EACH);
-        if self.delta_since.is_some_and(|since| now.saturating_sub(since) >= DELTA) {
+        let ripe = self.held.keys().find(|about| !self.shown.contains_key(about)).copied();
+        if let Some((about, change)) = ripe.and_then(|about| self.held.remove_entry(&about)) {
+            self.shown.insert(about, now);
+            return Some(Due { mode: PresenceMode::Each, changes: [(about, change)].into() });
+        }
+        let over = self.delta_since.is_some_and(|since| now.saturating_sub(since) >= DELTA);
+        over.then(|| {
             self.delta_since = None;
-            self.delta_from = None;
-            due.push((PresenceMode::Delta, self.delta_frame()));
-        }
-        due
+            Due { mode: PresenceMode::Delta, changes: std::mem::take(&mut self.delta) }
+        })
     }
 
-    /// All presence of some deliveries as one `delta` frame, for a member that saw none of them yet.
-    pub fn gather<'a>(deliveries: impl IntoIterator<Item = &'a Arc<Delivery>>) -> Option<Frame> {
-        let mut all = Self::default();
-        for delivery in deliveries {
-            all.see(delivery, Duration::ZERO);
+    /// What was held back from the members of a mode so far.
+    pub fn pending(&self, mode: PresenceMode) -> &Changes {
+        const NONE: &Changes = &Changes::new();
+        match mode {
+            PresenceMode::Each => &self.held,
+            PresenceMode::Delta => &self.delta,
+            PresenceMode::None => NONE,
         }
-        all.delta_since.map(|_| all.delta_frame())
-    }
-
-    /// The first event that the next `delta` frame tells of.
-    pub fn delta_from(&self) -> Option<Offset> {
-        self.delta_from
     }
 
     /// Whether something waits for its time.
     pub fn holds_back(&self) -> bool {
         !self.held.is_empty() || self.delta_since.is_some()
     }
+}
 
-    fn note_delta(&mut self, about: AgentId, frame: &Frame, now: Duration) {
-        self.delta_since.get_or_insert(now);
-        let event = match (self.delta.get(&about), frame.event) {
-            // Joined and changed within one window is still joined.
-            (Some((first @ "joined", _)), "state_changed") => first,
-            _ => frame.event,
-        };
-        self.delta.insert(about, (event, frame.clone()));
+/// The last of each agent's presence in these deliveries, as `agent` may see it.
+pub fn gather<'a>(deliveries: impl IntoIterator<Item = &'a Arc<Delivery>>, agent: AgentId) -> Changes {
+    let mut all = Changes::new();
+    for delivery in deliveries {
+        let others = |(about, change): &(AgentId, Arc<Change>)| *about != agent || change.what != Presence::Left;
+        changes(delivery).filter(others).for_each(|(about, change)| note(&mut all, about, &change));
     }
+    all
+}
 
-    fn delta_frame(&mut self) -> Frame {
-        let (mut joined, mut left, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-        for (event, frame) in std::mem::take(&mut self.delta).into_values() {
-            let entry: Value = frame.object().value();
-            match event {
-                "joined" => joined.push(entry),
-                "left" => left.push(entry),
-                _ => changed.push(entry),
-            }
+/// Adds later changes to earlier ones.
+pub fn merge(changes: &mut Changes, later: &Changes) {
+    for (about, change) in later {
+        note(changes, *about, change);
+    }
+}
+
+/// The frames that show changes in a mode.
+pub fn frames(mode: PresenceMode, changes: &Changes) -> Vec<Frame> {
+    match mode {
+        PresenceMode::None => Vec::new(),
+        PresenceMode::Each => changes.values().map(|change| change.frame.clone()).collect(),
+        PresenceMode::Delta => delta(changes).into_iter().collect(),
+    }
+}
+
+fn changes(delivery: &Delivery) -> impl Iterator<Item = (AgentId, Arc<Change>)> {
+    delivery.pushes.iter().filter_map(|push| {
+        let Audience::Presence { about, change } = push.audience else { return None };
+        let frame = push.frame.frame.clone();
+        let (first, offset) = (delivery.offset, delivery.offset);
+        Some((about, Arc::new(Change { offset, first, what: change, frame })))
+    })
+}
+
+fn note(changes: &mut Changes, about: AgentId, change: &Arc<Change>) {
+    let joined = changes.get(&about).filter(|known| known.what == Presence::Joined);
+    let change = match (change.what, joined) {
+        // Joined and changed within one window is still joined.
+        (Presence::Changed, Some(joined)) => {
+            Arc::new(Change { first: joined.first, what: joined.what, ..Change::clone(change) })
         }
-        Frame::new(
-            "presence",
-            "delta",
-            &json!({ "joined": joined, "left": left, "changed": changed, "roster_version": self.version }),
-        )
-    }
+        _ => Arc::clone(change),
+    };
+    changes.insert(about, change);
+}
+
+fn delta(changes: &Changes) -> Option<Frame> {
+    let version = changes.values().map(|change| change.offset).max()?;
+    let list = |what: Presence| -> Vec<Value> {
+        let listed = changes.values().filter(|change| change.what == what);
+        listed.map(|change| change.frame.object().value()).collect()
+    };
+    let body = json!({
+        "joined": list(Presence::Joined),
+        "left": list(Presence::Left),
+        "changed": list(Presence::Changed),
+        // The place of the last change: it rises for everyone alike.
+        "roster_version": version.0,
+    });
+    Some(Frame::new("presence", "delta", &body))
 }

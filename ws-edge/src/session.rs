@@ -25,12 +25,15 @@ use ringforge_domain::{
     limits::{ASKED_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
     position::Offset,
     replay,
-    verdict::Verdict,
+    verdict::{First, Verdict},
 };
 use ringforge_query_api::history::Plan;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::fanout::{Post, Viewpoint};
+use crate::{
+    fanout::{Post, Viewpoint},
+    hub::Lagged,
+};
 
 pub use entrance::{Entered, Missed};
 use heartbeat::Vitals;
@@ -83,7 +86,7 @@ pub enum Input<'a> {
     /// Live posts; only while [`Session::wants_posts`].
     Posts(VecDeque<Post>),
     /// Posts were dropped.
-    Lagged,
+    Lagged(Lagged),
     /// A page of the answer to [`Action::CatchUp`].
     CaughtUp(Caught),
     /// The answer to [`Action::CatchUp`] live: from now on there are posts.
@@ -190,7 +193,6 @@ struct Pending {
     id: CommandId,
     reference: Option<Json>,
     deadline: Duration,
-    snapshot: Option<String>,
 }
 
 /// One connection.
@@ -213,6 +215,8 @@ pub struct Session {
     snapshots: Snapshots,
     vitals: Vitals,
     cursor: Option<Offset>,
+    /// The place of the last post that was shown.
+    shown: Option<First>,
     unflushed: Vec<Command>,
     /// Posts that wait for a snapshot.
     held: VecDeque<Post>,
@@ -220,7 +224,7 @@ pub struct Session {
     later: Vec<Action>,
     draining: Option<Duration>,
     allowance: Allowance,
-    replaced: bool,
+    ended: Option<Close>,
     heard_at: Duration,
     pinged_at: Duration,
     now: Duration,
@@ -246,12 +250,13 @@ impl Session {
             snapshots: Snapshots::default(),
             vitals: Vitals::default(),
             cursor: None,
+            shown: None,
             unflushed: Vec::new(),
             held: VecDeque::new(),
             later: Vec::new(),
             draining: None,
             allowance: Allowance::full(now),
-            replaced: false,
+            ended: None,
             heard_at: now,
             pinged_at: now,
             now,
@@ -270,7 +275,7 @@ impl Session {
             Input::Entered(entered) => self.on_entered(*entered),
             Input::Submitted(id, result) => self.on_submitted(id, result),
             Input::Posts(posts) => self.show_all(posts),
-            Input::Lagged => self.catch_up_live(),
+            Input::Lagged(lagged) => self.on_lagged(lagged),
             Input::CaughtUp(caught) => self.on_caught_up(caught),
             Input::Joined => self.on_joined(),
             Input::Answered(answer, reference) => self.on_answered(*answer, reference),
@@ -318,7 +323,12 @@ impl Session {
 
     /// Whether a newer session speaks for its agent.
     pub fn was_replaced(&self) -> bool {
-        self.replaced
+        self.ended == Some(Close::Replaced)
+    }
+
+    /// Whether the log says that it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
     }
 
     /// When a tick is needed at the latest.

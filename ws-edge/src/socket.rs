@@ -271,7 +271,7 @@ impl Connection {
     fn on_posts(&mut self) {
         match self.outbox.take() {
             Ok(posts) => self.input(Input::Posts(posts)),
-            Err(_) => self.input(Input::Lagged),
+            Err(lagged) => self.input(Input::Lagged(lagged)),
         }
     }
 
@@ -385,7 +385,7 @@ impl Connection {
             feed.fleet().leave(viewpoint.session);
         }
         // Commands in flight may or may not be in the log: that is what a client that lost its socket must assume.
-        if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.was_replaced()) {
+        if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.has_ended()) {
             tokio::spawn(Arc::clone(&self.edge).leave_later(caller));
         }
         if self.session.is_entering() {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How the index calls a message that was never delivered.
-pub const EXPIRED: &str = "expired";
+pub(super) const EXPIRED: &str = "expired";
 
 /// Everything that the outcome of a message touches.
 fn needs_message(scope: Scope, id: MessageId, rows: &Rows, needs: &mut Needs) {

@@ -350,3 +350,25 @@ fn messages_out_of_bounds_are_refused() {
     }
     assert_eq!(send(json!({"to": "bob", "payload": 1, "ttl": MAIL_SECONDS_MAX})).check(&limits), Ok(()));
 }
+
+#[test]
+fn a_message_says_what_its_delivery_reports_and_when_history_leaves_it_out() {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let told = world.when(&ada, send(json!({ "to": "bob", "payload": 1, "ttl": 2 })));
+    let message = id(&told);
+    assert_eq!(told.shown.report, Some((bob.agent, Delivered { message }.into())));
+    let lapse = told.shown.lapse.clone().expect("its time ends");
+    assert_eq!((lapse.to, lapse.due), (bob.agent, told.event.at.time.plus(2_000_000)));
+    world.later(3);
+    let over = world.timer(Expire { message });
+    let index = &over.verdict.index;
+    assert_eq!(
+        (index.stream, index.label.as_deref()),
+        (Some(lapse.stream), Some(lapse.label)),
+        "it is found as it says"
+    );
+    assert_eq!(index.subject.as_deref(), Some(lapse.subject.as_str()));
+    let own = world.when(&ada, send(json!({ "to": "ada", "payload": 1 })));
+    assert_eq!(own.shown.lapse, None, "whoever writes to itself was told both");
+}

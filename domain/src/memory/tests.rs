@@ -350,6 +350,20 @@ fn sets_out_of_bounds_are_refused() {
 }
 
 #[test]
+fn a_snapshot_is_sent_to_whoever_subscribed_for_it() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let subscribe = |snapshot| Subscribe { pattern: "a/*".to_owned(), events: Vec::new(), values: false, snapshot };
+    assert_eq!(world.when(&ada, subscribe(false)).shown.snapshot, None);
+    for _ in 0..2 {
+        let told = world.when_keyed(&ada, "once", subscribe(true));
+        assert_eq!(told.shown.snapshot.as_deref(), Some("a/*"), "asked again, shown again");
+    }
+    world.leaves(&ada);
+    assert_eq!(world.when(&ada, subscribe(true)).shown.snapshot, None, "refused");
+}
+
+#[test]
 fn watching_is_bounded_and_ends() {
     let mut world = World::new();
     let ada = world.joins("ada");

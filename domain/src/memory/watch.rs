@@ -72,6 +72,7 @@ impl Act for Subscribe {
 
     fn show(&self, at: &At, (): &()) -> Shown {
         let mut shown = Shown::ack(KIND, "subscribe_ok", &json!({ "pattern": self.pattern }));
+        shown.snapshot = self.snapshot.then(|| self.pattern.clone());
         shown.interest = at.header.agent_id.map(|agent| (agent, self.change()));
         shown
     }

@@ -7,11 +7,12 @@ use serde_json::Value;
 use super::{Agent, Current, Name, State, frame, index};
 use crate::{
     catalog::Act,
+    close::Close,
     code::{Code, Refusal},
     event::{At, Header},
     frame::Shown,
     ids::{AgentId, EdgeId, KeyId, SessionId},
-    interest::{Audience, InterestChange},
+    interest::{Audience, InterestChange, Presence},
     json::Json,
     limits::{Limits, OFFLINE_SHOWN_MICROS},
     row::{Needs, Row, RowKey, Rows},
@@ -190,16 +191,16 @@ impl Act for Started {
 
     fn show(&self, at: &At, effect: &StartedEffect) -> Shown {
         let about = effect.agent;
-        let everyone = Audience::Presence { about };
+        let everyone = |change| Audience::Presence { about, change };
         let joined = frame("joined", at, &effect.entry);
         let mut shown = match effect.seen {
-            Seen::Joined => Shown::default().push(everyone, joined),
+            Seen::Joined => Shown::default().push(everyone(Presence::Joined), joined),
             Seen::Nothing => Shown::default().push(Audience::Agents(vec![about]), joined),
             Seen::Changed => Shown::default()
                 .push(Audience::Agents(vec![about]), joined)
-                .push(everyone, frame("state_changed", at, &effect.entry)),
+                .push(everyone(Presence::Changed), frame("state_changed", at, &effect.entry)),
         };
-        shown.replaced = effect.replaced;
+        shown.ended = effect.replaced.map(|session| (session, Close::Replaced));
         shown.interest = effect.cleared.then_some((about, InterestChange::Clear));
         shown
     }
@@ -243,6 +244,10 @@ impl Act for Ended {
     }
 
     fn show(&self, at: &At, effect: &EndedEffect) -> Shown {
-        Shown::default().push(Audience::Presence { about: effect.agent }, frame("left", at, &effect.entry))
+        let others = Audience::Presence { about: effect.agent, change: Presence::Left };
+        let mut shown = Shown::default().push(others, frame("left", at, &effect.entry));
+        // Mostly its socket is gone already; if not, the agent must know that nothing it says counts any more.
+        shown.ended = Some((self.session, Close::HeartbeatLost));
+        shown
     }
 }

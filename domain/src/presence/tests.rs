@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     activity,
     catalog::Effect,
+    close::Close,
     code::Code,
     interest::Topic,
     memory,
@@ -117,6 +118,21 @@ fn an_exclusive_agent_opens_only_with_its_token() {
 }
 
 #[test]
+fn nobody_is_told_that_it_left_itself() {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let told = world.leaves(&ada);
+    assert_eq!(world.inbox(&told, &bob).len(), 1);
+    assert!(world.inbox(&told, &ada).is_empty());
+    assert_eq!(told.shown.ended, Some((ada.session, Close::HeartbeatLost)), "a socket that is there is closed");
+    let (_, told) = {
+        let start = world.start(Some("ada"));
+        world.enters(start)
+    };
+    assert_eq!(world.inbox(&told, &ada).len(), 1, "its own joined, as everyone else");
+}
+
+#[test]
 fn a_takeover_keeps_the_state_and_shows_others_nothing() {
     let mut world = World::new();
     let (old, other) = (world.joins("ada"), world.joins("bob"));
@@ -126,7 +142,7 @@ fn a_takeover_keeps_the_state_and_shows_others_nothing() {
     let start = world.start(Some("ada"));
     let (new, told) = world.enters(start);
     assert_eq!(started(&told).replaced, Some(old.session));
-    assert_eq!(told.shown.replaced, Some(old.session));
+    assert_eq!(told.shown.ended, Some((old.session, Close::Replaced)));
     assert!(world.inbox(&told, &other).is_empty());
     assert_eq!(world.inbox(&told, &new).len(), 1, "its own joined");
     let agent = world.agent(&new);

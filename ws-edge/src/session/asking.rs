@@ -6,7 +6,6 @@ use ringforge_domain::{
     frame::{Frame, Meta},
     ids::CommandId,
     json::Json,
-    memory,
     position::Offset,
 };
 
@@ -17,14 +16,10 @@ impl Session {
         if let Command::PresenceUpdate(update) = &command {
             self.vitals.know(update);
         }
-        let snapshot = match &command {
-            Command::MemorySubscribe(memory::Subscribe { pattern, snapshot: true, .. }) => Some(pattern.clone()),
-            _ => None,
-        };
         let reference = meta.reference.clone();
         let deadline = self.now + self.config.reply_timeout;
         self.submitted += 1;
-        self.pending.insert(self.submitted, Pending { id, reference, deadline, snapshot });
+        self.pending.insert(self.submitted, Pending { id, reference, deadline });
         self.actions.push(Action::Submit(id, command, meta));
     }
 

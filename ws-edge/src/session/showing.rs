@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use ringforge_domain::{catalog::Command, close::Close, direct, interest::Audience};
+use ringforge_domain::{interest::Audience, verdict::First};
 
-use super::{Action, Session};
-use crate::fanout::Post;
+use super::{Action, Phase, Session};
+use crate::{fanout::Post, hub::Lagged, presence};
 
 impl Session {
     /// Shows posts in order. While a snapshot is wanted, what comes after its subscription waits for it.
@@ -25,23 +25,40 @@ impl Session {
         if sends || behind { self.later.push(action) } else { self.actions.push(action) }
     }
 
+    /// Posts were dropped: shows the presence that the log will not bring again, then reads on from the log.
+    pub(super) fn on_lagged(&mut self, lagged: Lagged) {
+        if !matches!(self.phase, Phase::Live) {
+            return;
+        }
+        let mut owed = lagged.owed;
+        owed.retain(|_, change| Some(change.first) <= self.cursor);
+        for mut frame in presence::frames(self.presence, &owed) {
+            // Its place is that of the last thing that was shown: a safe cursor.
+            frame.stamp = self.shown.or(frame.stamp);
+            self.send(&frame);
+        }
+        self.catch_up_live();
+    }
+
     /// Shows one post: the reply first, then the pushes, in the order of the log.
     fn show(&mut self, post: &Post) {
         let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
         let delivery = &post.delivery;
-        if post.replaced {
-            self.replaced = true;
-            return self.close(Close::Replaced);
+        if let Some(close) = post.ended {
+            self.ended = Some(close);
+            self.held.clear();
+            return self.close(close);
         }
         self.cursor = self.cursor.max(Some(delivery.offset));
+        // Mail is older than what was shown before it.
+        let newer = self.shown.filter(|shown| shown.offset > delivery.offset);
+        self.shown = newer.or(Some(First { offset: delivery.offset, hash: delivery.hash }));
         if post.reply
             && let Some(reply) = &delivery.reply
-            && let Some(pending) = self.settle(delivery.command)
+            && self.settle(delivery.command).is_some()
         {
             self.actions.push(Action::Send(reply.text(&encoder, self.shape)));
-            if reply.frame.kind != "error" {
-                self.snapshots.ask(pending.snapshot);
-            }
+            self.snapshots.ask(delivery.snapshot.clone());
             self.unpark();
         }
         for (audience, shared) in post.pushes() {
@@ -53,10 +70,10 @@ impl Session {
                 me.delivered += 1;
             }
         }
-        if let (Some((to, message)), Some(me)) = (delivery.message, &self.me)
-            && to == me.viewpoint.agent
+        if let (Some((to, report)), Some(me)) = (&delivery.report, &self.me)
+            && *to == me.viewpoint.agent
         {
-            self.unflushed.push(Command::DirectDelivered(direct::Delivered { message }));
+            self.unflushed.push(report.clone());
         }
         if let Some((pattern, after)) = self.snapshots.next() {
             self.actions.push(Action::Snapshot(pattern, after));

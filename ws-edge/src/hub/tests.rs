@@ -1,0 +1,165 @@
+//! Given these members, when this happens, then each of them is shown this.
+
+use std::time::Duration;
+
+use ringforge_domain::{
+    activity::Broadcast,
+    ids::SessionId,
+    presence::{Started, State, Update},
+    world::Member as Agent,
+};
+use serde_json::Value;
+
+use crate::stage::{Seat, Stage};
+
+/// Less than what an agent's next state waits for.
+const MOMENT: Duration = Duration::from_millis(10);
+/// More than what any presence waits for.
+const LONG: Duration = Duration::from_secs(2);
+
+fn state(state: State) -> Update {
+    Update { state: Some(state), ..Update::default() }
+}
+
+fn note(text: &str) -> Broadcast {
+    Broadcast { kind: "custom".to_owned(), description: Some(text.to_owned()), ..Broadcast::default() }
+}
+
+/// More than an outbox holds.
+fn flood(stage: &mut Stage, by: &Agent) {
+    for _ in 0..8 {
+        stage.when(by, note(&"x".repeat(9_900)));
+    }
+}
+
+/// The last state of an agent that a connection was told.
+fn told(frames: &[Value], agent: &Agent) -> Option<String> {
+    let id = agent.agent.to_string();
+    let each = |frame: &Value| (frame["type"] == "presence").then(|| frame.clone()).into_iter().collect::<Vec<_>>();
+    let gathered = |frame: &Value| {
+        let lists = ["joined", "changed", "left"].into_iter().filter_map(|list| frame[list].as_array());
+        lists.flatten().cloned().collect::<Vec<_>>()
+    };
+    let entries =
+        frames.iter().rev().flat_map(|frame| if frame["event"] == "delta" { gathered(frame) } else { each(frame) });
+    let mut states = entries.filter(|entry| entry["agent_id"] == id.as_str());
+    states.next().and_then(|entry| entry["state"].as_str().map(str::to_owned))
+}
+
+fn in_order(seat: &Seat) -> bool {
+    seat.frames.iter().filter_map(|frame| frame["position"].as_u64()).is_sorted()
+}
+
+#[test]
+fn whoever_lags_is_told_what_was_held_back_before() {
+    for presence in ["each", "delta"] {
+        let mut stage = Stage::new();
+        let ada = stage.enters("ada", "none").agent;
+        let mut bob = stage.enters("bob", presence);
+        stage.later(LONG);
+        stage.go_on(&mut bob);
+        for last in [State::Busy, State::Away] {
+            stage.when(&ada, state(last));
+        }
+        stage.when(&ada, note("seen"));
+        stage.go_on(&mut bob);
+        assert_ne!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}: it is held back");
+        flood(&mut stage, &ada);
+        stage.go_on(&mut bob);
+        for _ in 0..3 {
+            stage.later(LONG);
+            stage.go_on(&mut bob);
+        }
+        assert_eq!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}");
+        assert!(in_order(&bob), "{presence}");
+        let notes = bob.frames.iter().filter(|frame| frame["type"] == "activity").count();
+        assert_eq!(notes, 9, "{presence}: nothing else is lost or shown twice");
+    }
+}
+
+#[test]
+fn presence_that_waits_in_a_queue_is_not_lost_with_it() {
+    for presence in ["each", "delta"] {
+        let mut stage = Stage::new();
+        let ada = stage.enters("ada", "none").agent;
+        let mut bob = stage.enters("bob", presence);
+        stage.later(LONG);
+        stage.go_on(&mut bob);
+        for last in [State::Busy, State::Away] {
+            stage.when(&ada, state(last));
+        }
+        stage.when(&ada, note("seen"));
+        stage.go_on(&mut bob);
+        // Its time comes, but the peer reads no more: it is dropped with all that waits behind it.
+        stage.later(LONG);
+        flood(&mut stage, &ada);
+        for _ in 0..3 {
+            stage.go_on(&mut bob);
+            stage.later(LONG);
+        }
+        assert_eq!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}");
+        assert!(in_order(&bob), "{presence}");
+    }
+}
+
+#[test]
+fn a_lag_before_the_time_comes_shows_nothing_twice() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "each");
+    stage.later(LONG);
+    stage.go_on(&mut bob);
+    for last in [State::Busy, State::Away] {
+        stage.when(&ada, state(last));
+    }
+    stage.when(&ada, note("seen"));
+    stage.go_on(&mut bob);
+    flood(&mut stage, &ada);
+    stage.go_on(&mut bob);
+    stage.later(MOMENT);
+    stage.later(LONG);
+    stage.go_on(&mut bob);
+    let away = bob.frames.iter().filter(|frame| frame["event"] == "state_changed" && frame["state"] == "away");
+    assert_eq!(away.count(), 1);
+}
+
+#[test]
+fn a_session_that_was_ended_elsewhere_is_told_so() {
+    let mut stage = Stage::new();
+    let mut ada = stage.enters("ada", "each");
+    let mut bob = stage.enters("bob", "each");
+    stage.says(&mut bob, &serde_json::json!({ "type": "activity", "action": "broadcast", "kind": "custom", "ref": 1 }));
+    let ended = stage.world.leaves(&bob.agent);
+    stage.hear(ended);
+    // What it said meanwhile stands in the log after its end.
+    stage.go_on(&mut bob);
+    assert_eq!(bob.closed(), Some(4001));
+    assert!(bob.session.has_ended() && !bob.session.was_replaced());
+    assert!(bob.frames.iter().all(|frame| frame["event"] != "left" && frame["type"] != "error"), "{:?}", bob.frames);
+    stage.go_on(&mut ada);
+    assert_eq!(told(&ada.frames, &bob.agent).as_deref(), Some("offline"), "the others see it leave");
+    assert_eq!(ada.closed(), None);
+}
+
+#[test]
+fn the_end_of_a_session_is_noticed_while_catching_up() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "none");
+    flood(&mut stage, &ada);
+    let ended = stage.world.leaves(&bob.agent);
+    stage.hear(ended);
+    stage.go_on(&mut bob);
+    assert_eq!(bob.closed(), Some(4001));
+}
+
+#[test]
+fn a_newer_session_ends_the_older_one() {
+    let mut stage = Stage::new();
+    let mut old = stage.enters("ada", "each");
+    let start = Started { session: SessionId::from_bits(stage.world.id()), ..stage.world.start(Some("ada")) };
+    let new = stage.enters_as(start, "each");
+    stage.go_on(&mut old);
+    assert_eq!((old.closed(), new.closed()), (Some(4409), None));
+    assert!(old.session.was_replaced());
+}
