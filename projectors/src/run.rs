@@ -263,3 +263,6 @@ async fn follow(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

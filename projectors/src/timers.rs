@@ -79,8 +79,10 @@ impl Timers {
         let held: BTreeSet<String> =
             self.services.live.scan(names::EDGE_LEASES).await?.into_iter().map(|(key, _)| key).collect();
         let now = self.services.clock.monotonic();
-        if now.saturating_sub(std::mem::replace(&mut self.looked, now)) >= LEASE {
-            // We slept for so long that leases may have come and gone, or could not be renewed: as after a start.
+        let gap = now.saturating_sub(std::mem::replace(&mut self.looked, now));
+        if gap + LEASE_RENEWED >= LEASE {
+            // We slept for so long that a lease may be over that could not be renewed, our own among them, because whoever
+            // holds it slept as well: as after a start. When we last looked it was at most due to be renewed.
             self.started = now;
             self.swept = false;
         }
@@ -197,3 +199,6 @@ pub async fn run(mut timers: Timers) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

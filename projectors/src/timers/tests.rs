@@ -1,0 +1,142 @@
+//! Given leases and a process that stands still now and then, then these sessions end.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use ringforge_domain::{
+    ids::{FleetId, KeyId, SessionId, TenantId},
+    position::{Generation, LogTime, Position},
+    presence::{Ended, Started},
+};
+use ringforge_ports::{
+    clock::{ManualClock, SeededIds},
+    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+};
+
+use super::*;
+use crate::run::Projector;
+
+/// A process with one session on each of two edges, one of them its own.
+struct House {
+    clock: Arc<ManualClock>,
+    services: Services,
+    timers: Timers,
+}
+
+const OWN: EdgeId = EdgeId::from_bits(1);
+const OTHER: EdgeId = EdgeId::from_bits(2);
+
+fn now<T>(work: impl Future<Output = T>) -> T {
+    work.now_or_never().expect("memory does not wait")
+}
+
+impl House {
+    fn new() -> Self {
+        let clock = ManualClock::at(LogTime(1_770_000_000_000_000));
+        let services = Services {
+            log: MemoryLog::new(clock.clone(), 2, Generation(1)),
+            reads: Arc::new(MemoryReads::new()),
+            live: MemoryLive::new(clock.clone()),
+            clock: clock.clone(),
+            ids: SeededIds::new(1),
+        };
+        let timers = Timers::new(services.clone(), Partition::POOL);
+        let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
+        let records = [OWN, OTHER].map(|edge| timers.record(scope, None, &started(edge, &services).into()));
+        now(services.log.append(Partition::POOL, records.into())).expect("appended");
+        let house = Self { clock, services, timers };
+        house.project();
+        house
+    }
+
+    fn project(&self) {
+        let mut projector = now(Projector::open(self.services.clone(), Partition::POOL)).expect("it opens");
+        let end = now(self.services.log.bounds(Partition::POOL)).expect("bounds").end;
+        let offsets: Vec<Offset> = (projector.applied().0..end.0).map(Offset).collect();
+        let records = now(self.services.log.seek(Partition::POOL, &offsets)).expect("records");
+        now(projector.step(records)).expect("applied");
+    }
+
+    fn renew(&self, edge: EdgeId) {
+        now(self.services.live.put(&names::edge_lease(edge), "held", LEASE)).expect("kept");
+    }
+
+    /// Time passes, then leases are looked at.
+    fn sweep(&mut self, after: Duration) -> usize {
+        self.clock.advance(after);
+        now(self.timers.sweep()).expect("swept")
+    }
+
+    /// The sessions that ended, in the order of the log.
+    fn ended(&self) -> Vec<SessionId> {
+        let end = now(self.services.log.bounds(Partition::POOL)).expect("bounds").end;
+        let offsets: Vec<Offset> = (0..end.0).map(Offset).collect();
+        let records = now(self.services.log.seek(Partition::POOL, &offsets)).expect("records");
+        let ended = records.iter().filter_map(|stored| {
+            let position = Position { partition: Partition::POOL, offset: stored.offset };
+            match schema::decode(&stored.record.bytes, position, stored.time).expect("an event").command {
+                Command::SessionEnded(Ended { session, .. }) => Some(session),
+                _ => None,
+            }
+        });
+        ended.collect()
+    }
+}
+
+fn session(edge: EdgeId) -> SessionId {
+    SessionId::from_bits(edge.bits())
+}
+
+fn started(edge: EdgeId, services: &Services) -> Started {
+    Started {
+        session: session(edge),
+        key: KeyId::from_bits(1),
+        edge,
+        proposed: AgentId::from_bits(services.ids.next()),
+        claimed: None,
+        proof: None,
+        resume_hash: String::new(),
+        resumes: false,
+        name: Some(edge.to_string()),
+        framework: None,
+        version: None,
+        capabilities: Vec::new(),
+        metadata: None,
+        exclusive: false,
+    }
+}
+
+#[test]
+fn sessions_of_an_edge_without_a_lease_end_once_we_have_been_up_for_a_lease() {
+    let mut house = House::new();
+    for _ in 0..2 {
+        house.renew(OWN);
+        assert_eq!(house.sweep(LEASE_RENEWED), 0);
+    }
+    house.renew(OWN);
+    assert_eq!(house.sweep(LEASE_RENEWED), 1);
+    house.project();
+    house.renew(OWN);
+    assert_eq!(house.sweep(LEASE_RENEWED), 0);
+    assert_eq!(house.ended(), [session(OTHER)]);
+}
+
+#[test]
+fn a_process_that_stood_still_ends_no_session_of_its_own() {
+    // Short of a lease, but longer than what was left of ours; and much longer.
+    for still in [LEASE - Duration::from_secs(1), LEASE * 9] {
+        let mut house = House::new();
+        for _ in 0..4 {
+            house.renew(OWN);
+            house.renew(OTHER);
+            assert_eq!(house.sweep(LEASE_RENEWED), 0);
+        }
+        assert_eq!(house.sweep(still), 0, "its lease is over because it could not be renewed");
+        for _ in 0..4 {
+            house.renew(OWN);
+            house.sweep(LEASE_RENEWED);
+            house.project();
+        }
+        assert_eq!(house.ended(), [session(OTHER)], "the other one did not come back");
+    }
+}
