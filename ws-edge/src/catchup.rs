@@ -107,7 +107,8 @@ impl Reader {
             PresenceMode::Each => picked.collect(),
             _ => picked.filter_map(Post::without_presence).collect(),
         };
-        if let (PresenceMode::Delta, Some(last)) = (self.presence, deliveries.last()) {
+        let last = deliveries.iter().rfind(|delivery| delivery.unreadable.is_none());
+        if let (PresenceMode::Delta, Some(last)) = (self.presence, last) {
             let place = First { offset: last.offset, hash: last.hash };
             let changes = presence::gather(deliveries, self.viewpoint.agent);
             let made = |frame| Post::all(&Arc::new(Delivery::made(place, frame, presence::Changes::new())));

@@ -126,7 +126,8 @@ impl Edge {
         let (begun, mut verdict) = self.begin(auth, entrance, feed).await?;
         match tokio::time::timeout(self.session.reply_timeout, &mut verdict).await {
             Ok(Ok(verdict)) => self.finish(begun, &verdict).await,
-            Ok(Err(_)) => Err(begun.give_up()),
+            // Its event cannot be read.
+            Ok(Err(_)) => Err(Refusal::new(Code::ServerError).unknown()),
             Err(_) => {
                 tokio::spawn(Arc::clone(self).turn_back(begun, verdict));
                 Err(Refusal::new(Code::Timeout))
@@ -180,7 +181,7 @@ impl Edge {
         let placed = self.gate.submit(&begun.caller, vec![asked]).await.into_iter().next();
         match placed.unwrap_or_else(|| Err(Refusal::new(Code::ServerError))) {
             Ok(offset) => {
-                begun.feed.expect(offset);
+                begun.feed.placed(id, offset);
                 Ok((begun, verdict))
             }
             // It may be in the log: then its verdict comes all the same.

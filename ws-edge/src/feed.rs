@@ -25,7 +25,7 @@ use ringforge_ports::{
 };
 use ringforge_query_api::history::updates;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, OnceCell, oneshot},
     task::AbortHandle,
 };
 use tracing::{debug, warn};
@@ -45,14 +45,17 @@ const EMPTY: Duration = Duration::from_secs(30);
 pub struct Hub {
     services: Services,
     seal: Seal,
-    feeds: tokio::sync::Mutex<BTreeMap<Scope, Arc<Feed>>>,
+    slots: Mutex<BTreeMap<Scope, Slot>>,
 }
+
+/// One fleet's place in the hub. Whoever comes first opens it: others wait for that fleet alone, and go on if it leaves.
+type Slot = Arc<OnceCell<Arc<Feed>>>;
 
 /// One fleet, kept up to date.
 pub struct Feed {
     fleet: Mutex<Fleet>,
     /// Whoever waits for the verdict of a command that no session of this fleet asked for.
-    waiting: Mutex<BTreeMap<CommandId, oneshot::Sender<Verdict>>>,
+    waiting: Mutex<BTreeMap<CommandId, Waiting>>,
     /// One more than the offset of our newest own command.
     expected: AtomicU64,
     nudge: Notify,
@@ -60,10 +63,17 @@ pub struct Feed {
     task: OnceLock<AbortHandle>,
 }
 
+/// Somebody who waits for a verdict.
+struct Waiting {
+    verdict: oneshot::Sender<Verdict>,
+    /// Where its command stands, once known.
+    placed: Option<Offset>,
+}
+
 impl Hub {
     /// Over these services; event ids carry this seal.
     pub fn new(services: Services, seal: Seal) -> Arc<Self> {
-        Arc::new(Self { services, seal, feeds: tokio::sync::Mutex::default() })
+        Arc::new(Self { services, seal, slots: Mutex::default() })
     }
 
     /// The feed of a fleet: once this has resolved, it misses nothing from the fleet's present head on.
@@ -71,16 +81,33 @@ impl Hub {
     /// # Errors
     /// A port is away.
     pub async fn feed(self: &Arc<Self>, scope: Scope, stream: StreamRef) -> Result<Arc<Feed>, Error> {
-        let mut feeds = self.feeds.lock().await;
-        if let Some(feed) = feeds.get(&scope) {
-            return Ok(Arc::clone(feed));
-        }
-        let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream).await?;
-        let task = tokio::spawn(follow(self.services.clone(), Arc::clone(&feed), scope, heard));
-        // It was made just now: nobody else can have set it.
-        let _ = feed.task.set(task.abort_handle());
-        feeds.insert(scope, Arc::clone(&feed));
-        Ok(feed)
+        let slot = Arc::clone(self.slots().entry(scope).or_default());
+        let open = || async {
+            let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream).await?;
+            let task = tokio::spawn(follow(self.services.clone(), Arc::clone(&feed), scope, heard));
+            // It was made just now: nobody else can have set it.
+            let _ = feed.task.set(task.abort_handle());
+            Ok(feed)
+        };
+        slot.get_or_try_init(open).await.cloned()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<Scope, Slot>> {
+        self.slots.lock().expect("no panic while the lock is held")
+    }
+
+    /// The fleets that are open, without those that nobody here needs any more.
+    fn needed(&self) -> Vec<(Scope, Arc<Feed>)> {
+        let now = self.services.clock.monotonic();
+        let mut slots = self.slots();
+        slots.retain(|_, slot| {
+            // Whoever holds the slot is about to open it or to join.
+            let awaited = Arc::strong_count(slot) > 1;
+            // The slot and the task hold an unneeded feed.
+            awaited || slot.get().is_some_and(|feed| Arc::strong_count(feed) > 2 || !feed.unneeded(now))
+        });
+        let open = slots.iter().filter_map(|(scope, slot)| Some((*scope, Arc::clone(slot.get()?))));
+        open.collect()
     }
 
     /// Asks for the heads of all fleets here in one query, so that a silent bus hides nothing; forgets fleets that nobody
@@ -88,14 +115,7 @@ impl Hub {
     pub async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SILENCE).await;
-            let feeds: Vec<(Scope, Arc<Feed>)> = {
-                let mut feeds = self.feeds.lock().await;
-                let now = self.services.clock.monotonic();
-                // The map and the task hold an unneeded feed; anyone else is about to join.
-                feeds.retain(|_, feed| Arc::strong_count(feed) > 2 || !feed.unneeded(now));
-                feeds.iter().map(|(scope, feed)| (*scope, Arc::clone(feed))).collect()
-            };
-            if let Err(error) = self.ask_heads(&feeds).await {
+            if let Err(error) = self.ask_heads(&self.needed()).await {
                 warn!(%error, "the heads of fleets could not be asked for");
             }
         }
@@ -151,11 +171,25 @@ impl Feed {
         self.fleet.lock().expect("no panic while the lock is held")
     }
 
-    /// Resolves with the verdict of a command that is about to be appended.
+    /// Resolves with the verdict of a command that is about to be appended; with an error if its event passed by and could
+    /// not be read.
     pub fn wait_for(&self, command: CommandId) -> oneshot::Receiver<Verdict> {
         let (verdict, waiting) = oneshot::channel();
-        self.waiting().insert(command, verdict);
+        self.waiting().insert(command, Waiting { verdict, placed: None });
         waiting
+    }
+
+    /// The command that is waited for stands at `offset`.
+    pub fn placed(&self, command: CommandId, offset: Offset) {
+        let mut waiting = self.waiting();
+        if !self.fleet().misses(offset) {
+            // Its verdict would have ended the wait.
+            waiting.remove(&command);
+        } else if let Some(waiting) = waiting.get_mut(&command) {
+            waiting.placed = Some(offset);
+        }
+        drop(waiting);
+        self.expect(offset);
     }
 
     /// Waits for it no longer.
@@ -163,18 +197,24 @@ impl Feed {
         self.waiting().remove(&command);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<CommandId, oneshot::Sender<Verdict>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<CommandId, Waiting>> {
         self.waiting.lock().expect("no panic while the lock is held")
     }
 
     /// Hands an update to the fleet, and to whoever waits for it.
     fn take(&self, update: &Update, now: Duration) -> Seen {
+        // Held all the while: whoever is placed now is found here, or finds that its event has passed.
+        let mut waiting = self.waiting();
         let seen = self.fleet().on_update(update, now);
-        if seen == Seen::Next
-            && let Some(waiting) = self.waiting().remove(&update.verdict.command_id)
-        {
-            // Whoever waited may have given up.
-            let _ = waiting.send(update.verdict.clone());
+        if seen == Seen::Next {
+            let offset = update.verdict.position.offset;
+            let placed = |waiting: &Waiting| update.event.is_none() && waiting.placed == Some(offset);
+            let unreadable = || waiting.iter().find(|(_, waiting)| placed(waiting)).map(|(command, _)| *command);
+            let command = unreadable().unwrap_or(update.verdict.command_id);
+            if let Some(waiting) = waiting.remove(&command) {
+                // Whoever waited may have given up.
+                let _ = waiting.verdict.send(update.verdict.clone());
+            }
         }
         seen
     }
@@ -296,3 +336,6 @@ async fn resubscribed(services: &Services, scope: Scope) -> BoxStream<'static, H
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,7 +142,9 @@ pub struct Behind;
 pub struct Fleet {
     /// How its frames are written.
     pub encoder: Encoder,
-    head: Option<First>,
+    head: Option<Offset>,
+    /// The last event that can be read: its id is a cursor.
+    place: Option<First>,
     tail: VecDeque<Arc<Delivery>>,
     tail_bytes: usize,
     members: BTreeMap<SessionId, Present>,
@@ -154,7 +156,8 @@ impl Fleet {
     pub fn new(encoder: Encoder, head: Option<First>) -> Self {
         Self {
             encoder,
-            head,
+            head: head.map(|head| head.offset),
+            place: head,
             tail: VecDeque::new(),
             tail_bytes: 0,
             members: BTreeMap::new(),
@@ -164,7 +167,7 @@ impl Fleet {
 
     /// The last update seen.
     pub fn head(&self) -> Option<Offset> {
-        self.head.map(|head| head.offset)
+        self.head
     }
 
     /// Whether nobody is here.
@@ -187,7 +190,10 @@ impl Fleet {
             return Seen::Gap { after: self.head() };
         }
         let delivery = Arc::new(Delivery::of(update));
-        self.head = Some(First { offset, hash: update.event.as_ref().map_or(0, |event| event.at.hash) });
+        self.head = Some(offset);
+        if delivery.unreadable.is_none() {
+            self.place = Some(First { offset, hash: delivery.hash });
+        }
         let held = self.coalescer.see(&delivery, now);
         let coalescer = &self.coalescer;
         self.members.retain(|_, present| present.see(&delivery, held, coalescer));
@@ -216,7 +222,7 @@ impl Fleet {
             let pending = self.coalescer.pending(PresenceMode::Delta).values().map(|change| change.offset).min();
             let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
             let changes = presence::gather(told, present.member.viewpoint.agent);
-            let made = self.head.map(|head| made(head, PresenceMode::Delta, &changes)).unwrap_or_default();
+            let made = self.place.map(|place| made(place, PresenceMode::Delta, &changes)).unwrap_or_default();
             if !made.iter().all(|made| present.put(Post::all(made), &none)) {
                 return Err(Behind);
             }
@@ -245,10 +251,10 @@ impl Fleet {
 
     /// Shows the presence changes that were held back.
     pub fn tick(&mut self, now: Duration) {
-        let Some(head) = self.head else { return };
+        let Some(place) = self.place else { return };
         while let Some(Due { mode, changes }) = self.coalescer.due(now) {
             let last = changes.values().map(|change| change.offset).max();
-            let made = made(head, mode, &changes);
+            let made = made(place, mode, &changes);
             let coalescer = &self.coalescer;
             // Whoever came later has seen all of it as history.
             let wants = |present: &Present| present.member.presence == mode && present.since < last;
@@ -273,10 +279,10 @@ impl Fleet {
     }
 }
 
-/// Deliveries of our own making, at the place of the last event: a safe cursor.
-fn made(head: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery>> {
+/// Deliveries of our own making, at the place of the last event that can be read: a safe cursor.
+fn made(place: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery>> {
     let frames = presence::frames(mode, changes).into_iter();
-    frames.map(|frame| Arc::new(Delivery::made(head, frame, changes.clone()))).collect()
+    frames.map(|frame| Arc::new(Delivery::made(place, frame, changes.clone()))).collect()
 }
 
 impl Present {

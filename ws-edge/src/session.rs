@@ -193,6 +193,8 @@ struct Pending {
     id: CommandId,
     reference: Option<Json>,
     deadline: Duration,
+    /// Its place in the log, once known.
+    placed: Option<Offset>,
 }
 
 /// One connection.
@@ -209,6 +211,8 @@ pub struct Session {
     early: VecDeque<(String, CommandId)>,
     pending: BTreeMap<u64, Pending>,
     submitted: u64,
+    /// Events that cannot be read, and may turn out to be ours.
+    unreadable: VecDeque<(Offset, Refusal)>,
     parked: VecDeque<(u64, Query, Option<Json>)>,
     asked: usize,
     playing: Option<Playing>,
@@ -244,6 +248,7 @@ impl Session {
             early: VecDeque::new(),
             pending: BTreeMap::new(),
             submitted: 0,
+            unreadable: VecDeque::new(),
             parked: VecDeque::new(),
             asked: 0,
             playing: None,

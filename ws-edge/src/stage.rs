@@ -6,12 +6,14 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ringforge_domain::{
     catalog::Command,
     cursor::Seal,
+    event::Event,
     frame::{Encoder, Frame, Meta},
     ids::CommandId,
     interest::Interest,
     limits::Limits,
     position::{Generation, Offset, Partition, StreamRef},
     presence::{Started, Update as Vitals},
+    verdict::Verdict,
     world::{Folded, Member as Agent, World},
 };
 use ringforge_ports::reads::Update;
@@ -219,13 +221,19 @@ impl Stage {
     fn history(&self, seat: &Seat, after: Option<Offset>) -> Vec<Post> {
         let later = self.world.log.iter().zip(&self.world.verdicts);
         let later = later.filter(|(event, _)| Some(event.at.position.offset) > after);
-        let updates = later.map(|(event, verdict)| Update { event: Some(event.clone()), verdict: verdict.clone() });
-        let deliveries: Vec<_> = updates.map(|update| Arc::new(Delivery::of(&update))).collect();
-        seat.reader.posts(&deliveries, &seat.interest)
+        let update =
+            |(event, verdict): (&Event, &Verdict)| Update { event: Some(event.clone()), verdict: verdict.clone() };
+        seat.history(&later.map(update).collect::<Vec<_>>())
     }
 }
 
 impl Seat {
+    /// What it gets of a page of updates.
+    pub fn history<'a>(&self, updates: impl IntoIterator<Item = &'a Update>) -> Vec<Post> {
+        let deliveries: Vec<_> = updates.into_iter().map(|update| Arc::new(Delivery::of(update))).collect();
+        self.reader.posts(&deliveries, &self.interest)
+    }
+
     /// How its connection was closed.
     pub fn closed(&self) -> Option<u16> {
         self.actions.iter().find_map(|action| if let Action::Close(code, _) = action { Some(*code) } else { None })

@@ -4,13 +4,20 @@ use std::time::Duration;
 
 use ringforge_domain::{
     activity::Broadcast,
-    ids::SessionId,
+    code::{Code, Refusal},
+    ids::{CommandId, SessionId},
     presence::{Started, State, Update},
+    verdict::Outcome,
     world::Member as Agent,
 };
-use serde_json::Value;
+use ringforge_ports::reads::Update as Applied;
+use serde_json::{Value, json};
 
-use crate::stage::{Seat, Stage};
+use super::Lagged;
+use crate::{
+    session::{Action, Caught, Input},
+    stage::{Seat, Stage},
+};
 
 /// Less than what an agent's next state waits for.
 const MOMENT: Duration = Duration::from_millis(10);
@@ -128,7 +135,7 @@ fn a_session_that_was_ended_elsewhere_is_told_so() {
     let mut stage = Stage::new();
     let mut ada = stage.enters("ada", "each");
     let mut bob = stage.enters("bob", "each");
-    stage.says(&mut bob, &serde_json::json!({ "type": "activity", "action": "broadcast", "kind": "custom", "ref": 1 }));
+    stage.says(&mut bob, &json!({ "type": "activity", "action": "broadcast", "kind": "custom", "ref": 1 }));
     let ended = stage.world.leaves(&bob.agent);
     stage.hear(ended);
     // What it said meanwhile stands in the log after its end.
@@ -162,4 +169,71 @@ fn a_newer_session_ends_the_older_one() {
     stage.go_on(&mut old);
     assert_eq!((old.closed(), new.closed()), (Some(4409), None));
     assert!(old.session.was_replaced());
+}
+
+/// An event of this agent whose bytes cannot be read: the projector knows its place and nothing else.
+fn damaged(stage: &mut Stage, by: &Agent) -> Applied {
+    let mut verdict = stage.world.when(by, note("lost")).verdict;
+    verdict.command_id = CommandId::from_bits(0);
+    verdict.agent = None;
+    verdict.outcome = Outcome::Refused(Refusal::new(Code::ServerError));
+    Applied { event: None, verdict }
+}
+
+#[test]
+fn the_asker_of_a_damaged_event_is_told_at_once() {
+    for placed_first in [true, false] {
+        let mut stage = Stage::new();
+        let mut ada = stage.enters("ada", "none");
+        let mut bob = stage.enters("bob", "none");
+        let ask = json!({ "type": "activity", "action": "broadcast", "kind": "custom", "ref": 7 });
+        stage.says(&mut bob, &ask);
+        let Some(Action::Submit(id, ..)) = bob.actions.pop_front() else { panic!("it is submitted") };
+        let update = damaged(&mut stage, &bob.agent);
+        let offset = update.verdict.position.offset;
+        stage.fleet.on_update(&update, stage.now);
+        if placed_first {
+            stage.input(&mut bob, Input::Submitted(id, Ok(offset)));
+            stage.go_on(&mut bob);
+        } else {
+            stage.go_on(&mut bob);
+            stage.input(&mut bob, Input::Submitted(id, Ok(offset)));
+        }
+        let told = bob.frames.last().expect("it is told");
+        assert_eq!((&told["type"], &told["ref"], &told["code"]), (&json!("error"), &json!(7), &json!("server_error")));
+        assert_eq!(told["outcome"], "none", "it had no effect");
+        stage.go_on(&mut ada);
+        assert!(ada.frames.iter().all(|frame| frame["type"] != "error"), "nobody else is told");
+        stage.says(&mut bob, &ask);
+        stage.go_on(&mut bob);
+        assert_eq!(bob.frames.iter().filter(|frame| frame["event"] == "broadcast_ok").count(), 1, "it goes on");
+    }
+}
+
+#[test]
+fn whoever_catches_up_over_its_own_damaged_event_is_told_too() {
+    let mut stage = Stage::new();
+    let mut bob = stage.enters("bob", "none");
+    stage.says(&mut bob, &json!({ "type": "presence", "action": "update", "state": "busy", "ref": 7 }));
+    let Some(Action::Submit(id, ..)) = bob.actions.pop_front() else { panic!("it is submitted") };
+    let update = damaged(&mut stage, &bob.agent);
+    let offset = update.verdict.position.offset;
+    stage.input(&mut bob, Input::Submitted(id, Ok(offset)));
+    stage.input(&mut bob, Input::Lagged(Lagged::default()));
+    let posts = bob.history([&update]);
+    stage.input(&mut bob, Input::CaughtUp(Caught { posts, upto: Some(offset), done: true }));
+    assert_eq!(bob.frames.last().expect("it is told")["code"], "server_error");
+}
+
+#[test]
+fn no_cursor_points_to_a_damaged_event() {
+    let mut stage = Stage::new();
+    let mut bob = stage.enters("bob", "delta");
+    let joined = stage.enters("ada", "none");
+    let update = damaged(&mut stage, &joined.agent);
+    stage.fleet.on_update(&update, stage.now);
+    stage.later(LONG);
+    stage.go_on(&mut bob);
+    let delta = bob.frames.last().expect("ada joined");
+    assert_eq!(delta["position"], update.verdict.position.offset.0 - 1, "the place of an event that can be read");
 }

@@ -6,6 +6,7 @@ use ringforge_domain::{
     frame::{Frame, Meta},
     ids::CommandId,
     json::Json,
+    limits::PENDING_MAX,
     position::Offset,
 };
 
@@ -19,7 +20,7 @@ impl Session {
         let reference = meta.reference.clone();
         let deadline = self.now + self.config.reply_timeout;
         self.submitted += 1;
-        self.pending.insert(self.submitted, Pending { id, reference, deadline });
+        self.pending.insert(self.submitted, Pending { id, reference, deadline, placed: None });
         self.actions.push(Action::Submit(id, command, meta));
     }
 
@@ -58,13 +59,46 @@ impl Session {
     }
 
     pub(super) fn on_submitted(&mut self, id: CommandId, result: Result<Offset, Refusal>) {
-        if let Err(refusal) = result
-            && let Some(pending) = self.settle(id)
-        {
+        match result {
+            Ok(offset) => {
+                if let Some(pending) = self.pending.values_mut().find(|pending| pending.id == id) {
+                    pending.placed = Some(offset);
+                }
+                self.refuse_unreadable();
+            }
+            Err(refusal) => self.refuse_pending(id, &refusal),
+        }
+    }
+
+    fn refuse_pending(&mut self, id: CommandId, refusal: &Refusal) {
+        if let Some(pending) = self.settle(id) {
             // It may have been an update: what it said is not what is known.
             self.vitals = Vitals::default();
-            self.refuse(&refusal, pending.reference);
+            self.refuse(refusal, pending.reference);
             self.unpark();
+        }
+    }
+
+    /// An event that cannot be read does not say who asked for it: whoever waits for its place is told.
+    pub(super) fn on_unreadable(&mut self, offset: Offset, refusal: Refusal) {
+        if self.unreadable.len() == PENDING_MAX {
+            self.unreadable.pop_front();
+        }
+        self.unreadable.push_back((offset, refusal));
+        self.refuse_unreadable();
+    }
+
+    fn refuse_unreadable(&mut self) {
+        for (offset, refusal) in std::mem::take(&mut self.unreadable) {
+            let asked = self.pending.values().find(|pending| pending.placed == Some(offset)).map(|pending| pending.id);
+            match asked {
+                Some(id) => self.refuse_pending(id, &refusal),
+                // The log has not said yet where some of ours stand.
+                None if self.pending.values().any(|pending| pending.placed.is_none()) => {
+                    self.unreadable.push_back((offset, refusal));
+                }
+                None => {}
+            }
         }
     }
 

@@ -51,8 +51,9 @@ impl Session {
         }
         self.cursor = self.cursor.max(Some(delivery.offset));
         // Mail is older than what was shown before it.
-        let newer = self.shown.filter(|shown| shown.offset > delivery.offset);
-        self.shown = newer.or(Some(First { offset: delivery.offset, hash: delivery.hash }));
+        let newer = |shown: &First| shown.offset > delivery.offset || delivery.unreadable.is_some();
+        let place = First { offset: delivery.offset, hash: delivery.hash };
+        self.shown = self.shown.filter(newer).or(Some(place));
         if post.reply
             && let Some(reply) = &delivery.reply
             && self.settle(delivery.command).is_some()
@@ -60,6 +61,9 @@ impl Session {
             self.actions.push(Action::Send(reply.text(&encoder, self.shape)));
             self.snapshots.ask(delivery.snapshot.clone());
             self.unpark();
+        }
+        if let Some(refusal) = &delivery.unreadable {
+            self.on_unreadable(delivery.offset, refusal.clone());
         }
         for (audience, shared) in post.pushes() {
             if matches!(audience, Audience::Watchers { key, .. } if self.snapshots.covers(key, delivery.offset)) {
