@@ -4,6 +4,8 @@
 .PHONY: help run test lint unit gen drift sim examples bench
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# A clone of the RustSec database.
+ADVISORIES ?= ../shared/advisory-db
 # Seeds of one `make sim`.
 SEEDS ?= 2000
 # Arguments of `make bench`.
@@ -19,11 +21,14 @@ run: ## start everything in one process
 
 test: lint unit drift sim examples ## all checks; installs what they need below target/
 
-lint: ## format, clippy, and licences where cargo-deny is installed
+lint: ## format, clippy; licences and advisories where cargo-deny and cargo-audit are installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "SKIPPED: licences and bans, because cargo-deny is not installed"; fi
+	@if ! cargo audit --version >/dev/null 2>&1; then echo "SKIPPED: advisories, because cargo-audit is not installed"; \
+	elif [ ! -d $(ADVISORIES) ]; then echo "SKIPPED: advisories, because there is no database in $(ADVISORIES)"; \
+	else cargo audit --no-fetch --stale --db $(ADVISORIES); fi
 
 unit: ## tests of all crates
 	cargo test --workspace --locked
