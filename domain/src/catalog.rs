@@ -7,7 +7,7 @@ use apache_avro::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    activity,
+    activity, answer,
     code::Refusal,
     direct,
     event::{At, Header},
@@ -287,6 +287,7 @@ commands! {
     DirectDelivered(direct::Delivered) "direct.delivered" internal,
     DirectTold(direct::Told) "direct.told" internal,
     DirectExpire(direct::Expire) "direct.expire" internal,
+    AnswerForget(answer::Forget) "answer.forget" internal,
 }
 
 queries! {

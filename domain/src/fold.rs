@@ -1,37 +1,17 @@
 //! The fold: what comes of an event, given all before it. Dispatch only; the arms are in the areas.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
+    answer::Answer,
     catalog::Command,
     code::{Code, Effected, Refusal},
     event::{At, Event},
     fleet::Head,
-    ids::{AgentId, CommandId, Scope},
+    ids::{CommandId, Scope},
     limits::{ANSWER_MICROS, LATE_MICROS},
     position::{LogTime, Offset, Position},
     row::{Needs, Row, RowKey, Rows},
     verdict::{First, Index, Outcome, Verdict},
 };
-
-/// The remembered answer to an idempotency key. Outlives the event it points to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    /// Whose.
-    pub scope: Scope,
-    /// The agent that asked.
-    pub agent: AgentId,
-    /// Its key.
-    pub key: String,
-    /// What it asked.
-    pub body_hash: String,
-    /// Where the first one stands.
-    pub first: First,
-    /// Until when it counts.
-    pub due: LogTime,
-    /// What it was told.
-    pub outcome: Outcome,
-}
 
 /// Names every row that folding `event` touches, as far as `rows` tells: asked until everything named is loaded. It may need
 /// more once an earlier event of its batch was folded (that one gave an agent its name), so it is asked again right before.
@@ -148,7 +128,7 @@ fn admit(rows: &Rows, at: &At) -> Result<(), Refusal> {
 fn answered(rows: &Rows, at: &At) -> Option<(Outcome, Option<First>)> {
     let (agent, key) = (at.header.agent_id?, at.header.idempotency_key.as_ref()?);
     let answer: &Answer = rows.get(&RowKey::answer(at.scope(), agent, key))?;
-    if answer.due < at.time {
+    if !answer.counts(at.time) {
         return None;
     }
     if answer.body_hash != at.body_hash {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    activity,
+    activity, answer,
     catalog::{Command, CommandKind},
     cursor::{Cursor, PREFIX, Seal},
     direct,
@@ -128,6 +128,10 @@ fn rich(kind: CommandKind) -> Command {
             ack: true,
         }
         .into(),
+        CommandKind::AnswerForget => {
+            let asked = |agent, key: &str| answer::Asked { agent: AgentId::from_bits(agent), key: key.to_owned() };
+            answer::Forget { asked: vec![asked(4, "once"), asked(8, "é")] }.into()
+        }
         CommandKind::MemoryExpire
         | CommandKind::MemoryUnsubscribe
         | CommandKind::DirectAck
@@ -225,6 +229,7 @@ fn rich_set() -> memory::Set {
 fn bare(kind: CommandKind) -> Command {
     match kind {
         CommandKind::PresenceUpdate => presence::Update::default().into(),
+        CommandKind::AnswerForget => answer::Forget::default().into(),
         CommandKind::ActivityBroadcast => activity::Broadcast::default().into(),
         CommandKind::ActivitySubscribe => activity::Subscribe::default().into(),
         CommandKind::ActivityUnsubscribe => activity::Unsubscribe::default().into(),

@@ -1,6 +1,7 @@
 //! The pure heart: types, the catalogue of kinds, and the fold. No I/O, clock, randomness or unordered maps.
 
 pub mod activity;
+pub mod answer;
 pub mod auth;
 mod base62;
 pub mod catalog;

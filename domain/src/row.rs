@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    answer::Answer,
     direct::{MailCount, Message, Notice},
     fleet::{Fleet, Head, Slug},
-    fold::Answer,
     ids::{AgentId, MemoryId, MessageId, Scope},
     json::Json,
     memory::Entry,
@@ -205,6 +205,7 @@ impl Row {
             Self::Memory(row) => row.index(),
             Self::Message(row) => row.index(),
             Self::Notice(row) => row.index(),
+            Self::Answer(row) => row.index(),
             _ => RowIndex::default(),
         }
     }

@@ -1,8 +1,12 @@
 //! Timers: what is due becomes a command of its own. The clock decides when to ask; log time decides whether it holds.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ringforge_domain::{
+    answer,
     catalog::Command,
     direct,
     event::Header,
@@ -24,6 +28,10 @@ use tracing::{info, warn};
 
 /// How often due things are looked for.
 pub const EVERY: Duration = Duration::from_millis(250);
+/// How soon they are looked for again when there may be more.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Due rows of one look.
+const PAGE: usize = APPEND_RECORDS_MAX;
 /// How long an edge's lease lasts.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often an edge renews its lease, and leases are looked at.
@@ -56,19 +64,19 @@ impl Timers {
         }
     }
 
-    /// Submits what is due, at most one append's worth.
+    /// Submits what is due, at most one append's worth, and tells how much was: a whole [`PAGE`] may not be all.
     ///
     /// # Errors
     /// Reads or log are away; nothing is lost, it is due the next time.
     pub async fn tick(&mut self) -> Result<usize, Error> {
-        let limit = u32::try_from(APPEND_RECORDS_MAX).expect("a small constant");
-        let found =
-            self.services.reads.find(self.partition, &Find::Due { now: self.services.clock.wall(), limit }).await?;
+        let limit = u32::try_from(PAGE).expect("a small constant");
+        let find = Find::Due { now: self.services.clock.wall(), limit };
+        let found = self.services.reads.find(self.partition, &find).await?;
         if found.applied.upto < self.asked {
             return Ok(0);
         }
-        let commands: Vec<_> = found.rows.iter().filter_map(due).collect();
-        self.submit(commands).await
+        self.submit(due(&found.rows)).await?;
+        Ok(found.rows.len())
     }
 
     /// Ends the sessions of edges whose lease is gone. Absence counts only once we have been up for a full lease.
@@ -162,18 +170,31 @@ impl Timers {
     }
 }
 
-/// The command that a due row asks for.
-fn due(row: &Row) -> Option<(Scope, Option<AgentId>, Command)> {
-    let expire = |message: MessageId| Command::DirectExpire(direct::Expire { message });
-    match row {
-        Row::Memory(entry) => {
-            let version = i64::try_from(entry.version).ok()?;
-            Some((entry.scope, None, Command::MemoryExpire(memory::Expire { key: entry.key.clone(), version })))
-        }
-        Row::Message(message) => Some((message.scope, None, expire(message.id))),
-        Row::Notice(notice) => Some((notice.scope, None, expire(notice.message))),
-        _ => None,
+/// The commands that due rows ask for: one each, but for answers one a fleet.
+fn due(rows: &[Row]) -> Vec<(Scope, Option<AgentId>, Command)> {
+    let expire = |message: MessageId| direct::Expire { message }.into();
+    let mut commands = Vec::new();
+    let mut forgotten: BTreeMap<Scope, Vec<answer::Asked>> = BTreeMap::new();
+    for row in rows {
+        let (scope, command) = match row {
+            Row::Memory(entry) => {
+                let Ok(version) = i64::try_from(entry.version) else { continue };
+                (entry.scope, memory::Expire { key: entry.key.clone(), version }.into())
+            }
+            Row::Message(message) => (message.scope, expire(message.id)),
+            Row::Notice(notice) => (notice.scope, expire(notice.message)),
+            Row::Answer(answer) => {
+                let asked = answer::Asked { agent: answer.agent, key: answer.key.clone() };
+                forgotten.entry(answer.scope).or_default().push(asked);
+                continue;
+            }
+            _ => continue,
+        };
+        commands.push((scope, None, command));
     }
+    let forget = |(scope, asked)| (scope, None, answer::Forget { asked }.into());
+    commands.extend(forgotten.into_iter().map(forget));
+    commands
 }
 
 /// The command that ends an agent's session, if its edge is gone.
@@ -191,7 +212,7 @@ pub async fn run(mut timers: Timers) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
-            _ = tick.tick() => timers.tick().await,
+            _ = tick.tick() => timers.tick().await.inspect(|due| if *due == PAGE { tick.reset_after(AGAIN) }),
             _ = sweep.tick() => timers.sweep().await,
         };
         if let Err(error) = done {

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    answer::{Asked, Forget},
     event::Header,
+    frame::Shown,
     ids::FleetId,
     memory,
     presence::{State, Update},
@@ -127,6 +129,33 @@ fn an_answer_is_remembered_for_a_day_of_log_time() {
         assert_eq!(told.verdict.first.is_some(), remembered, "{seconds} s");
         assert_eq!(version(&world), if remembered { 1 } else { 2 });
     }
+}
+
+#[test]
+fn an_answer_is_forgotten_when_its_time_has_passed_and_not_before() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    for key in ["early", "late"] {
+        world.when_keyed(&ada, key, set(1));
+        world.later(60);
+    }
+    let keys = ["early", "late", "never"];
+    let asked: Vec<_> = keys.map(|key| Asked { agent: ada.agent, key: key.to_owned() }).into();
+    let kept = |world: &World| {
+        let row = |key: &&str| world.row::<Answer>(&RowKey::answer(world.scope, ada.agent, key)).is_some();
+        keys.into_iter().filter(row).collect::<Vec<_>>()
+    };
+    let due = world.row::<Answer>(&RowKey::answer(world.scope, ada.agent, "early")).map(|answer| answer.index().due_at);
+    world.now = due.flatten().expect("stores know when").plus(-1);
+    assert!(world.timer(Forget { asked: asked.clone() }).code().is_none());
+    assert_eq!(kept(&world), ["early", "late"], "it still counts");
+    world.now = world.now.plus(1);
+    let told = world.timer(Forget { asked: asked.clone() });
+    assert_eq!((kept(&world), &told.shown), (vec!["late"], &Shown::default()));
+    world.when_keyed(&ada, "early", set(1));
+    world.later(3_600);
+    world.timer(Forget { asked });
+    assert_eq!(kept(&world), ["early"], "used again, it counts again");
 }
 
 #[test]

@@ -1,16 +1,20 @@
-//! Given leases and a process that stands still now and then, then these sessions end.
+//! Given leases and a process that stands still now and then, then these sessions end; and what is due is over once.
 
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use ringforge_domain::{
+    golden,
     ids::{FleetId, KeyId, SessionId, TenantId},
+    limits::ANSWER_MICROS,
     position::{Generation, LogTime, Position},
     presence::{Ended, Started},
+    row::State as _,
 };
 use ringforge_ports::{
     clock::{ManualClock, SeededIds},
     memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    reads::every_row,
 };
 
 use super::*;
@@ -65,6 +69,37 @@ impl House {
     fn sweep(&mut self, after: Duration) -> usize {
         self.clock.advance(after);
         now(self.timers.sweep()).expect("swept")
+    }
+
+    /// An agent of a fleet asks for something under a key of its own.
+    fn asks(&self, fleet: u128, key: &str) {
+        let header = Header {
+            fleet_id: FleetId::from_bits(fleet),
+            agent_id: Some(AgentId::from_bits(9)),
+            idempotency_key: Some(key.to_owned()),
+            ..golden::bare_header()
+        };
+        let delete = memory::Delete { key: "none".to_owned(), ..memory::Delete::default() };
+        let bytes = schema::encode(&header, &delete.into()).into();
+        now(self.services.log.append(Partition::POOL, vec![Record { scope: header.scope(), bytes }]))
+            .expect("appended");
+    }
+
+    /// What is due is submitted and applied: how much was due, and how many commands came of it.
+    fn tick(&mut self) -> (usize, u64) {
+        let end = |house: &Self| now(house.services.log.bounds(Partition::POOL)).expect("bounds").end.0;
+        let before = end(self);
+        let due = now(self.timers.tick()).expect("ticked");
+        assert_eq!(now(self.timers.tick()).ok(), Some(0), "what was submitted is waited for");
+        let commands = end(self) - before;
+        self.project();
+        (due, commands)
+    }
+
+    /// How many answers are remembered.
+    fn answers(&self) -> usize {
+        let (rows, _) = now(every_row(&self.services.reads, Partition::POOL)).expect("read");
+        rows.iter().filter_map(answer::Answer::of).count()
     }
 
     /// The sessions that ended, in the order of the log.
@@ -124,7 +159,7 @@ fn sessions_of_an_edge_without_a_lease_end_once_we_have_been_up_for_a_lease() {
 #[test]
 fn a_process_that_stood_still_ends_no_session_of_its_own() {
     // Short of a lease, but longer than what was left of ours; and much longer.
-    for still in [LEASE - Duration::from_secs(1), LEASE * 9] {
+    for still in [LEASE.saturating_sub(Duration::from_secs(1)), LEASE * 9] {
         let mut house = House::new();
         for _ in 0..4 {
             house.renew(OWN);
@@ -139,4 +174,18 @@ fn a_process_that_stood_still_ends_no_session_of_its_own() {
         }
         assert_eq!(house.ended(), [session(OTHER)], "the other one did not come back");
     }
+}
+
+#[test]
+fn answers_are_forgotten_when_their_time_has_passed_many_at_once() {
+    let mut house = House::new();
+    for number in 0..PAGE + 10 {
+        house.asks(2 + (number % 2) as u128, &number.to_string());
+    }
+    house.project();
+    assert_eq!((house.tick(), house.answers()), ((0, 0), PAGE + 10));
+    house.clock.advance(Duration::from_micros(ANSWER_MICROS.unsigned_abs() + 1));
+    assert_eq!((house.tick(), house.answers()), ((PAGE, 2), 10), "one command a fleet");
+    assert_eq!((house.tick(), house.answers()), ((10, 1), 0), "what was left is of one fleet");
+    assert_eq!(house.tick(), (0, 0), "nothing is due any more");
 }

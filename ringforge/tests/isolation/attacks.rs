@@ -73,6 +73,10 @@ pub fn by_command(kind: CommandKind, victim: &Victim, mine: &str) -> Vec<Attack>
             ]
         }
         CommandKind::MemoryExpire => vec![(json!({ "key": victim.key, "version": 1 }), Fail("invalid_message"))],
+        CommandKind::AnswerForget => {
+            let asked = json!([{ "agent": id, "key": victim.idempotency_key }]);
+            vec![(json!({ "asked": asked, "agent_id": id }), Fail("invalid_message"))]
+        }
         CommandKind::MemorySubscribe => {
             vec![(json!({ "pattern": "**", "snapshot": true, "values": true }), Work("subscribe_ok"))]
         }

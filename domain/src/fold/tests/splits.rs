@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    activity,
+    activity, answer,
     catalog::{CommandKind, Effect},
     direct, fleet,
-    ids::{KeyId, MessageId, SessionId, TenantId},
+    ids::{AgentId, KeyId, MessageId, SessionId, TenantId},
     presence::{self, Started},
     tenant,
     verdict::Verdict,
@@ -114,6 +114,10 @@ fn house(world: &mut World, actors: &mut Actors, by: &Member, step: Step) {
         3 => {
             let version = i64::from(step.dice % 7);
             drop(world.timer(memory::Expire { key: key_of(step), version }));
+        }
+        4 if step.dice & 1 == 1 => {
+            let asked = |key: u8| answer::Asked { agent: by.agent, key: key.to_string() };
+            drop(world.timer(answer::Forget { asked: (0..3).map(asked).collect() }));
         }
         4 => drop(world.timer(direct::Expire { message })),
         5 => drop(world.internal(by, direct::Delivered { message })),

@@ -1,0 +1,93 @@
+//! The remembered answers to idempotency keys, and forgetting them when their time has passed.
+
+use apache_avro::AvroSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::Act,
+    code::Refusal,
+    event::{At, Header},
+    frame::Shown,
+    ids::{AgentId, Scope},
+    limits::Limits,
+    position::LogTime,
+    row::{Needs, RowIndex, RowKey, Rows},
+    verdict::{Applied, First, Outcome},
+};
+
+/// The remembered answer to an idempotency key. Outlives the event it points to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whose.
+    pub scope: Scope,
+    /// The agent that asked.
+    pub agent: AgentId,
+    /// Its key.
+    pub key: String,
+    /// What it asked.
+    pub body_hash: String,
+    /// Where the first one stands.
+    pub first: First,
+    /// The last moment at which it counts.
+    pub due: LogTime,
+    /// What it was told.
+    pub outcome: Outcome,
+}
+
+impl Answer {
+    /// Whether it counts at `time`.
+    pub fn counts(&self, time: LogTime) -> bool {
+        time <= self.due
+    }
+
+    /// What stores index: when it is to be forgotten.
+    pub fn index(&self) -> RowIndex {
+        RowIndex { due_at: Some(self.due.plus(1)), ..RowIndex::default() }
+    }
+}
+
+/// An agent's idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+pub struct Asked {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its key.
+    pub key: String,
+}
+
+/// `answer.forget`: the time of these answers has passed. Many in one, so that forgetting costs the log little.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
+pub struct Forget {
+    /// What was asked.
+    pub asked: Vec<Asked>,
+}
+
+impl Act for Forget {
+    type Effect = ();
+
+    fn check(&self, _: &Limits) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+        for asked in &self.asked {
+            needs.row(RowKey::answer(at.scope(), asked.agent, &asked.key));
+        }
+    }
+
+    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
+        let mut applied = Applied::new(());
+        for asked in &self.asked {
+            let key = RowKey::answer(at.scope(), asked.agent, &asked.key);
+            // The key may have been used again since: what is remembered now counts.
+            if rows.get::<Answer>(&key).is_some_and(|answer| !answer.counts(at.time)) {
+                applied = applied.without(key);
+            }
+        }
+        Ok(applied)
+    }
+
+    fn show(&self, _: &At, (): &()) -> Shown {
+        Shown::default()
+    }
+}
