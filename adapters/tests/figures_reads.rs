@@ -1,6 +1,8 @@
 //! How fast the read models in a file are. Run it in a release build:
 //! `cargo test --profile perf -p ringforge-adapters --test figures_reads -- --ignored --nocapture`
 
+use std::{fs, time::Duration};
+
 use ringforge_adapters::reads::sqlite::SqliteReads;
 use ringforge_domain::{
     catalog::Effect,
@@ -86,17 +88,36 @@ fn without_memory(mut commit: Commit) -> Commit {
     commit
 }
 
-async fn timed<T>(clock: &SystemClock, rounds: u32, what: &str, mut work: impl AsyncFnMut() -> T) -> T {
+/// CPU time of this process so far, in nanoseconds, all its threads together. Unlike the clock it means the same on a busy
+/// machine.
+fn cpu_ns() -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").expect("Linux");
+    let spent = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    tasks.flatten().filter_map(spent).sum()
+}
+
+/// `work`, `rounds` times; each is so many `pieces`.
+async fn timed<T>(
+    clock: &SystemClock,
+    (rounds, pieces): (u32, u32),
+    what: &str,
+    mut work: impl AsyncFnMut() -> T,
+) -> T {
     let mut times = Vec::new();
     let mut last = None;
+    let before = cpu_ns();
     for _ in 0..rounds {
         let start = clock.monotonic();
         last = Some(work().await);
         times.push(clock.monotonic().saturating_sub(start));
     }
+    let cpu = Duration::from_nanos((cpu_ns() - before) / u64::from(rounds * pieces));
     times.sort_unstable();
     let at = |part: usize| times[(times.len() - 1) * part / 100];
-    eprintln!("{what:60} p50 {:>10.1?}  p99 {:>10.1?}", at(50), at(99));
+    eprintln!("{what:50} CPU each {cpu:>9.1?}   p50 {:>9.1?}  p99 {:>9.1?}", at(50), at(99));
     last.expect("at least one round")
 }
 
@@ -111,25 +132,29 @@ async fn figures() {
         let mut commits = (0..rounds).map(|at| commit(end + at * count, count)).collect::<Vec<_>>().into_iter();
         end += rounds * count;
         let rounds = u32::try_from(rounds).expect("small");
-        timed(&clock, rounds, &format!("commit of {count} events, 3 rows each"), async || {
+        let pieces = (rounds, u32::try_from(count).expect("small"));
+        timed(&clock, pieces, &format!("commit of {count} events, 3 rows each"), async || {
             let commit = commits.next().expect("as many as rounds");
             reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
         })
         .await;
     }
-    let mut commits =
-        (0..20).map(|at| commit(end + at * 1_000, 1_000)).map(without_memory).collect::<Vec<_>>().into_iter();
-    end += 20_000;
-    timed(&clock, 20, "commit of 1000 events, 2 rows each, no memory", async || {
-        let commit = commits.next().expect("as many as rounds");
-        reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
-    })
-    .await;
+    for (count, rounds) in [(1, 2_000), (64, 200), (1_000, 20)] {
+        let make = |at| without_memory(commit(end + at * count, count));
+        let mut commits = (0..rounds).map(make).collect::<Vec<_>>().into_iter();
+        end += rounds * count;
+        let pieces = (u32::try_from(rounds).expect("small"), u32::try_from(count).expect("small"));
+        timed(&clock, pieces, &format!("commit of {count} events, 2 rows each, no memory"), async || {
+            let commit = commits.next().expect("as many as rounds");
+            reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
+        })
+        .await;
+    }
     eprintln!("{end} events");
     let keys = (0..256).map(|at| entry(at * 300).key()).chain([RowKey::head(FLEET)]).collect();
-    timed(&clock, 100, "load of 257 rows", async || reads.load(POOL, &keys).await.expect("rows")).await;
+    timed(&clock, (100, 257), "load of 257 rows", async || reads.load(POOL, &keys).await.expect("rows")).await;
     let one = [RowKey::head(FLEET)].into_iter().collect();
-    timed(&clock, 500, "load of 1 row", async || reads.load(POOL, &one).await.expect("a row")).await;
+    timed(&clock, (500, 1), "load of 1 row", async || reads.load(POOL, &one).await.expect("a row")).await;
     history(&reads, &clock).await;
     memory(&reads, &clock).await;
 }
@@ -152,14 +177,15 @@ async fn history(reads: &SqliteReads, clock: &SystemClock) {
     ];
     for (what, matching) in cases {
         let which = Which::Matching(matching);
-        let found = timed(clock, 20, &format!("matching: {what}"), async || {
+        let found = timed(clock, (20, 1), &format!("matching: {what}"), async || {
             reads.verdicts(POOL, FLEET, &which).await.expect("verdicts")
         })
         .await;
         eprintln!("    {} of {}", found.verdicts.len(), found.total);
     }
     let after = Which::After { after: Some(Offset(50_000)), limit: 1_000 };
-    timed(clock, 20, "1,000 after an offset", async || reads.verdicts(POOL, FLEET, &after).await.expect("some")).await;
+    timed(clock, (20, 1), "1,000 after an offset", async || reads.verdicts(POOL, FLEET, &after).await.expect("some"))
+        .await;
 }
 
 async fn memory(reads: &SqliteReads, clock: &SystemClock) {
@@ -177,13 +203,26 @@ async fn memory(reads: &SqliteReads, clock: &SystemClock) {
         ("three words", MemoryFilter { words: texts(&["incident", "budget", "schema"]), ..base() }),
         ("a short word", MemoryFilter { words: texts(&["77"]), ..base() }),
         ("a tag (1 in 100)", MemoryFilter { tags: texts(&["tag-3"]), ..base() }),
+        (
+            "a word and a tag (1 in 100)",
+            MemoryFilter {
+                words: texts(&["incident"]),
+                tags: texts(&["tag-3"]),
+                sort: MemorySort::Relevance,
+                ..base()
+            },
+        ),
+        (
+            "a word and a tag (1 in 7)",
+            MemoryFilter { words: texts(&["budget"]), tags: texts(&["plan"]), sort: MemorySort::Relevance, ..base() },
+        ),
         ("metadata", MemoryFilter { metadata: json("{\"n\":7}"), ..base() }),
         ("the last changed", MemoryFilter { sort: MemorySort::UpdatedAt, ..base() }),
     ];
     for (what, filter) in cases {
         let find = Find::Memory(filter);
         let work = async || reads.find(POOL, &find).await.expect("entries");
-        let found = timed(clock, 20, &format!("memory: {what}"), work).await;
+        let found = timed(clock, (20, 1), &format!("memory: {what}"), work).await;
         eprintln!("    {} of {}", found.rows.len(), found.total);
     }
 }

@@ -1,14 +1,18 @@
 //! What the promises of `Reads` do not say of the file: what cannot be opened, what goes wrong meanwhile.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use ringforge_adapters::reads::sqlite::SqliteReads;
 use ringforge_domain::{
     fleet::Head,
-    ids::Scope,
+    ids::{MemoryId, Scope},
+    json::Json,
+    limits::UNREAD_MAX,
+    memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey},
+    verdict::First,
 };
 use ringforge_ports::{
     Error,
@@ -113,6 +117,87 @@ async fn an_abandoned_commit_blocks_nobody() {
             Ok(()) | Err(Error::Conflict(_)) => {}
             Err(other) => panic!("{other}"),
         }
+    }
+}
+
+fn entry(key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
+    let scope = Scope::OPERATOR;
+    let content = value.map(|value| Content {
+        value: Json::from(&serde_json::Value::from(value)),
+        value_type: ValueType::Text,
+        tags: Vec::new(),
+        metadata: None,
+        ttl: None,
+        expires_at: None,
+        created_at: LogTime(1),
+    });
+    let event = First { offset: Offset(0), hash: 0 };
+    let changed = Provenance { author: None, key_id: None, session: None, task: None, event, at: LogTime(1) };
+    let row = Entry { scope, key: key.to_owned(), id: MemoryId::from_bits(1), version: 1, content, changed };
+    (RowKey::memory(scope, key), Some(Row::Memory(Box::new(row))))
+}
+
+async fn found(reads: &SqliteReads, word: &str) -> Vec<String> {
+    let filter = MemoryFilter { words: vec![word.to_owned()], ..MemoryFilter::all(Scope::OPERATOR, LogTime(0)) };
+    let found = reads.find(POOL, &Find::Memory(filter)).await.expect("an answer");
+    found.rows.iter().map(|row| row.key().key).collect()
+}
+
+/// Waits until the index of words is up to date.
+async fn read_up(file: &Connection) {
+    for _ in 0..1_000 {
+        let unread: i64 = file.query_row("SELECT count(*) FROM memory_unread", [], |row| row.get(0)).expect("a number");
+        if unread == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("entries are still unread");
+}
+
+#[tokio::test]
+async fn words_are_found_before_and_after_they_are_indexed() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let file = Connection::open(&path).expect("the file");
+    let changes = [
+        vec![entry("a", Some("first words")), entry("b", Some("other words"))],
+        vec![entry("a", Some("second words"))],
+        vec![entry("a", None), entry("b", Some("first again"))],
+        // An id that was given before.
+        vec![entry("c", Some("second again"))],
+        vec![(RowKey::memory(Scope::OPERATOR, "b"), None), (RowKey::memory(Scope::OPERATOR, "c"), None)],
+    ];
+    let wanted: [[&[&str]; 3]; 5] = [
+        [&["a"], &[], &["a", "b"]],
+        [&[], &["a"], &["a", "b"]],
+        [&["b"], &[], &[]],
+        [&["b"], &["c"], &[]],
+        [&[], &[], &[]],
+    ];
+    for (at, (rows, wanted)) in (0..).zip(changes.into_iter().zip(wanted)) {
+        reads.commit(&[Commit { rows, ..step(at) }]).await.expect("written");
+        for when in ["at once", "once indexed"] {
+            for (word, wanted) in ["first", "second", "words"].into_iter().zip(wanted) {
+                assert_eq!(found(&reads, word).await, wanted, "{word} after change {at}, {when}");
+            }
+            read_up(&file).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn more_changed_texts_than_a_search_should_read_are_indexed_by_their_commit() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let many = UNREAD_MAX + 1_000;
+    let rows = (0..many).map(|at| entry(&format!("key {at}"), Some(&format!("text {at}")))).collect();
+    reads.commit(&[Commit { rows, ..step(0) }]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    let unread: i64 = file.query_row("SELECT count(*) FROM memory_unread", [], |row| row.get(0)).expect("a number");
+    assert!(unread.unsigned_abs() <= UNREAD_MAX, "{unread}");
+    for at in [0, many - 1] {
+        assert!(found(&reads, &format!("text {at}")).await.contains(&format!("key {at}")));
     }
 }
 

@@ -30,8 +30,18 @@ pub const WAL_PAGES_MAX: u64 = 4 << 10;
 pub const DELETED_MAX: u64 = 5_000;
 /// Trigrams that narrow a memory search down; the rest is left to the text itself.
 pub const TRIGRAMS_MAX: usize = 32;
+/// Questions that wait for a reader thread of the read models; whoever comes later waits to get in.
+pub const READS_WAITING_MAX: usize = 256;
+/// Commits that wait for the writer of the read models; one more is refused.
+pub const READS_WRITES_WAITING_MAX: usize = 64;
+/// Changed memory texts that searches look at one by one; beyond, commits make them part of the index of words.
+pub const UNREAD_MAX: u64 = 8_192;
+/// Of those, how many become part of it in one transaction.
+pub const UNREAD_AT_ONCE: i64 = 128;
 /// What may wait for one follower of a fleet; when it is full, the follower loses what waits and is told so.
 pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
+/// About the bytes of the rows that a projector keeps from one batch to the next; beyond, it loads them anew.
+pub const PROJECTOR_ROWS_BYTES_MAX: usize = 8 << 20;
 /// The longest wait of a projector after a failure, in milliseconds.
 pub const PROJECTOR_RETRY_MS_MAX: u64 = 5_000;
 /// How often a session's end is tried to be logged. Once the log is back for good, so is this process or its successor.

@@ -1,6 +1,6 @@
 //! Rows: what read models keep, state-shaped. `Rows` is the working set of a fold: loaded rows and what became of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,9 @@ impl Table {
         }
     }
 }
+
+/// About the bytes of a row without long values.
+const ROW_BYTES: usize = 1 << 10;
 
 /// The one name of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -199,6 +202,12 @@ impl Row {
         }
     }
 
+    /// About its bytes in memory.
+    pub fn weight(&self) -> usize {
+        let value = if let Self::Memory(row) = self { row.content.as_ref() } else { None };
+        ROW_BYTES + value.map_or(0, |content| content.value.text().len())
+    }
+
     /// What a store indexes.
     pub fn index(&self) -> RowIndex {
         match self {
@@ -307,6 +316,8 @@ impl Needs {
 pub struct Rows {
     known: BTreeMap<RowKey, Option<Row>>,
     changed: BTreeSet<RowKey>,
+    /// About the bytes of what is known.
+    weight: usize,
     /// The newest log time of the partition.
     pub time: LogTime,
 }
@@ -320,11 +331,31 @@ impl Rows {
     /// Puts in what a store answered for `keys`; a key without a row is known to be vacant.
     pub fn load(&mut self, keys: impl IntoIterator<Item = RowKey>, rows: impl IntoIterator<Item = Row>) {
         for key in keys {
-            self.known.entry(key).or_insert(None);
+            if let Slot::Vacant(vacant) = self.known.entry(key) {
+                vacant.insert(None);
+                self.weight += ROW_BYTES;
+            }
         }
         for row in rows {
-            self.known.insert(row.key(), Some(row));
+            self.know(row.key(), Some(row));
         }
+    }
+
+    fn know(&mut self, key: RowKey, row: Option<Row>) {
+        let weight = |row: &Option<Row>| row.as_ref().map_or(ROW_BYTES, Row::weight);
+        self.weight += weight(&row);
+        let before = self.known.insert(key, row);
+        self.weight -= before.as_ref().map_or(0, weight);
+    }
+
+    /// What changed is stored: now it is only known, for the next batch of the same partition.
+    pub fn stored(&mut self) {
+        self.changed.clear();
+    }
+
+    /// About the bytes of what is known.
+    pub fn weight(&self) -> usize {
+        self.weight
     }
 
     /// Whether a row was loaded, vacant or not.
@@ -357,14 +388,14 @@ impl Rows {
         let key = row.key();
         assert!(self.known.contains_key(&key), "a fold wrote {key:?} without declaring it in needs()");
         self.changed.insert(key.clone());
-        self.known.insert(key, Some(row));
+        self.know(key, Some(row));
     }
 
     /// Removes a row.
     pub fn remove(&mut self, key: RowKey) {
         assert!(self.known.contains_key(&key), "a fold removed {key:?} without declaring it in needs()");
         self.changed.insert(key.clone());
-        self.known.insert(key, None);
+        self.know(key, None);
     }
 
     /// What became of the changed rows, by name; `None` is removed.

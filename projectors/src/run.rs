@@ -11,7 +11,7 @@ use ringforge_domain::{
     event::Event,
     fold::{self, Damaged},
     ids::Scope,
-    limits::{NEEDS_ROUNDS_MAX, PROJECTOR_RETRY_MS_MAX, READ_RECORDS_MAX},
+    limits::{NEEDS_ROUNDS_MAX, PROJECTOR_RETRY_MS_MAX, PROJECTOR_ROWS_BYTES_MAX, READ_RECORDS_MAX},
     position::{Offset, Partition, Position},
     row::{Needs, Rows},
     schema::{self, DecodeError},
@@ -37,6 +37,8 @@ pub struct Projector {
     services: Services,
     partition: Partition,
     applied: Applied,
+    /// Rows as they stand at `applied`: what the next batch touches was often touched by the last.
+    rows: Rows,
     heads: BTreeMap<Scope, (Offset, Duration)>,
     heads_told: Duration,
 }
@@ -86,7 +88,8 @@ impl Projector {
                 partition.0, applied.upto.0, bounds.end.0
             )));
         }
-        Ok(Self { services, partition, applied, heads: BTreeMap::new(), heads_told: Duration::ZERO })
+        let rows = Rows::at(applied.time);
+        Ok(Self { services, partition, applied, rows, heads: BTreeMap::new(), heads_told: Duration::ZERO })
     }
 
     /// The next offset to apply.
@@ -103,7 +106,8 @@ impl Projector {
         let records: Vec<Stored> = records.into_iter().filter(|record| record.offset >= previous).collect();
         let Some(last) = records.last().map(|record| record.offset) else { return Ok(Stepped::To(previous)) };
         let read = self.decode(records)?;
-        let mut rows = Rows::at(self.applied.time);
+        // Taken: unless they are stored, they are forgotten.
+        let mut rows = std::mem::replace(&mut self.rows, Rows::at(self.applied.time));
         let verdicts = self.fold(&mut rows, &read).await?;
         let commit = Commit {
             partition: self.partition,
@@ -118,12 +122,15 @@ impl Projector {
             Ok(()) => {}
             Err(Error::Conflict(_)) => {
                 self.applied = self.services.reads.load(self.partition, &BTreeSet::new()).await?.applied;
+                self.rows = Rows::at(self.applied.time);
                 return Ok(Stepped::Elsewhere(self.applied.upto));
             }
             Err(error) => return Err(error),
         }
         let [commit] = commits;
         self.applied = Applied { upto: commit.upto, time: commit.time };
+        rows.stored();
+        self.rows = if rows.weight() > PROJECTOR_ROWS_BYTES_MAX { Rows::at(commit.time) } else { rows };
         self.publish(read, commit.verdicts).await;
         Ok(Stepped::To(self.applied.upto))
     }

@@ -183,7 +183,7 @@ async fn open_reads(data: &Path, generation: Generation, log: &EmbeddedLog) -> a
                 end = end.0,
                 "the log is shorter than what was read from it: its end is lost; the read models are made anew"
             );
-            reads.close().await;
+            reads.close();
             delete_database(&path)?;
             return Ok(open().await?);
         }

@@ -1,12 +1,12 @@
-//! A commit as arrays of JSON, one for each table, so that a table takes one statement however many rows there are.
+//! A commit as the columns of its lines, made by whoever commits, so that the thread that writes only writes.
 
 use std::collections::BTreeMap;
 
 use ringforge_domain::{
-    ids::AgentId,
+    ids::{AgentId, Scope},
     position::{Offset, Partition},
     row::{Row, RowKey, Search, Table},
-    verdict::Verdict,
+    verdict::{Stream, Verdict},
 };
 use ringforge_ports::{
     Error,
@@ -15,39 +15,63 @@ use ringforge_ports::{
 use serde::Serialize;
 use serde_json::Value;
 
-/// What a commit writes; each text is an array of arrays, in the order of the statement's columns.
-#[derive(Default)]
+/// What a commit writes.
 pub(super) struct Batch {
-    pub rows: Tuples,
-    pub removed: Tuples,
-    /// Every memory entry that changed.
-    pub memory: Tuples,
-    /// Those of them that can be found.
-    pub searchable: Tuples,
-    pub verdicts: Tuples,
-    pub history: Tuples,
-    pub tags: Tuples,
+    pub partition: i64,
+    pub previous: i64,
+    pub upto: i64,
+    pub time: i64,
+    pub rows: Vec<RowLine>,
+    pub verdicts: Vec<VerdictLine>,
 }
 
-/// An array of arrays in the making.
-#[derive(Default)]
-pub(super) struct Tuples(Vec<u8>);
+/// A row that changed.
+pub(super) struct RowLine {
+    pub table: Table,
+    pub scope: Scope,
+    pub key: String,
+    /// `None`: it is removed.
+    pub now: Option<RowNow>,
+}
 
-impl Tuples {
-    fn push(&mut self, tuple: &impl Serialize) -> Result<(), Error> {
-        self.0.push(if self.0.is_empty() { b'[' } else { b',' });
-        serde_json::to_writer(&mut self.0, tuple).map_err(|error| Error::Corrupt(format!("serialise: {error}")))
-    }
+/// What became of a row.
+pub(super) struct RowNow {
+    pub due_at: Option<i64>,
+    pub owner: Option<String>,
+    pub body: String,
+    /// Of a memory entry that can be found.
+    pub search: Option<SearchLine>,
+}
 
-    /// The array; `None` if it is empty.
-    pub fn text(self) -> Option<String> {
-        let mut bytes = self.0;
-        if bytes.is_empty() {
-            return None;
-        }
-        bytes.push(b']');
-        Some(String::from_utf8(bytes).expect("JSON is UTF-8"))
-    }
+/// What searches look at of a memory entry.
+pub(super) struct SearchLine {
+    pub expires_at: Option<i64>,
+    pub created_at: i64,
+    pub updated_at: i64,
+    pub author: Option<String>,
+    pub lower_key: String,
+    /// See [`tag_lines`].
+    pub tags: Option<String>,
+    /// A line for each field.
+    pub metadata: Option<String>,
+    pub text: String,
+}
+
+/// A verdict and how it is found.
+pub(super) struct VerdictLine {
+    pub place: i64,
+    pub scope: Scope,
+    pub time: i64,
+    /// None: searches never find it.
+    pub stream: Option<&'static str>,
+    pub label: Option<String>,
+    pub subject: Option<String>,
+    pub agent: Option<String>,
+    pub routed: bool,
+    pub parties: Option<String>,
+    pub body: String,
+    /// Each tag, whether it has it, and whether it is routed by it.
+    pub tags: Vec<(String, bool, bool)>,
 }
 
 /// The place of an offset among those of all partitions.
@@ -77,72 +101,91 @@ pub(super) fn tag_line(tag: &str) -> String {
     Value::from(tag).to_string()
 }
 
+/// The tags of an entry, as one text that is equal when they are.
+fn tag_lines(tags: &[String]) -> Option<String> {
+    lines(tags.iter().map(|tag| tag_line(tag)))
+}
+
+/// The tags in a text that [`tag_lines`] made, each as one line.
+pub(super) fn tags_in(lines: &str) -> impl Iterator<Item = &str> {
+    lines.split('\n').filter(|line| !line.is_empty())
+}
+
 impl Batch {
     pub fn of(commit: &Commit) -> Result<Self, Error> {
-        let mut batch = Self::default();
         let last: BTreeMap<&RowKey, Option<&Row>> = commit.rows.iter().map(|(key, row)| (key, row.as_ref())).collect();
-        for (key, row) in last {
-            match row {
-                Some(row) => batch.row(key, row)?,
-                None => batch.removed.push(&(key.table.text(), key.scope.tenant, key.scope.fleet, &key.key))?,
-            }
-            if key.table == Table::Memory {
-                batch.memory.push(&(key.scope.tenant, key.scope.fleet, &key.key))?;
-            }
-        }
+        let rows = last.into_iter().map(|(key, row)| RowLine::of(key, row)).collect::<Result<_, _>>()?;
         let last: BTreeMap<Offset, &Verdict> =
             commit.verdicts.iter().map(|verdict| (verdict.position.offset, verdict)).collect();
-        for (offset, verdict) in last {
-            batch.verdict(place(commit.partition, offset), verdict)?;
-        }
-        Ok(batch)
+        let verdicts =
+            last.into_iter().map(|(offset, verdict)| VerdictLine::of(place(commit.partition, offset), verdict));
+        Ok(Self {
+            partition: i64::from(commit.partition.0),
+            previous: commit.previous.0.cast_signed(),
+            upto: commit.upto.0.cast_signed(),
+            time: commit.time.0,
+            rows,
+            verdicts: verdicts.collect::<Result<_, _>>()?,
+        })
     }
+}
 
-    fn row(&mut self, key: &RowKey, row: &Row) -> Result<(), Error> {
+impl RowLine {
+    fn of(key: &RowKey, row: Option<&Row>) -> Result<Self, Error> {
+        let now = row.map(|row| RowNow::of(key, row)).transpose()?;
+        Ok(Self { table: key.table, scope: key.scope, key: key.key.clone(), now })
+    }
+}
+
+impl RowNow {
+    fn of(key: &RowKey, row: &Row) -> Result<Self, Error> {
         let index = row.index();
-        let (tenant, fleet) = (key.scope.tenant, key.scope.fleet);
-        self.rows.push(&(key.table.text(), tenant, fleet, &key.key, index.due_at, index.owner, text(row)?))?;
-        match &index.search {
-            Some(search) => self.search(key, search),
-            None => Ok(()),
+        Ok(Self {
+            due_at: index.due_at.map(|time| time.0),
+            owner: index.owner.map(|agent| agent.to_string()),
+            body: text(row)?,
+            search: index.search.map(|search| SearchLine::of(key, search)),
+        })
+    }
+}
+
+impl SearchLine {
+    fn of(key: &RowKey, search: Search) -> Self {
+        Self {
+            expires_at: search.expires_at.map(|time| time.0),
+            created_at: search.created_at.0,
+            updated_at: search.updated_at.0,
+            author: search.author.map(|agent| agent.to_string()),
+            lower_key: key.key.to_lowercase(),
+            tags: tag_lines(&search.tags),
+            metadata: lines(search.metadata.as_ref().and_then(fields).unwrap_or_default()),
+            text: search.text,
         }
     }
+}
 
-    fn search(&mut self, key: &RowKey, search: &Search) -> Result<(), Error> {
-        let tags = lines(search.tags.iter().map(|tag| tag_line(tag)));
-        let metadata = lines(search.metadata.as_ref().and_then(fields).unwrap_or_default());
-        let times = (search.expires_at, search.created_at, search.updated_at);
-        let words = (key.key.to_lowercase(), tags, metadata, &search.text);
-        self.searchable.push(&(key.scope.tenant, key.scope.fleet, &key.key, times, search.author, words))
-    }
-
-    fn verdict(&mut self, place: i64, verdict: &Verdict) -> Result<(), Error> {
-        let (tenant, fleet, index) = (verdict.scope.tenant, verdict.scope.fleet, &verdict.index);
-        self.verdicts.push(&(place, tenant, fleet, text(verdict)?))?;
-        let Some(stream) = index.stream else { return Ok(()) };
-        let routed = i64::from(!index.routing.is_empty());
+impl VerdictLine {
+    fn of(place: i64, verdict: &Verdict) -> Result<Self, Error> {
+        let index = &verdict.index;
         let parties: String = index.parties.iter().map(AgentId::to_string).collect();
-        let parties = (!parties.is_empty()).then_some(parties);
-        let (label, subject) = (&index.label, &index.subject);
-        self.history.push(&(
-            tenant,
-            fleet,
-            place,
-            verdict.time,
-            stream.text(),
-            label,
-            subject,
-            verdict.agent,
-            routed,
-            parties,
-        ))?;
-        let mut tags: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
-        index.tags.iter().for_each(|tag| tags.entry(tag).or_default().0 = 1);
-        index.routing.iter().for_each(|tag| tags.entry(tag).or_default().1 = 1);
-        for (tag, (tagged, routed)) in tags {
-            self.tags.push(&(tenant, fleet, tag, place, tagged, routed))?;
+        let mut tags: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
+        if index.stream.is_some() {
+            index.tags.iter().for_each(|tag| tags.entry(tag).or_default().0 = true);
+            index.routing.iter().for_each(|tag| tags.entry(tag).or_default().1 = true);
         }
-        Ok(())
+        Ok(Self {
+            place,
+            scope: verdict.scope,
+            time: verdict.time.0,
+            stream: index.stream.map(Stream::text),
+            label: index.label.clone(),
+            subject: index.subject.clone(),
+            agent: verdict.agent.map(|agent| agent.to_string()),
+            routed: !index.routing.is_empty(),
+            parties: (!parties.is_empty()).then_some(parties),
+            body: text(verdict)?,
+            tags: tags.into_iter().map(|(tag, (tagged, routed))| (tag.to_owned(), tagged, routed)).collect(),
+        })
     }
 }
 

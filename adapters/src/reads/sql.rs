@@ -1,5 +1,5 @@
-//! Every statement of the read models. Batches come in as one array of JSON; every question is one statement, so that it sees
-//! one snapshot, and begins with where the partition stands.
+//! Every statement of the read models. A question that is made here is one statement, so that it sees one snapshot, and begins
+//! with where the partition stands.
 
 use ringforge_domain::{
     ids::Scope,
@@ -9,13 +9,30 @@ use ringforge_domain::{
     row::{RowKey, Table},
 };
 use ringforge_ports::reads::{Find, Matching, MemoryFilter, MemorySort, Viewer, Which, fields};
+use rusqlite::types::Value;
 use serde_json::json;
-use sqlx::{QueryBuilder, Sqlite};
 
 use super::batch::{line, place, tag_line};
 
-/// A statement in the making.
-pub(super) type Sql = QueryBuilder<Sqlite>;
+/// A statement in the making, with what is bound to its question marks.
+#[derive(Debug, Default)]
+pub(super) struct Sql {
+    pub text: String,
+    pub values: Vec<Value>,
+}
+
+impl Sql {
+    fn push(&mut self, text: impl AsRef<str>) -> &mut Self {
+        self.text.push_str(text.as_ref());
+        self
+    }
+
+    fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.text.push('?');
+        self.values.push(value.into());
+        self
+    }
+}
 
 /// Partition, previous, upto, time: changes one row, or none if the partition stands elsewhere.
 pub(super) const ADVANCE: &str = "
@@ -24,82 +41,89 @@ pub(super) const ADVANCE: &str = "
     ON CONFLICT (partition) DO UPDATE SET applied = excluded.applied, time = excluded.time
     WHERE partitions.applied = ?2";
 
-/// Partition, rows.
-pub(super) const PUT_ROWS: &str = "
-    INSERT INTO rows (partition, kind, tenant, fleet, key, due_at, owner, body)
-    SELECT ?1, e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6
-    FROM json_each(?2) e WHERE true
-    ON CONFLICT (partition, kind, tenant, fleet, key)
+/// Tenant, fleet.
+pub(super) const SCOPE: &str = "SELECT id FROM scopes WHERE tenant = ?1 AND fleet = ?2";
+
+/// Tenant, fleet.
+pub(super) const PUT_SCOPE: &str = "INSERT INTO scopes (tenant, fleet) VALUES (?1, ?2)";
+
+/// Partition, kind, scope, key, due, owner, body.
+pub(super) const PUT_ROW: &str = "
+    INSERT INTO rows (partition, kind, scope, key, due_at, owner, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    ON CONFLICT (partition, kind, scope, key)
     DO UPDATE SET due_at = excluded.due_at, owner = excluded.owner, body = excluded.body";
 
-/// Partition, names.
-pub(super) const REMOVE_ROWS: &str = "
-    DELETE FROM rows WHERE rowid IN (
-        SELECT r.rowid FROM json_each(?2) e CROSS JOIN rows r ON r.partition = ?1 AND r.kind = e.value ->> 0
-            AND r.tenant = e.value ->> 1 AND r.fleet = e.value ->> 2 AND r.key = e.value ->> 3)";
+/// Partition, kind, scope, key.
+pub(super) const REMOVE_ROW: &str = "DELETE FROM rows WHERE partition = ?1 AND kind = ?2 AND scope = ?3 AND key = ?4";
 
-/// Partition, keys of memory entries.
-pub(super) const REMOVE_WORDS: &str = "
-    DELETE FROM memory_words WHERE rowid IN (
-        SELECT m.id FROM json_each(?2) e CROSS JOIN memory m ON m.partition = ?1
-            AND m.tenant = e.value ->> 0 AND m.fleet = e.value ->> 1 AND m.key = e.value ->> 2)";
+/// Partition, scope, key, text, end: the entry's id, its tags, whether the text and the end are these.
+pub(super) const MEMORY: &str = "
+    SELECT id, tags, text = ?4, expires_at IS ?5 FROM memory WHERE partition = ?1 AND scope = ?2 AND key = ?3";
 
-/// Partition, keys of memory entries.
-pub(super) const REMOVE_MEMORY: &str = "
-    DELETE FROM memory WHERE id IN (
-        SELECT m.id FROM json_each(?2) e CROSS JOIN memory m ON m.partition = ?1
-            AND m.tenant = e.value ->> 0 AND m.fleet = e.value ->> 1 AND m.key = e.value ->> 2)";
-
-/// Partition, searchable entries.
+/// Partition, scope, key, end, created, updated, author, key in lower case, tags, metadata, text.
 pub(super) const PUT_MEMORY: &str = "
-    INSERT INTO memory (partition, tenant, fleet, key, expires_at, created_at, updated_at, author,
-        lower_key, tags, metadata, text)
-    SELECT ?1, e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> '$[3][0]', e.value ->> '$[3][1]',
-        e.value ->> '$[3][2]', e.value ->> 4, e.value ->> '$[5][0]', e.value ->> '$[5][1]', e.value ->> '$[5][2]',
-        e.value ->> '$[5][3]'
-    FROM json_each(?2) e";
+    INSERT INTO memory (partition, scope, key, expires_at, created_at, updated_at, author, lower_key, tags, metadata, text)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
-/// Partition, searchable entries.
-pub(super) const PUT_WORDS: &str = "
-    INSERT INTO memory_words (rowid, text)
-    SELECT m.id, m.text FROM json_each(?2) e CROSS JOIN memory m ON m.partition = ?1
-        AND m.tenant = e.value ->> 0 AND m.fleet = e.value ->> 1 AND m.key = e.value ->> 2
-    ORDER BY m.id";
+/// Id, created, updated, author, tags, metadata, text.
+pub(super) const CHANGE_MEMORY: &str = "
+    UPDATE memory SET created_at = ?2, updated_at = ?3, author = ?4, tags = ?5, metadata = ?6, text = ?7 WHERE id = ?1";
 
-/// Verdicts.
-pub(super) const PUT_VERDICTS: &str = "
-    INSERT INTO verdicts (place, tenant, fleet, body)
-    SELECT e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3 FROM json_each(?1) e";
+/// Id, end.
+pub(super) const END_MEMORY: &str = "UPDATE memory SET expires_at = ?2 WHERE id = ?1";
 
-/// Verdicts that searches can find.
+/// Id.
+pub(super) const REMOVE_MEMORY: &str = "DELETE FROM memory WHERE id = ?1";
+
+/// Partition, scope, tag, id. An entry may name a tag twice.
+pub(super) const PUT_MEMORY_TAG: &str =
+    "INSERT OR IGNORE INTO memory_tags (partition, scope, tag, id) VALUES (?1, ?2, ?3, ?4)";
+
+/// Partition, scope, tag, id.
+pub(super) const REMOVE_MEMORY_TAG: &str =
+    "DELETE FROM memory_tags WHERE partition = ?1 AND scope = ?2 AND tag = ?3 AND id = ?4";
+
+/// Id.
+pub(super) const PUT_UNREAD: &str = "INSERT OR IGNORE INTO memory_unread (id) VALUES (?1)";
+
+/// How many.
+pub(super) const COUNT_UNREAD: &str = "SELECT count(*) FROM memory_unread";
+
+/// At most so many: ids, and the texts of those that are still there.
+pub(super) const UNREAD: &str = "
+    SELECT u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id ORDER BY u.id LIMIT ?1";
+
+/// Id.
+pub(super) const REMOVE_UNREAD: &str = "DELETE FROM memory_unread WHERE id = ?1";
+
+/// Id.
+pub(super) const REMOVE_WORDS: &str = "DELETE FROM memory_words WHERE rowid = ?1";
+
+/// Id, text.
+pub(super) const PUT_WORDS: &str = "INSERT INTO memory_words (rowid, text) VALUES (?1, ?2)";
+
+/// Place, body.
+pub(super) const PUT_VERDICT: &str = "INSERT INTO verdicts (place, body) VALUES (?1, ?2)";
+
+/// Scope, place, time, stream, label, subject, agent, routed, parties.
 pub(super) const PUT_HISTORY: &str = "
-    INSERT INTO history (tenant, fleet, place, time, stream, label, subject, agent, routed, parties)
-    SELECT e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3, e.value ->> 4, e.value ->> 5, e.value ->> 6,
-        e.value ->> 7, e.value ->> 8, e.value ->> 9
-    FROM json_each(?1) e";
+    INSERT INTO history (scope, place, time, stream, label, subject, agent, routed, parties)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
-/// Tags of verdicts.
-pub(super) const PUT_TAGS: &str = "
-    INSERT INTO history_tags (tenant, fleet, tag, place, tagged, routed)
-    SELECT e.value ->> 0, e.value ->> 1, e.value ->> 2, e.value ->> 3, e.value ->> 4, e.value ->> 5
-    FROM json_each(?1) e";
+/// Scope, tag, place, tagged, routed.
+pub(super) const PUT_TAG: &str =
+    "INSERT INTO history_tags (scope, tag, place, tagged, routed) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-/// Partition, names: the rows under them.
-pub(super) const LOAD: &str = "
-    SELECT p.applied, p.time, 0, f.body
-    FROM (SELECT ?1 AS partition) q LEFT JOIN partitions p ON p.partition = q.partition LEFT JOIN (
-        SELECT r.body FROM json_each(?2) e CROSS JOIN rows r ON r.partition = ?1 AND r.kind = e.value ->> 0
-            AND r.tenant = e.value ->> 1 AND r.fleet = e.value ->> 2 AND r.key = e.value ->> 3) f";
+/// Partition: where it stands.
+pub(super) const APPLIED: &str = "SELECT applied, time FROM partitions WHERE partition = ?1";
 
-/// Names, as `LOAD` and `REMOVE_ROWS` want them.
-pub(super) fn names<'a>(keys: impl IntoIterator<Item = &'a RowKey>) -> String {
-    let tuple = |key: &RowKey| json!([key.table.text(), key.scope.tenant, key.scope.fleet, key.key]);
-    keys.into_iter().map(tuple).collect::<serde_json::Value>().to_string()
-}
+/// Partition, kind, scope, key.
+pub(super) const ROW: &str = "SELECT body FROM rows WHERE partition = ?1 AND kind = ?2 AND scope = ?3 AND key = ?4";
 
 /// Begins a question: columns of the answer `f`, and where the partition stands.
 fn ask(partition: Partition, columns: &str) -> Sql {
-    let mut sql = Sql::new(format!("SELECT p.applied, p.time, {columns} FROM (SELECT "));
+    let mut sql = Sql::default();
+    sql.push(format!("SELECT p.applied, p.time, {columns} FROM (SELECT "));
     sql.push_bind(i64::from(partition.0));
     sql.push(" AS partition) q LEFT JOIN partitions p ON p.partition = q.partition ");
     sql
@@ -113,30 +137,37 @@ pub(super) fn find(partition: Partition, find: &Find) -> Sql {
 
 fn find_rows(partition: Partition, find: &Find) -> Sql {
     let mut sql = ask(partition, "0, f.body");
-    sql.push("LEFT JOIN (SELECT * FROM rows WHERE partition = ");
-    sql.push_bind(i64::from(partition.0));
+    // In this order: within a kind, rows stand by scope and key.
+    sql.push("LEFT JOIN (SELECT r.*, s.tenant, s.fleet FROM ");
+    sql.push(match find {
+        Find::Table { .. } => "scopes s CROSS JOIN rows r",
+        _ => "rows r CROSS JOIN scopes s",
+    });
+    sql.push(" ON s.id = r.scope WHERE r.partition = ").push_bind(i64::from(partition.0));
     let (order, limit) = match find {
         Find::Table { table, scope, after, limit } => {
-            sql.push(" AND kind = ").push_bind(table.text());
+            sql.push(" AND r.kind = ").push_bind(table.text().to_owned());
             if let Some(scope) = scope {
-                of_scope(&mut sql, "", *scope);
+                of_scope(&mut sql, "r.", *scope);
+                sql.push(" AND s.tenant = ").push_bind(scope.tenant.to_string());
+                sql.push(" AND s.fleet = ").push_bind(scope.fleet.to_string());
             }
             if let Some(after) = after {
                 if after.table > *table {
                     sql.push(" AND false");
                 } else if after.table == *table {
-                    after_key(&mut sql, after);
+                    after_key(&mut sql, after, *scope);
                 }
             }
             ("tenant, fleet, key", limit)
         }
         Find::Due { now, limit } => {
-            sql.push(" AND due_at <= ").push_bind(now.0);
+            sql.push(" AND r.due_at <= ").push_bind(now.0);
             ("due_at, kind, tenant, fleet, key", limit)
         }
         Find::Mail { scope, agent, limit } => {
-            of_scope(&mut sql, "", *scope);
-            sql.push(" AND owner = ").push_bind(agent.to_string());
+            of_scope(&mut sql, "r.", *scope);
+            sql.push(" AND r.owner = ").push_bind(agent.to_string());
             ("kind, key", limit)
         }
         Find::Memory(_) => unreachable!("asked by find_memory"),
@@ -146,14 +177,21 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
     sql
 }
 
+/// Where the scope is this one. One that no row has is nothing, and equals nothing.
 fn of_scope(sql: &mut Sql, table: &str, scope: Scope) {
-    sql.push(format!(" AND {table}tenant = ")).push_bind(scope.tenant.to_string());
-    sql.push(format!(" AND {table}fleet = ")).push_bind(scope.fleet.to_string());
+    sql.push(format!(" AND {table}scope = (SELECT id FROM scopes WHERE tenant = "));
+    sql.push_bind(scope.tenant.to_string()).push(" AND fleet = ").push_bind(scope.fleet.to_string()).push(")");
 }
 
-fn after_key(sql: &mut Sql, after: &RowKey) {
-    sql.push(" AND (tenant, fleet, key) > (").push_bind(after.scope.tenant.to_string());
-    sql.push(", ").push_bind(after.scope.fleet.to_string());
+fn after_key(sql: &mut Sql, after: &RowKey, scope: Option<Scope>) {
+    let (tenant, fleet) = (after.scope.tenant.to_string(), after.scope.fleet.to_string());
+    if scope == Some(after.scope) {
+        // One range of the rows.
+        sql.push(" AND r.key > ").push_bind(after.key.clone());
+        return;
+    }
+    sql.push(" AND (s.tenant, s.fleet) >= (").push_bind(tenant.clone()).push(", ").push_bind(fleet.clone());
+    sql.push(") AND (s.tenant, s.fleet, r.key) > (").push_bind(tenant).push(", ").push_bind(fleet);
     sql.push(", ").push_bind(after.key.clone()).push(")");
 }
 
@@ -161,25 +199,33 @@ fn after_key(sql: &mut Sql, after: &RowKey) {
 const TRIGRAM: usize = 3;
 
 fn find_memory(partition: Partition, filter: &MemoryFilter) -> Sql {
-    let mut sql = ask(partition, "c.total, r.body");
-    sql.push("CROSS JOIN (SELECT count(*) AS total");
-    entries(&mut sql, partition, filter);
-    sql.push(") c LEFT JOIN (SELECT m.key, m.created_at, m.updated_at, ");
-    relevance(&mut sql, filter);
-    sql.push(" AS relevance");
-    entries(&mut sql, partition, filter);
-    if let (MemorySort::Key, Some(after)) = (filter.sort, &filter.after) {
-        sql.push(" AND m.key > ").push_bind(after.clone());
-    }
     let order = match filter.sort {
         MemorySort::Key => "key",
         MemorySort::Relevance => "relevance DESC, updated_at DESC, key",
         MemorySort::CreatedAt => "created_at DESC, key",
         MemorySort::UpdatedAt => "updated_at DESC, key",
     };
+    let mut sql = Sql::default();
+    // Looked for once, then counted and sorted.
+    sql.push("WITH matches AS MATERIALIZED (SELECT m.key, ");
+    sql.push(match filter.sort {
+        MemorySort::Key => "0 AS created_at, 0 AS updated_at, ",
+        _ => "m.created_at, m.updated_at, ",
+    });
+    relevance(&mut sql, filter);
+    sql.push(" AS relevance");
+    entries(&mut sql, partition, filter);
+    sql.push(") ");
+    let ask = ask(partition, "c.total, r.body");
+    sql.push(ask.text).values.extend(ask.values);
+    sql.push("CROSS JOIN (SELECT count(*) AS total FROM matches) c LEFT JOIN (SELECT * FROM matches");
+    if let (MemorySort::Key, Some(after)) = (filter.sort, &filter.after) {
+        sql.push(" WHERE key > ").push_bind(after.clone());
+    }
     sql.push(format!(" ORDER BY {order} LIMIT ")).push_bind(i64::from(filter.limit));
     sql.push(" OFFSET ").push_bind(i64::from(filter.skip));
-    sql.push(") f ON true LEFT JOIN rows r ON r.partition = q.partition AND r.kind = ").push_bind(Table::Memory.text());
+    sql.push(") f ON true LEFT JOIN rows r ON r.partition = q.partition AND r.kind = ");
+    sql.push_bind(Table::Memory.text().to_owned());
     of_scope(&mut sql, "r.", filter.scope);
     let order: Vec<_> = order.split(", ").map(|column| format!("f.{column}")).collect();
     sql.push(format!(" AND r.key = f.key ORDER BY {}", order.join(", ")));
@@ -196,16 +242,15 @@ fn relevance(sql: &mut Sql, filter: &MemoryFilter) {
 
 /// `FROM` and `WHERE` of the entries that match.
 fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
-    let trigrams = trigrams(&filter.words);
-    if trigrams.is_empty() {
-        sql.push(" FROM memory m WHERE m.partition = ");
-    } else {
-        // In this order: the words are fewer than the entries of a fleet.
-        sql.push(" FROM memory_words w CROSS JOIN memory m ON m.id = w.rowid WHERE w.memory_words MATCH ");
-        sql.push_bind(trigrams).push(" AND m.partition = ");
-    }
-    sql.push_bind(i64::from(partition.0));
+    sql.push(" FROM memory m WHERE m.partition = ").push_bind(i64::from(partition.0));
     of_scope(sql, "m.", filter.scope);
+    let trigrams = trigrams(&filter.words);
+    if !filter.tags.is_empty() {
+        tagged_entries(sql, partition, filter);
+    } else if !trigrams.is_empty() {
+        sql.push(" AND m.id IN (SELECT rowid FROM memory_words WHERE memory_words MATCH ").push_bind(trigrams);
+        sql.push(" UNION ALL SELECT id FROM memory_unread)");
+    }
     sql.push(" AND (m.expires_at IS NULL OR m.expires_at > ").push_bind(filter.now.0).push(")");
     if let Some(prefix) = &filter.prefix {
         sql.push(" AND m.key >= ").push_bind(prefix.clone());
@@ -219,10 +264,10 @@ fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     if let Some(since) = filter.since {
         sql.push(" AND m.updated_at >= ").push_bind(since.0);
     }
-    let tags: Vec<_> = filter.tags.iter().map(|tag| tag_line(tag)).collect();
-    hold(sql, "m.tags", &tags, if filter.any_tag { " OR " } else { " AND " });
     match filter.metadata.as_ref().map(fields) {
-        Some(Some(wanted)) => hold(sql, "m.metadata", &Vec::from_iter(wanted), " AND "),
+        Some(Some(wanted)) => wanted.iter().for_each(|field| {
+            sql.push(" AND instr(m.metadata, ").push_bind(line(field)).push(") > 0");
+        }),
         Some(None) => drop(sql.push(" AND false")),
         None => {}
     }
@@ -231,13 +276,14 @@ fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     }
 }
 
-/// Whether a column of lines holds these, joined by `joint`.
-fn hold(sql: &mut Sql, column: &str, lines: &[String], joint: &str) {
-    for (at, text) in lines.iter().enumerate() {
-        sql.push(if at == 0 { " AND (" } else { joint });
-        sql.push(format!("instr({column}, ")).push_bind(line(text)).push(") > 0");
-    }
-    if !lines.is_empty() {
+/// Whether an entry has one of the tags, or all of them.
+fn tagged_entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
+    let tags: Vec<_> = filter.tags.iter().map(|tag| tag_line(tag)).collect();
+    let together = if filter.any_tag { tags.len() } else { 1 };
+    for tags in tags.chunks(together) {
+        sql.push(" AND m.id IN (SELECT t.id FROM memory_tags t WHERE t.partition = ").push_bind(i64::from(partition.0));
+        of_scope(sql, "t.", filter.scope);
+        one_of(sql, "t.tag", tags.iter().cloned());
         sql.push(")");
     }
 }
@@ -255,12 +301,15 @@ fn end_of(prefix: &str) -> Option<String> {
     None
 }
 
-/// What the index of words is asked for; empty if every word is too short for it.
+/// What the index of words is asked for; empty if every word is too short for it. Every character of a word is in one of
+/// them, which narrows nearly as well as all of them and reads a third.
 fn trigrams(words: &[String]) -> String {
     let all = words.iter().flat_map(|word| {
         // The index passes over NUL.
         let chars: Vec<char> = word.chars().filter(|char| *char != '\0').collect();
-        chars.windows(TRIGRAM).map(String::from_iter).collect::<Vec<_>>()
+        let end = chars.len().saturating_sub(TRIGRAM);
+        let starts = (0..end).step_by(TRIGRAM).chain((chars.len() >= TRIGRAM).then_some(end));
+        starts.map(|at| chars[at..at + TRIGRAM].iter().collect()).collect::<Vec<String>>()
     });
     let quoted = all.take(limits::TRIGRAMS_MAX).map(|trigram| format!("\"{}\"", trigram.replace('"', "\"\"")));
     quoted.collect::<Vec<_>>().join(" ")
@@ -268,33 +317,42 @@ fn trigrams(words: &[String]) -> String {
 
 /// Which verdicts: applied, time, oldest, total, body.
 pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
-    let mut sql = ask(partition, "o.oldest, c.total, v.body");
-    sql.push("CROSS JOIN (SELECT min(place) AS oldest FROM verdicts WHERE true");
-    of_fleet(&mut sql, "", partition, scope);
-    sql.push(") o CROSS JOIN (SELECT ");
+    let mut sql = Sql::default();
+    let mut total = "0 AS total";
     if let Which::Matching(matching) = which {
-        sql.push("count(*) AS total");
+        // What labels, tags or subject select is looked for once, then counted and paged. Without them it may be the whole
+        // history, of which a page is found at once.
+        let few = !matching.labels.is_empty() || !matching.tags.is_empty() || matching.subject.is_some();
+        sql.push(if few { "WITH matches AS MATERIALIZED" } else { "WITH matches AS NOT MATERIALIZED" });
+        sql.push(" (SELECT h.place");
         matches(&mut sql, partition, scope, matching);
-    } else {
-        sql.push("0 AS total");
+        sql.push(") ");
+        total = "count(*) AS total FROM matches";
     }
-    sql.push(") c LEFT JOIN (SELECT place ");
+    let ask = ask(partition, "o.oldest, c.total, v.body");
+    sql.push(ask.text).values.extend(ask.values);
+    sql.push("CROSS JOIN (SELECT min(place) AS oldest FROM history WHERE true");
+    of_fleet(&mut sql, "", partition, scope);
+    sql.push(format!(") o CROSS JOIN (SELECT {total}) c LEFT JOIN (SELECT place FROM "));
     match which {
         Which::After { after, limit } => {
-            sql.push("FROM verdicts WHERE true");
+            sql.push("history WHERE true");
             of_fleet(&mut sql, "", partition, scope);
-            page(&mut sql, partition, *after, *limit);
+            if let Some(after) = after {
+                sql.push(" AND place > ").push_bind(place(partition, *after));
+            }
+            sql.push(" ORDER BY place LIMIT ").push_bind(i64::from(*limit));
         }
         Which::At(offsets) => {
             let places: Vec<_> = offsets.iter().map(|offset| place(partition, *offset)).collect();
-            sql.push("FROM verdicts WHERE place IN (SELECT value FROM json_each(");
+            sql.push("history WHERE place IN (SELECT value FROM json_each(");
             sql.push_bind(json!(places).to_string()).push("))");
             of_scope(&mut sql, "", scope);
         }
         Which::Matching(matching) => {
-            matches(&mut sql, partition, scope, matching);
+            sql.push("matches");
             if let Some(after) = matching.after {
-                sql.push(" AND ").push(range(matching)).push(" > ").push_bind(place(partition, after));
+                sql.push(" WHERE place > ").push_bind(place(partition, after));
             }
             sql.push(if matching.newest { " ORDER BY place DESC LIMIT " } else { " ORDER BY place LIMIT " });
             sql.push_bind(i64::from(matching.limit));
@@ -319,13 +377,6 @@ fn of_partition(sql: &mut Sql, partition: Partition) {
 /// find them (it is most of the fleet): the sign keeps it from being looked up.
 fn range(matching: &Matching) -> &'static str {
     if matching.labels.is_empty() && matching.tags.is_empty() { "h.place" } else { "+h.place" }
-}
-
-fn page(sql: &mut Sql, partition: Partition, after: Option<Offset>, limit: u32) {
-    if let Some(after) = after {
-        sql.push(" AND place > ").push_bind(place(partition, after));
-    }
-    sql.push(" ORDER BY place LIMIT ").push_bind(i64::from(limit));
 }
 
 /// `FROM` and `WHERE` of what [`Matching::includes`].

@@ -1,8 +1,11 @@
-//! The read models of a single process: one SQLite file, one connection that writes, a few that read. Commits wait for the
+//! The read models of a single process: one SQLite file, one thread that writes, a few that read. Commits wait for the
 //! operating system, not for the disk: after a power cut the file is whole but may be older, and the log fills it again.
 
+mod readers;
+mod writer;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -19,32 +22,40 @@ use ringforge_ports::{
     Error,
     reads::{Applied, Commit, Find, Found, Heads, Reads, Verdicts, Which},
 };
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter, types::ValueRef};
 use serde::de::DeserializeOwned;
 use sqlx::{
-    SqliteConnection, SqlitePool,
     error::DatabaseError,
     migrate::MigrateError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use self::{
+    readers::{Readers, snapshot},
+    writer::Writer,
+};
 use super::{
     batch::{Batch, offset},
     sql,
 };
 
-/// Connections that read.
-const READERS: u32 = 4;
-/// How long a statement waits for a connection, or for another process that has the file.
+/// How long a statement waits for another process that has the file.
 const BUSY: Duration = Duration::from_secs(5);
-/// Pages of the write-ahead log at which it is moved into the file.
-const CHECKPOINT_PAGES: &str = "4000";
 /// Memory of each connection for pages, in KiB (SQLite wants it negative).
-const CACHE_KIB: &str = "-16000";
+const CACHE_KIB: i64 = -16_000;
+/// Bytes of the file that a connection maps.
+const MMAP_BYTES: i64 = 1 << 30;
+/// Bytes the write-ahead log keeps when it starts over.
+const WAL_KEPT_BYTES: i64 = 64 << 20;
+/// Statements that a connection keeps prepared.
+const STATEMENTS: usize = 64;
+/// Rows that are loaded where they are asked for.
+const LOADED_HERE: usize = 64;
 
-/// Read models in a file.
+/// Read models in a file. Dropping them waits until what was committed is written.
 pub struct SqliteReads {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    readers: Readers,
+    writer: Writer,
 }
 
 impl SqliteReads {
@@ -53,78 +64,37 @@ impl SqliteReads {
     /// # Errors
     /// `Corrupt`: it is damaged, no file of this kind, or of a newer version. `Unavailable`: whatever the file system says.
     pub async fn open(path: &Path) -> Result<Arc<Self>, Error> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .busy_timeout(BUSY)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .page_size(8_192)
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            .pragma("cache_size", CACHE_KIB);
-        let reading = options.clone().create_if_missing(false).read_only(true);
-        let writer = pool(1).connect_with(options).await.map_err(|error| failed("open", &error))?;
-        sqlx::migrate!("../migrations/sqlite").run(&writer).await.map_err(migrating)?;
-        let readers = pool(READERS).connect_with(reading).await.map_err(|error| failed("open", &error))?;
-        Ok(Arc::new(Self { writer, readers }))
+        migrate(path).await?;
+        Ok(Arc::new(Self { readers: Readers::start(path)?, writer: Writer::start(path)? }))
     }
 
-    /// Ends all connections: once this has resolved the file may be deleted.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
-
-    /// Asks one statement whose answer is `applied, time, total, body`.
-    async fn found(&self, query: Question<'_, FoundLine>) -> Result<Found, Error> {
-        let lines = query.fetch_all(&self.readers).await.map_err(|error| failed("read", &error))?;
-        let (applied, total) = lines.first().map_or_else(Default::default, |line| (applied(line.0, line.1), line.2));
-        let rows: Vec<Row> = bodies(lines.into_iter().filter_map(|line| line.3))?;
-        Ok(Found { total: total.cast_unsigned().max(rows.len() as u64), rows, applied })
+    /// Writes and answers what waits and ends all connections: then the file may be deleted. Blocks for a moment.
+    pub fn close(&self) {
+        // In this order: the last connection to close is the one that empties the write-ahead log.
+        self.readers.end();
+        self.writer.end();
     }
 }
 
-/// So many connections, for good.
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(BUSY)
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
+impl Drop for SqliteReads {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
-type Question<'q, Line> = sqlx::query::QueryAs<'q, sqlx::Sqlite, Line, sqlx::sqlite::SqliteArguments>;
-
-/// Applied, time, total, body.
-type FoundLine = (Option<i64>, Option<i64>, i64, Option<String>);
-
-/// Applied, time, oldest, total, body.
-type VerdictLine = (Option<i64>, Option<i64>, Option<i64>, i64, Option<String>);
-
-fn applied(upto: Option<i64>, time: Option<i64>) -> Applied {
-    Applied { upto: Offset(upto.unwrap_or_default().cast_unsigned()), time: LogTime(time.unwrap_or_default()) }
-}
-
-fn bodies<T: DeserializeOwned>(texts: impl Iterator<Item = String>) -> Result<Vec<T>, Error> {
-    let read = |text: String| serde_json::from_str(&text);
-    texts.map(read).collect::<Result<_, _>>().map_err(|error| Error::Corrupt(format!("read models: {error}")))
-}
-
-/// What SQLite says when the file is damaged or no database.
-const DAMAGED: [&str; 2] = ["11", "26"];
-
-fn failed(doing: &str, error: &sqlx::Error) -> Error {
-    let code = error.as_database_error().and_then(DatabaseError::code);
-    let damaged = code.is_some_and(|code| DAMAGED.contains(&primary(&code).as_str()));
-    let decoding = matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
-    let what = format!("{doing} the read models: {error}");
-    if damaged || decoding { Error::Corrupt(what) } else { Error::Unavailable(what) }
-}
-
-/// The code without the details that SQLite adds in its upper bits.
-fn primary(code: &str) -> String {
-    code.parse::<u32>().map_or_else(|_| code.to_owned(), |code| (code & 0xff).to_string())
+/// Brings the tables to where this program wants them.
+async fn migrate(path: &Path) -> Result<(), Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .busy_timeout(BUSY)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal);
+    let failed = |error: sqlx::Error| migrating(MigrateError::Execute(error));
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(failed)?;
+    let migrated = sqlx::migrate!("../migrations/sqlite").run(&pool).await.map_err(migrating);
+    pool.close().await;
+    migrated
 }
 
 fn migrating(error: MigrateError) -> Error {
@@ -135,84 +105,185 @@ fn migrating(error: MigrateError) -> Error {
         MigrateError::VersionMismatch(version) => {
             Error::Corrupt(format!("the read models were not made by this program (migration {version} differs)"))
         }
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed("migrate", &error),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            let code = error.as_database_error().and_then(DatabaseError::code);
+            // The lower bits are the code, the upper ones say more of it.
+            let code = code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
+            let what = format!("open the read models: {error}");
+            let damaged = [rusqlite::ffi::SQLITE_CORRUPT, rusqlite::ffi::SQLITE_NOTADB];
+            if code.is_some_and(|code| damaged.contains(&code)) {
+                Error::Corrupt(what)
+            } else {
+                Error::Unavailable(what)
+            }
+        }
         error => Error::Corrupt(format!("migrate the read models: {error}")),
     }
 }
 
-/// Writes one commit; `false` if the partition stands elsewhere.
-async fn write(connection: &mut SqliteConnection, commit: &Commit, batch: Batch) -> Result<bool, sqlx::Error> {
-    let partition = i64::from(commit.partition.0);
-    let advance = sqlx::query(sql::ADVANCE)
-        .bind(partition)
-        .bind(commit.previous.0.cast_signed())
-        .bind(commit.upto.0.cast_signed())
-        .bind(commit.time.0);
-    if advance.execute(&mut *connection).await?.rows_affected() == 0 {
-        return Ok(false);
-    }
-    let (memory, searchable) = (batch.memory.text(), batch.searchable.text());
-    let of_partition = [
-        (sql::PUT_ROWS, batch.rows.text()),
-        (sql::REMOVE_ROWS, batch.removed.text()),
-        (sql::REMOVE_WORDS, memory.clone()),
-        (sql::REMOVE_MEMORY, memory),
-        (sql::PUT_MEMORY, searchable.clone()),
-        (sql::PUT_WORDS, searchable),
-    ];
-    for (statement, tuples) in of_partition {
-        if let Some(tuples) = tuples {
-            sqlx::query(statement).bind(partition).bind(tuples).execute(&mut *connection).await?;
+/// A connection that writes.
+fn connect_writer(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = connect(path, flags)?;
+    let set = |name, value: i64| connection.pragma_update(None, name, value).map_err(|error| failed("open", &error));
+    // Normal.
+    set("synchronous", 1)?;
+    set("wal_autocheckpoint", 0)?;
+    set("journal_size_limit", WAL_KEPT_BYTES)?;
+    Ok(connection)
+}
+
+/// A connection that only reads.
+fn connect_reader(path: &Path) -> Result<Connection, Error> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+        connection.pragma_update(None, "mmap_size", MMAP_BYTES)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(connection)
+    };
+    open().map_err(|error| failed("open", &error))
+}
+
+fn failed(doing: &str, error: &rusqlite::Error) -> Error {
+    let damaged = matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+    let decoding = matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::Utf8Error(..)
+    );
+    let what = format!("{doing} the read models: {error}");
+    if damaged || decoding { Error::Corrupt(what) } else { Error::Unavailable(what) }
+}
+
+fn reading(error: &rusqlite::Error) -> Error {
+    failed("read", error)
+}
+
+/// What is stored as JSON; `None` where there is nothing.
+fn body<T: DeserializeOwned>(stored: ValueRef<'_>) -> Result<Option<T>, Error> {
+    let damaged = |what: String| Error::Corrupt(format!("read models: {what}"));
+    let Some(text) = stored.as_str_or_null().map_err(|error| damaged(error.to_string()))? else { return Ok(None) };
+    serde_json::from_str(text).map(Some).map_err(|error| damaged(error.to_string()))
+}
+
+fn applied(upto: Option<i64>, time: Option<i64>) -> Applied {
+    Applied { upto: Offset(upto.unwrap_or_default().cast_unsigned()), time: LogTime(time.unwrap_or_default()) }
+}
+
+fn load(connection: &Connection, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+    snapshot(connection, || {
+        let partition = i64::from(partition.0);
+        let stands = prepare(connection, sql::APPLIED)?
+            .query_row([partition], |row| Ok(applied(row.get(0)?, row.get(1)?)))
+            .optional()
+            .map_err(|error| reading(&error))?;
+        let (mut of_scope, mut of_row) = (prepare(connection, sql::SCOPE)?, prepare(connection, sql::ROW)?);
+        let mut scopes: BTreeMap<Scope, Option<i64>> = BTreeMap::new();
+        let mut rows = Vec::new();
+        for key in keys {
+            let scope = match scopes.entry(key.scope) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => {
+                    let names = [key.scope.tenant.to_string(), key.scope.fleet.to_string()];
+                    let id = of_scope.query_row(names, |row| row.get(0)).optional();
+                    *unknown.insert(id.map_err(|error| reading(&error))?)
+                }
+            };
+            let Some(scope) = scope else { continue };
+            let name = params![partition, key.table.text(), scope, key.key];
+            let mut found = of_row.query(name).map_err(|error| reading(&error))?;
+            if let Some(row) = found.next().map_err(|error| reading(&error))? {
+                rows.extend(body(row.get_ref(0).map_err(|error| reading(&error))?)?);
+            }
         }
+        Ok(Found { total: rows.len() as u64, rows, applied: stands.unwrap_or_default() })
+    })
+}
+
+fn prepare<'c>(connection: &'c Connection, text: &str) -> Result<rusqlite::CachedStatement<'c>, Error> {
+    connection.prepare_cached(text).map_err(|error| reading(&error))
+}
+
+/// Asks one statement and gives each line to `line`.
+fn lines(
+    connection: &Connection,
+    sql: sql::Sql,
+    mut line: impl FnMut(&rusqlite::Row<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut statement = prepare(connection, &sql.text)?;
+    let mut rows = statement.query(params_from_iter(sql.values)).map_err(|error| reading(&error))?;
+    while let Some(row) = rows.next().map_err(|error| reading(&error))? {
+        line(row)?;
     }
-    let of_places = [
-        (sql::PUT_VERDICTS, batch.verdicts.text()),
-        (sql::PUT_HISTORY, batch.history.text()),
-        (sql::PUT_TAGS, batch.tags.text()),
-    ];
-    for (statement, tuples) in of_places {
-        if let Some(tuples) = tuples {
-            sqlx::query(statement).bind(tuples).execute(&mut *connection).await?;
-        }
+    Ok(())
+}
+
+fn column<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>, at: usize) -> Result<T, Error> {
+    row.get(at).map_err(|error| reading(&error))
+}
+
+/// Lines of applied, time, total, body.
+fn find(connection: &Connection, sql: sql::Sql) -> Result<Found, Error> {
+    let mut found = Found::default();
+    lines(connection, sql, |row| {
+        found.applied = applied(column(row, 0)?, column(row, 1)?);
+        found.total = column::<i64>(row, 2)?.cast_unsigned();
+        found.rows.extend(body::<Row>(row.get_ref(3).map_err(|error| reading(&error))?)?);
+        Ok(())
+    })?;
+    found.total = found.total.max(found.rows.len() as u64);
+    Ok(found)
+}
+
+/// Lines of applied, time, oldest, total, body.
+fn verdicts(connection: &Connection, sql: sql::Sql, counted: bool) -> Result<Verdicts, Error> {
+    let mut found = Verdicts::default();
+    lines(connection, sql, |row| {
+        found.applied = applied(column(row, 0)?, column(row, 1)?);
+        found.oldest = column::<Option<i64>>(row, 2)?.map(offset);
+        found.total = column::<i64>(row, 3)?.cast_unsigned();
+        found.verdicts.extend(body(row.get_ref(4).map_err(|error| reading(&error))?)?);
+        Ok(())
+    })?;
+    if !counted {
+        found.total = found.verdicts.len() as u64;
     }
-    Ok(true)
+    Ok(found)
 }
 
 #[async_trait]
 impl Reads for SqliteReads {
     async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
         let batches = commits.iter().map(Batch::of).collect::<Result<Vec<_>, _>>()?;
-        let failed = |error| failed("write", &error);
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        for (commit, batch) in commits.iter().zip(batches) {
-            if !write(&mut transaction, commit, batch).await.map_err(failed)? {
-                let (partition, previous) = (commit.partition.0, commit.previous.0);
-                transaction.rollback().await.map_err(failed)?;
-                return Err(Error::Conflict(format!("partition {partition} does not stand at {previous}")));
-            }
-        }
-        transaction.commit().await.map_err(failed)
+        self.writer.write(batches).await
     }
 
     async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
-        self.found(sqlx::query_as(sql::LOAD).bind(i64::from(partition.0)).bind(sql::names(keys))).await
+        if keys.len() <= LOADED_HERE
+            && let Some(found) = self.readers.ask_here(|connection| load(connection, partition, keys))
+        {
+            return found;
+        }
+        let keys = keys.clone();
+        self.readers.ask(move |connection| load(connection, partition, &keys)).await
     }
 
-    async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error> {
-        self.found(sql::find(partition, find).build_query_as()).await
+    async fn find(&self, partition: Partition, wanted: &Find) -> Result<Found, Error> {
+        let sql = sql::find(partition, wanted);
+        self.readers.ask(move |connection| find(connection, sql)).await
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
-        let mut query = sql::verdicts(partition, scope, which);
-        let query: Question<'_, VerdictLine> = query.build_query_as();
-        let lines = query.fetch_all(&self.readers).await.map_err(|error| failed("read", &error))?;
-        let Some((upto, time, oldest, total, _)) = lines.first() else {
-            return Err(Error::Unavailable("read the read models: no answer".to_owned()));
-        };
-        let (applied, oldest, total) = (applied(*upto, *time), oldest.map(offset), total.cast_unsigned());
-        let verdicts = bodies(lines.into_iter().filter_map(|line| line.4))?;
-        let total = if let Which::Matching(_) = which { total } else { verdicts.len() as u64 };
-        Ok(Verdicts { verdicts, total, oldest, applied })
+        let (sql, counted) = (sql::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
+        self.readers.ask(move |connection| verdicts(connection, sql, counted)).await
     }
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {

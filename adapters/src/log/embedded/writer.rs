@@ -1,17 +1,6 @@
 //! The one writer: it joins what waits into transactions. Beside it a thread that empties the write-ahead log.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    io,
-    path::Path,
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs::File, io, ops::ControlFlow, path::Path, sync::Arc, thread};
 
 use ringforge_domain::{
     limits,
@@ -22,7 +11,7 @@ use ringforge_ports::{
     clock::Clock,
     log::{Placed, Record, Stored},
 };
-use rusqlite::{Connection, ErrorCode, OptionalExtension, config::DbConfig, params};
+use rusqlite::{Connection, OptionalExtension, config::DbConfig, params};
 
 use super::{
     OpenError,
@@ -30,9 +19,7 @@ use super::{
     readers::Readers,
     shared::{Operation, Shared},
 };
-
-/// How often the write-ahead log is moved into the file.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+use crate::checkpoints::{Checkpoints, checkpoint};
 
 pub(super) struct Writer {
     connection: Connection,
@@ -65,7 +52,7 @@ impl Writer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
         let LogFile { connection, partitions, lock, .. } = file;
-        let checkpoints = Checkpoints::start(path, Arc::clone(&shared))?;
+        let checkpoints = checkpoints(path, Arc::clone(&shared))?;
         // A trim that was cut short is finished now.
         let trimmed =
             (0..).zip(&partitions).filter(|(_, state)| state.oldest > Offset::ZERO).map(|(id, _)| id).collect();
@@ -239,16 +226,6 @@ fn kill(shared: &Shared, error: &rusqlite::Error) {
     shared.fatal(&error);
 }
 
-/// Moves the write-ahead log into the file; gives its pages. A reader or the writer may hold some back until the next time.
-fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<u64> {
-    let pages = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get::<_, i64>(1));
-    match pages {
-        Ok(pages) => Ok(u64::try_from(pages).unwrap_or(0)),
-        Err(error) if busy(&error) => Ok(0),
-        Err(error) => Err(error),
-    }
-}
-
 /// Empties the write-ahead log, unless the disk can no longer be trusted: then the file is left as it is.
 fn leave(connection: &Connection, dead: bool) -> rusqlite::Result<()> {
     if dead {
@@ -257,49 +234,26 @@ fn leave(connection: &Connection, dead: bool) -> rusqlite::Result<()> {
     checkpoint(connection, "TRUNCATE").map(drop)
 }
 
-fn busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
-/// The thread that moves the write-ahead log into the file.
-struct Checkpoints {
-    stop: Option<mpsc::SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Checkpoints {
-    fn start(path: &Path, shared: Arc<Shared>) -> Result<Self, OpenError> {
-        let connection = file::connect(path).map_err(io::Error::other)?;
-        let (stop, stopped) = mpsc::sync_channel(0);
-        let thread = thread::Builder::new().name("log-checkpoint".into()).spawn(move || {
-            let mut seen = 0;
-            while stopped.recv_timeout(CHECKPOINT_EVERY) == Err(RecvTimeoutError::Timeout) {
-                let commits = shared.commits();
-                if commits == seen {
-                    continue;
-                }
-                seen = commits;
-                match checkpoint(&connection, "PASSIVE") {
-                    Ok(pages) => shared.set_wal_pages(pages),
-                    Err(error) => return kill(&shared, &error),
-                }
-            }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-
-    fn stop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the checkpoint thread panicked");
+/// Empties the write-ahead log beside the writer.
+fn checkpoints(path: &Path, shared: Arc<Shared>) -> Result<Checkpoints, OpenError> {
+    let connection = file::connect(path).map_err(io::Error::other)?;
+    let mut seen = 0;
+    let step = move || {
+        let commits = shared.commits();
+        if commits == seen {
+            return ControlFlow::Continue(());
         }
-    }
-}
-
-impl Drop for Checkpoints {
-    fn drop(&mut self) {
-        self.stop();
-    }
+        seen = commits;
+        match checkpoint(&connection, "PASSIVE") {
+            Ok(pages) => shared.set_wal_pages(pages),
+            Err(error) => {
+                kill(&shared, &error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    };
+    Ok(Checkpoints::start("log-checkpoint", step)?)
 }
 
 /// Nobody may wait for a writer that is no more.

@@ -1,0 +1,108 @@
+//! Reading: connections that only read, on threads of their own, and one for what is too short to be handed over.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, TryLockError},
+    thread::{self, JoinHandle},
+};
+
+use ringforge_domain::limits;
+use ringforge_ports::Error;
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{connect_reader, failed};
+
+/// Threads, each with a connection of its own.
+const THREADS: usize = 3;
+
+type Question = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The connections that read.
+pub(super) struct Readers {
+    /// `None` once the threads are told to end.
+    questions: Mutex<Option<mpsc::Sender<Question>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// `None` once it is closed.
+    here: Mutex<Option<Connection>>,
+}
+
+impl Readers {
+    pub fn start(path: &Path) -> Result<Self, Error> {
+        let (sender, receiver) = mpsc::channel::<Question>(limits::READS_WAITING_MAX);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let mut threads = Vec::new();
+        for number in 0..THREADS {
+            let connection = connect_reader(path)?;
+            let receiver = Arc::clone(&receiver);
+            let builder = thread::Builder::new().name(format!("reads-{number}"));
+            let thread = builder.spawn(move || serve(&connection, &receiver));
+            threads.push(thread.map_err(|error| Error::Unavailable(format!("start a reader: {error}")))?);
+        }
+        let here = Mutex::new(Some(connect_reader(path)?));
+        Ok(Self { questions: Mutex::new(Some(sender)), threads: Mutex::new(threads), here })
+    }
+
+    /// Asks on one of the threads.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let question = move |connection: &Connection| {
+            // Whoever asked may have left.
+            if !reply.is_closed() {
+                let _ = reply.send(question(connection));
+            }
+        };
+        let questions = lock(&self.questions).clone().ok_or(Error::Closed)?;
+        questions.send(Box::new(question)).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Unavailable("read the read models: no answer".to_owned()))?
+    }
+
+    /// Asks at once and here, unless somebody else does just now: for what takes less time than waking a thread.
+    pub fn ask_here<T>(&self, question: impl FnOnce(&Connection) -> Result<T, Error>) -> Option<Result<T, Error>> {
+        match self.here.try_lock() {
+            Ok(connection) => connection.as_ref().map(question),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("no panic while the lock is held"),
+        }
+    }
+
+    /// Answers what waits, then closes every connection.
+    pub fn end(&self) {
+        lock(&self.questions).take();
+        lock(&self.here).take();
+        for thread in lock(&self.threads).drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reader of the read models panicked");
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic while the lock is held")
+}
+
+fn serve(connection: &Connection, questions: &Mutex<mpsc::Receiver<Question>>) {
+    loop {
+        // The lock is held while waiting: one thread waits for work, the others for the lock.
+        let next = questions.lock().expect("no panic while the lock is held").blocking_recv();
+        let Some(question) = next else { return };
+        question(connection);
+    }
+}
+
+/// What `work` reads, all of one moment.
+pub(super) fn snapshot<T>(connection: &Connection, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let execute = |statement| {
+        let done = connection.prepare_cached(statement).and_then(|mut statement| statement.execute([]));
+        done.map(drop).map_err(|error| failed("read", &error))
+    };
+    execute("BEGIN")?;
+    let answer = work();
+    // Nothing was written.
+    execute("COMMIT")?;
+    answer
+}
