@@ -141,8 +141,8 @@ pub const PENDING_BYTES_MAX: usize = 4 << 20;
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Questions of one connection that wait for their answer; more are read later.
 pub const ASKED_MAX: usize = 16;
-/// Frames of one connection read before it is authenticated.
-pub const EARLY_FRAMES_MAX: usize = 64;
+/// Pieces of work of one connection at once; more are read later.
+pub const WORK_MAX: usize = 64;
 /// Bytes of replies waiting for one connection; over it reading pauses.
 pub const REPLIES_BYTES_MAX: usize = 64 << 10;
 /// Items of a replay at once, and per second on average.

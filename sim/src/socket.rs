@@ -1,45 +1,28 @@
-//! One connection: the session machine with a pipe on each side. Does in single steps what `ws-edge::socket` does in its
-//! loop: takes posts only when everything is written, appends one batch at a time, reports what the socket took.
+//! One connection: the real one with a pipe on each side. Does in single steps what `ws-edge::socket` does in its loop.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use ringforge_command_api::{Asked, Caller};
-use ringforge_domain::{
-    ids::CommandId,
-    limits::{APPEND_RECORDS_MAX, REPLIES_BYTES_MAX},
-};
 use ringforge_ws_edge::{
-    catchup::Reader,
-    feed::Feed,
-    hub::Outbox,
-    session::{Action, Input, Session, Step},
-    socket::work::{Inside, Work},
+    connection::{Connection, Job, Out},
+    session::{Action, Step},
+    socket::{
+        GOODBYE,
+        work::{Work, Worker},
+    },
 };
 
 use crate::{process::Process, rng::Rng, tally::Tally};
 
 /// Messages that fit between server and client.
 const PIPE: usize = 6;
-/// As in `ws-edge::socket`: how long a peer may take to read nothing at all.
-const STALLED: Duration = Duration::from_mins(1);
 
 /// The server's side of a connection.
-#[expect(clippy::struct_excessive_bools, reason = "what the real loop keeps in its locals")]
 pub struct Socket {
     /// Its process.
     pub process: Arc<Process>,
-    session: Session,
-    /// Texts; `None` is the goodbye.
-    out: VecDeque<Option<String>>,
-    out_bytes: usize,
-    unflushed: bool,
-    written_at: Duration,
-    closing: bool,
-    outbox: Arc<Outbox>,
-    inside: Option<(Caller, Arc<Feed>)>,
-    queued: Vec<Asked>,
-    submitting: bool,
+    connection: Connection,
+    worker: Worker,
     work: Vec<BoxFuture<'static, Work>>,
     /// From the client.
     pub up: VecDeque<String>,
@@ -47,6 +30,8 @@ pub struct Socket {
     pub down: VecDeque<Option<String>>,
     /// Everything that ever went into the pipe.
     pub written: Vec<String>,
+    /// Since when the client has been gone.
+    gone: Option<Duration>,
     tally: Tally,
     lagging: bool,
     pages: u32,
@@ -65,60 +50,66 @@ enum Next {
 impl Socket {
     /// Opens.
     pub fn open(process: Arc<Process>, tally: Tally) -> Self {
-        let now = process.services.clock.monotonic();
-        let session = Session::new(Arc::clone(&process.edge.session), now);
-        let mut socket = Self {
+        let services = &process.services;
+        let (clock, ids) = (Arc::clone(&services.clock), Arc::clone(&services.ids));
+        let connection = Connection::open(Arc::clone(&process.edge.session), clock, ids);
+        let worker = Worker::new(Arc::clone(&process.edge));
+        Self {
             process,
-            session,
-            out: VecDeque::new(),
-            out_bytes: 0,
-            unflushed: false,
-            written_at: now,
-            closing: false,
-            outbox: Arc::default(),
-            inside: None,
-            queued: Vec::new(),
-            submitting: false,
+            connection,
+            worker,
             work: Vec::new(),
             up: VecDeque::new(),
             down: VecDeque::new(),
             written: Vec::new(),
+            gone: None,
             tally,
             lagging: false,
             pages: 0,
-        };
-        socket.input(Input::Opened);
-        socket
+        }
     }
 
     fn now(&self) -> Duration {
         self.process.services.clock.monotonic()
     }
 
+    /// The client is gone: what it sent is read no more, what was read is submitted.
+    pub fn hang_up(&mut self) {
+        if self.gone.is_none() {
+            self.gone = Some(self.now());
+            self.up.clear();
+            self.connection.hang_up();
+            self.begin_jobs();
+        }
+    }
+
     /// Takes one of the steps that are possible; `None`: there is none, `Some(false)`: it has ended.
     pub fn step(&mut self, rng: &mut Rng) -> Option<bool> {
-        let idle = self.out.is_empty() && !self.unflushed;
-        if self.closing && idle {
-            return Some(false);
+        if let Some(since) = self.gone {
+            if self.connection.is_submitted() || self.now() >= since + GOODBYE {
+                return Some(false);
+            }
+            return self.work(rng).then_some(true);
         }
-        if !idle && self.now().saturating_sub(self.written_at) > STALLED {
-            return Some(false);
+        if self.connection.is_over() || self.connection.is_stalled() {
+            self.hang_up();
+            return Some(true);
         }
+        let connection = &self.connection;
         let mut possible = Vec::with_capacity(5);
-        if !idle && (self.out.is_empty() || self.down.len() < PIPE) {
+        if connection.writes() && self.down.len() < PIPE {
             possible.extend([Next::Flush; 3]);
         }
-        let reads = !self.closing && self.session.reads() && self.out_bytes < REPLIES_BYTES_MAX;
-        if reads && !self.up.is_empty() {
+        if connection.reads() && !self.up.is_empty() {
             possible.push(Next::Read);
         }
         if !self.work.is_empty() {
             possible.extend([Next::Work; 3]);
         }
-        if idle && self.session.wants_posts() && !self.outbox.is_empty() {
+        if connection.takes_posts() && !connection.outbox().is_empty() {
             possible.push(Next::Posts);
         }
-        if self.now() >= self.session.next_tick() {
+        if self.now() >= connection.next_tick() {
             possible.push(Next::Tick);
         }
         if possible.is_empty() {
@@ -126,174 +117,89 @@ impl Socket {
         }
         match *rng.pick(&possible) {
             Next::Flush => self.flush(),
-            Next::Read => self.read(),
+            Next::Read => {
+                let text = self.up.pop_front().unwrap_or_default();
+                self.connection.text(text.into());
+            }
             Next::Work if !self.work(rng) => return None,
             Next::Work => {}
-            Next::Posts => self.posts(),
-            Next::Tick => self.input(Input::Tick),
+            Next::Posts => self.lagging |= !self.connection.take_posts(),
+            Next::Tick => self.connection.tick(),
         }
-        self.submit();
+        self.begin_jobs();
         Some(true)
     }
 
     fn flush(&mut self) {
-        while self.down.len() < PIPE
-            && let Some(message) = self.out.pop_front()
-        {
-            if let Some(text) = &message {
-                self.out_bytes -= text.len();
-                self.written.push(text.clone());
-            }
-            self.down.push_back(message);
+        while self.down.len() < PIPE {
+            let Some(out) = self.connection.next_out() else { return self.connection.flushed() };
+            self.down.push_back(match out {
+                Out::Text(text) => {
+                    self.written.push(text.as_str().to_owned());
+                    Some(text.as_str().to_owned())
+                }
+                Out::Close(..) => {
+                    if self.connection.session().was_replaced() {
+                        self.tally.note("situation: session replaced");
+                    }
+                    None
+                }
+            });
         }
-        self.unflushed = !self.out.is_empty();
-        if !self.unflushed {
-            self.written_at = self.now();
-            self.input(Input::Flushed);
-        }
-    }
-
-    fn read(&mut self) {
-        let Some(text) = self.up.pop_front() else { return };
-        let id = CommandId::from_bits(self.process.services.ids.next());
-        self.input(Input::Text(&text, id));
     }
 
     /// `false`: it is not done yet.
     fn work(&mut self, rng: &mut Rng) -> bool {
+        if self.work.is_empty() {
+            return false;
+        }
         let at = rng.index(self.work.len());
         let Some(done) = (&mut self.work[at]).now_or_never() else { return false };
         drop(self.work.swap_remove(at));
-        match done {
-            Work::Nothing => {}
-            Work::Done(done) => {
-                let input = done();
-                self.note(&input);
-                self.input(input);
-            }
-            Work::Submitted(results) => {
-                self.submitting = false;
-                for (id, result) in results {
-                    if let (Ok(offset), Some((_, feed))) = (&result, &self.inside) {
-                        feed.expect(*offset);
-                    }
-                    self.input(Input::Submitted(id, result));
-                }
-            }
-            Work::Entered(inside) => {
-                let entered = inside.map(|inside| {
-                    self.inside = Some((inside.caller, inside.feed));
-                    inside.entered
-                });
-                self.input(Input::Entered(Box::new(entered)));
-            }
+        let live = self.connection.session().is_live();
+        self.worker.finish(done, &mut self.connection);
+        if !live && self.connection.session().is_live() {
+            self.note_joined();
         }
+        self.begin_jobs();
         true
     }
 
-    fn note(&mut self, input: &Input<'_>) {
-        if let Input::Joined = input {
-            if std::mem::take(&mut self.lagging) {
-                self.tally.note("situation: connection lagged and caught up");
-            }
-            if !self.outbox.is_empty() {
-                self.tally.note("situation: history joined live within the tail");
-            }
+    fn note_joined(&mut self) {
+        if std::mem::take(&mut self.lagging) {
+            self.tally.note("situation: connection lagged and caught up");
+        }
+        if !self.connection.outbox().is_empty() {
+            self.tally.note("situation: history joined live within the tail");
         }
     }
 
-    fn posts(&mut self) {
-        match self.outbox.take() {
-            Ok(posts) => self.input(Input::Posts(posts)),
-            Err(lagged) => {
-                self.lagging = true;
-                self.input(Input::Lagged(lagged));
-            }
-        }
-    }
-
-    fn input(&mut self, input: Input<'_>) {
-        let now = self.now();
-        for action in self.session.on(input, now) {
-            self.act(action);
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Send(text) => {
-                if self.out.is_empty() && !self.unflushed {
-                    self.written_at = self.now();
-                }
-                self.out_bytes += text.len();
-                self.out.push_back(Some(text.as_str().to_owned()));
-            }
-            Action::Close(..) => {
-                if self.session.was_replaced() {
-                    self.tally.note("situation: session replaced");
-                }
-                if !self.closing {
-                    self.closing = true;
-                    self.out.push_back(None);
+    fn begin_jobs(&mut self) {
+        for job in self.connection.jobs() {
+            if let Job::Act(action) = &job
+                && matches!(**action, Action::CatchUp(Step::Missed { .. }))
+            {
+                self.pages += 1;
+                if self.pages == 2 {
+                    self.tally.note("situation: resume took several pages");
                 }
             }
-            Action::Enter(auth) => {
-                let process = Arc::clone(&self.process);
-                self.work.push(async move { Work::Entered(Box::new(process.enter(*auth).await)) }.boxed());
-            }
-            Action::Submit(id, command, meta) => self.queued.push(Asked { id, command, meta }),
-            action => self.act_inside(action),
+            let process = &self.process;
+            let enter = |auth| Arc::clone(process).enter(auth).boxed();
+            self.work.push(self.worker.begin(job, &self.connection, enter));
         }
-    }
-
-    fn act_inside(&mut self, action: Action) {
-        let (Some((caller, feed)), Some((viewpoint, encoder))) = (&self.inside, self.session.me()) else { return };
-        if let Action::CatchUp(Step::Missed { .. }) = &action {
-            self.pages += 1;
-            if self.pages == 2 {
-                self.tally.note("situation: resume took several pages");
-            }
-        }
-        let inside = Inside {
-            edge: Arc::clone(&self.process.edge),
-            caller: caller.clone(),
-            feed: Arc::clone(feed),
-            reader: Reader { viewpoint, encoder, presence: self.session.presence },
-            outbox: Arc::clone(&self.outbox),
-        };
-        self.work.extend(inside.work(action));
-    }
-
-    fn submit(&mut self) {
-        let Some((caller, _)) = &self.inside else { return };
-        if self.submitting || self.queued.is_empty() {
-            return;
-        }
-        self.submitting = true;
-        let count = self.queued.len().min(APPEND_RECORDS_MAX);
-        let asked: Vec<Asked> = self.queued.drain(..count).collect();
-        let (edge, caller) = (Arc::clone(&self.process.edge), caller.clone());
-        let work = async move {
-            let ids: Vec<CommandId> = asked.iter().map(|asked| asked.id).collect();
-            let results = edge.gate.submit(&caller, asked).await;
-            Work::Submitted(ids.into_iter().zip(results).collect())
-        };
-        self.work.push(work.boxed());
     }
 
     /// Leaves the fleet, and lets the log know later. Its process must be alive.
     pub fn end(mut self) {
-        if let (Some((_, feed)), Some((viewpoint, _))) = (&self.inside, self.session.me()) {
-            feed.fleet().leave(viewpoint.session);
-        }
-        if let Some((caller, _)) = self.inside.take().filter(|_| !self.session.has_ended()) {
-            self.process.leave_later(caller);
-        }
-        if self.session.is_entering() {
+        if !self.worker.is_inside() {
             for work in std::mem::take(&mut self.work) {
                 let entered = |work| if let Work::Entered(inside) = work { inside.ok() } else { None };
                 self.process.see_out(work.map(entered).boxed());
             }
+        }
+        if let Some(caller) = self.worker.leave(&self.connection) {
+            self.process.leave_later(caller);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The edge: sockets, sessions, fan-out, replay. Its heart (`session`, `hub`, `fanout`, `presence`) does no I/O.
 
 pub mod catchup;
+pub mod connection;
 pub mod edge;
 pub mod fanout;
 pub mod feed;

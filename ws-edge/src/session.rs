@@ -3,15 +3,12 @@
 mod asking;
 mod entrance;
 mod heartbeat;
+mod pending;
 mod playing;
 mod showing;
 mod snapshot;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ringforge_domain::{
     auth::{Auth, PresenceMode},
@@ -22,7 +19,7 @@ use ringforge_domain::{
     frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
     ids::{CommandId, MessageId},
     json::Json,
-    limits::{ASKED_MAX, EARLY_FRAMES_MAX, Limits, PENDING_MAX},
+    limits::{ASKED_MAX, Limits, PENDING_MAX},
     position::Offset,
     replay,
     verdict::{First, Verdict},
@@ -37,6 +34,7 @@ use crate::{
 
 pub use entrance::{Entered, Missed};
 use heartbeat::Vitals;
+use pending::Waiting;
 use playing::{Allowance, Playing};
 use snapshot::Snapshots;
 pub use snapshot::Snapshotted;
@@ -73,7 +71,7 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 pub enum Input<'a> {
     /// The socket is open.
     Opened,
-    /// A text message (or a line of one), with a fresh id in case it is a command.
+    /// A text message (or a line of one), with a fresh id in case it is a command; only while [`Session::reads`].
     Text(&'a str, CommandId),
     /// A sign of life that is no frame, or the silence is our own.
     Alive,
@@ -187,16 +185,6 @@ struct Me {
     delivered: u64,
 }
 
-/// A command whose verdict has not come.
-#[derive(Debug)]
-struct Pending {
-    id: CommandId,
-    reference: Option<Json>,
-    deadline: Duration,
-    /// Its place in the log, once known.
-    placed: Option<Offset>,
-}
-
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
@@ -208,9 +196,7 @@ pub struct Session {
     /// How it wants to see presence.
     pub presence: PresenceMode,
     me: Option<Me>,
-    early: VecDeque<(String, CommandId)>,
-    pending: BTreeMap<u64, Pending>,
-    submitted: u64,
+    pending: Waiting,
     /// Events that cannot be read, and may turn out to be ours.
     unreadable: VecDeque<(Offset, Refusal)>,
     parked: VecDeque<(u64, Query, Option<Json>)>,
@@ -245,9 +231,7 @@ impl Session {
             batch: false,
             presence: PresenceMode::Each,
             me: None,
-            early: VecDeque::new(),
-            pending: BTreeMap::new(),
-            submitted: 0,
+            pending: Waiting::default(),
             unreadable: VecDeque::new(),
             parked: VecDeque::new(),
             asked: 0,
@@ -300,20 +284,22 @@ impl Session {
         matches!(self.phase, Phase::Live) && !self.snapshots.running() && self.held.is_empty()
     }
 
-    /// Whether frames may be read now: everything that waits is bounded.
+    /// Whether a frame may be read now: everything that waits is bounded. What comes behind `auth` waits unread.
     pub fn reads(&self) -> bool {
-        let early = self.early.len() < EARLY_FRAMES_MAX;
-        let asked = self.asked + self.parked.len() < ASKED_MAX;
-        !matches!(self.phase, Phase::Closed)
+        !matches!(self.phase, Phase::Entering | Phase::Closed)
             && self.draining.is_none()
-            && early
-            && asked
+            && self.asked + self.parked.len() < ASKED_MAX
             && self.pending.len() < PENDING_MAX
     }
 
     /// Whether it is being let in.
     pub fn is_entering(&self) -> bool {
         matches!(self.phase, Phase::Entering)
+    }
+
+    /// Whether it has joined: posts come live.
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
     }
 
     /// Whether nobody has authenticated yet.
@@ -346,22 +332,21 @@ impl Session {
             Phase::CatchingUp(_) | Phase::Live => {}
         }
         let life = (self.pinged_at + config.ping_interval).min(self.heard_at + config.silence_timeout);
-        let replies = self.pending.values().map(|pending| pending.deadline).min();
         let playing = self.playing.as_ref().and_then(|playing| playing.next_tick(self.allowance, self.now));
         let drained = self.draining.map(|since| since + DRAIN);
-        [replies, playing, drained].into_iter().flatten().fold(life, Duration::min)
+        [self.pending.deadline(), playing, drained].into_iter().flatten().fold(life, Duration::min)
     }
 
     fn on_text(&mut self, text: &str, id: CommandId) {
         self.heard_at = self.now;
         match self.phase {
             Phase::Greeting(_) => self.on_auth(text),
-            Phase::Entering => self.early.push_back((text.to_owned(), id)),
             Phase::CatchingUp(_) | Phase::Live => match frame::parse(text, &self.config.limits) {
                 Ok(received) => self.on_received(received, id),
                 Err((reference, refusal)) => self.refuse(&refusal, reference),
             },
-            Phase::Closed => {}
+            // Nothing is read in these.
+            Phase::Entering | Phase::Closed => {}
         }
     }
 
@@ -418,10 +403,8 @@ impl Session {
             self.pinged_at = self.now;
             self.send(&Frame::new("ping", "", &()).bare());
         }
-        let late: Vec<CommandId> =
-            self.pending.values().filter(|pending| self.now >= pending.deadline).map(|pending| pending.id).collect();
-        for id in late {
-            if let Some(pending) = self.settle(id) {
+        while let Some(id) = self.pending.late(self.now) {
+            if let Some(pending) = self.pending.settle(id) {
                 // What came of it is not known: the next heartbeat says it again.
                 self.vitals = Vitals::default();
                 self.refuse(&Refusal::new(Code::Timeout), pending.reference);

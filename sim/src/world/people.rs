@@ -85,9 +85,9 @@ impl World {
     /// The server sees that the socket is gone.
     pub(super) fn hang_up(&mut self, link: usize) {
         self.lost(link);
-        let Some(mut socket) = self.links[link].socket.take() else { return };
-        self.links[link].written = std::mem::take(&mut socket.written);
-        socket.end();
+        if let Some(socket) = &mut self.links[link].socket {
+            socket.hang_up();
+        }
     }
 
     /// The client's side is gone: what it had not read it never will.

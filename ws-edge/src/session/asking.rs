@@ -10,7 +10,7 @@ use ringforge_domain::{
     position::Offset,
 };
 
-use super::{Action, Pending, Session, heartbeat::Vitals};
+use super::{Action, Session, heartbeat::Vitals, pending::Pending};
 
 impl Session {
     pub(super) fn submit(&mut self, id: CommandId, command: Command, meta: Meta) {
@@ -19,8 +19,7 @@ impl Session {
         }
         let reference = meta.reference.clone();
         let deadline = self.now + self.config.reply_timeout;
-        self.submitted += 1;
-        self.pending.insert(self.submitted, Pending { id, reference, deadline, placed: None });
+        self.pending.push(Pending { id, reference, deadline, placed: None });
         self.actions.push(Action::Submit(id, command, meta));
     }
 
@@ -29,14 +28,13 @@ impl Session {
         if let Err(refusal) = query.check(&self.config.limits) {
             return self.refuse(&refusal, reference);
         }
-        self.parked.push_back((self.submitted, query, reference));
+        self.parked.push_back((self.pending.last(), query, reference));
         self.unpark();
     }
 
     pub(super) fn unpark(&mut self) {
-        let oldest = self.pending.first_key_value().map_or(u64::MAX, |(sequence, _)| *sequence);
         while let Some((after, query, reference)) = self.parked.pop_front() {
-            if oldest <= after {
+            if !self.pending.is_decided(after) {
                 self.parked.push_front((after, query, reference));
                 return;
             }
@@ -61,9 +59,7 @@ impl Session {
     pub(super) fn on_submitted(&mut self, id: CommandId, result: Result<Offset, Refusal>) {
         match result {
             Ok(offset) => {
-                if let Some(pending) = self.pending.values_mut().find(|pending| pending.id == id) {
-                    pending.placed = Some(offset);
-                }
+                self.pending.place(id, offset);
                 self.refuse_unreadable();
             }
             Err(refusal) => self.refuse_pending(id, &refusal),
@@ -71,7 +67,7 @@ impl Session {
     }
 
     fn refuse_pending(&mut self, id: CommandId, refusal: &Refusal) {
-        if let Some(pending) = self.settle(id) {
+        if let Some(pending) = self.pending.settle(id) {
             // It may have been an update: what it said is not what is known.
             self.vitals = Vitals::default();
             self.refuse(refusal, pending.reference);
@@ -90,20 +86,12 @@ impl Session {
 
     fn refuse_unreadable(&mut self) {
         for (offset, refusal) in std::mem::take(&mut self.unreadable) {
-            let asked = self.pending.values().find(|pending| pending.placed == Some(offset)).map(|pending| pending.id);
-            match asked {
+            match self.pending.at(offset) {
                 Some(id) => self.refuse_pending(id, &refusal),
                 // The log has not said yet where some of ours stand.
-                None if self.pending.values().any(|pending| pending.placed.is_none()) => {
-                    self.unreadable.push_back((offset, refusal));
-                }
+                None if self.pending.some_unplaced() => self.unreadable.push_back((offset, refusal)),
                 None => {}
             }
         }
-    }
-
-    pub(super) fn settle(&mut self, id: CommandId) -> Option<Pending> {
-        let sequence = self.pending.iter().find(|(_, pending)| pending.id == id).map(|(sequence, _)| *sequence)?;
-        self.pending.remove(&sequence)
     }
 }

@@ -122,9 +122,6 @@ impl Session {
             self.resumed();
         }
         self.catch_up(step);
-        for (text, id) in std::mem::take(&mut self.early) {
-            self.on_text(&text, id);
-        }
     }
 
     fn welcome(&self, entered: &Entered) -> Frame {

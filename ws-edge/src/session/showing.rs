@@ -56,7 +56,7 @@ impl Session {
         self.shown = self.shown.filter(newer).or(Some(place));
         if post.reply
             && let Some(reply) = &delivery.reply
-            && self.settle(delivery.command).is_some()
+            && self.pending.settle(delivery.command).is_some()
         {
             self.actions.push(Action::Send(reply.text(&encoder, self.shape)));
             self.snapshots.ask(delivery.snapshot.clone());

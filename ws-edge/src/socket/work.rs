@@ -1,10 +1,14 @@
-//! The work that a session's actions start: each is a future, its result goes back to the session.
+//! The jobs of a connection: each is a future, and what comes of it goes back to the connection.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future::BoxFuture};
-use ringforge_command_api::Caller;
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
+use ringforge_command_api::{Asked, Caller};
 use ringforge_domain::{
+    auth::Auth,
     code::Refusal,
     glob,
     ids::CommandId,
@@ -19,6 +23,7 @@ use tracing::warn;
 
 use crate::{
     catchup::Reader,
+    connection::{Connection, Job},
     edge::{self, Edge},
     feed::Feed,
     hub::{Member, Outbox},
@@ -43,25 +48,104 @@ pub enum Work {
     Nothing,
 }
 
+/// Does the jobs of one connection, on behalf of the agent that is in.
+pub struct Worker {
+    edge: Arc<Edge>,
+    inside: Option<(Caller, Arc<Feed>)>,
+}
+
+impl Worker {
+    /// Nobody is in yet.
+    pub fn new(edge: Arc<Edge>) -> Self {
+        Self { edge, inside: None }
+    }
+
+    /// The future that does a job; `enter` lets an agent in.
+    pub fn begin(
+        &self,
+        job: Job,
+        connection: &Connection,
+        enter: impl FnOnce(Auth) -> BoxFuture<'static, Result<edge::Inside, Refusal>>,
+    ) -> BoxFuture<'static, Work> {
+        if let Job::Enter(auth) = job {
+            return enter(*auth).map(|entered| Work::Entered(Box::new(entered))).boxed();
+        }
+        let session = connection.session();
+        let (Some((caller, feed)), Some((viewpoint, encoder))) = (&self.inside, session.me()) else {
+            return future::ready(Work::Nothing).boxed();
+        };
+        let inside = Inside {
+            edge: Arc::clone(&self.edge),
+            caller: caller.clone(),
+            feed: Arc::clone(feed),
+            reader: Reader { viewpoint, encoder, presence: session.presence },
+            outbox: Arc::clone(connection.outbox()),
+        };
+        match job {
+            Job::Submit(asked) => inside.submit(asked).boxed(),
+            Job::Act(action) => inside.act(*action),
+            Job::Enter(_) => unreachable!("done above"),
+        }
+    }
+
+    /// Tells the connection what came of a job.
+    pub fn finish(&mut self, work: Work, connection: &mut Connection) {
+        match work {
+            Work::Nothing => connection.done(None),
+            Work::Done(done) => connection.done(Some(done())),
+            Work::Submitted(results) => {
+                let placed = results.iter().filter_map(|(_, result)| result.as_ref().ok());
+                if let (Some(last), Some((_, feed))) = (placed.max(), &self.inside) {
+                    feed.expect(*last);
+                }
+                connection.submitted(results);
+            }
+            Work::Entered(inside) => {
+                let entered = inside.map(|inside| {
+                    self.inside = Some((inside.caller, inside.feed));
+                    inside.entered
+                });
+                connection.done(Some(Input::Entered(Box::new(entered))));
+            }
+        }
+    }
+
+    /// Whether an agent is in.
+    pub fn is_inside(&self) -> bool {
+        self.inside.is_some()
+    }
+
+    /// Leaves the fleet; also says whose session the log should be told has ended.
+    pub fn leave(&mut self, connection: &Connection) -> Option<Caller> {
+        let (caller, feed) = self.inside.take()?;
+        if let Some((viewpoint, _)) = connection.session().me() {
+            feed.fleet().leave(viewpoint.session);
+        }
+        (!connection.session().has_ended()).then_some(caller)
+    }
+}
+
 /// What the work of an agent that is in needs.
-pub struct Inside {
-    /// The process.
-    pub edge: Arc<Edge>,
-    /// On whose behalf.
-    pub caller: Caller,
-    /// Its fleet.
-    pub feed: Arc<Feed>,
-    /// Its view of history.
-    pub reader: Reader,
-    /// Where its posts go.
-    pub outbox: Arc<Outbox>,
+struct Inside {
+    edge: Arc<Edge>,
+    caller: Caller,
+    feed: Arc<Feed>,
+    reader: Reader,
+    outbox: Arc<Outbox>,
 }
 
 impl Inside {
-    /// The future that does what an action asks for, if it is work at all.
-    pub fn work(self, action: Action) -> Option<BoxFuture<'static, Work>> {
+    /// Hands commands to the gate, as one append.
+    async fn submit(self, asked: Vec<Asked>) -> Work {
+        let ids: Vec<CommandId> = asked.iter().map(|asked| asked.id).collect();
+        let results = self.edge.gate.submit(&self.caller, asked).await;
+        Work::Submitted(ids.into_iter().zip(results).collect())
+    }
+
+    /// The future that does what an action asks for.
+    fn act(self, action: Action) -> BoxFuture<'static, Work> {
         let asker = Asker { agent: self.reader.viewpoint.agent, encoder: Arc::clone(&self.reader.encoder) };
-        let work = match action {
+        match action {
             Action::Report(command) => async move {
                 let (scope, partition) = (self.caller.scope, self.caller.stream.partition);
                 if let Ok(offset) = self.edge.gate.submit_internal(scope, partition, self.caller.agent, command).await {
@@ -102,9 +186,11 @@ impl Inside {
                 done(move || Input::Snapshotted(page))
             }
             .boxed(),
-            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) => return None,
-        };
-        Some(work)
+            // The connection keeps these to itself.
+            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) => {
+                future::ready(Work::Nothing).boxed()
+            }
+        }
     }
 
     /// Joins live if the fleet's recent updates reach back far enough (`None`), else reads a page. Tries until it can.
