@@ -455,3 +455,6 @@ impl Session {
         self.unflushed.extend(messages.into_iter().map(|message| Command::DirectTold(direct::Told { message })));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Given a session, when this happens to it, then it wants this done, in this order.
+
+use ringforge_domain::{
+    memory::{Set, Subscribe},
+    world::Member as Agent,
+};
+use ringforge_ports::reads::Update;
+use serde_json::json;
+
+use super::*;
+use crate::stage::{Seat, Stage};
+
+fn subscribe(stage: &mut Stage, seat: &mut Seat) {
+    stage.says(seat, &json!({ "type": "memory", "action": "subscribe", "pattern": "k", "snapshot": true, "ref": 1 }));
+}
+
+fn set(stage: &mut Stage, by: &Agent, value: u64) -> Offset {
+    let value = Some(Json::parse(&value.to_string()).expect("a number"));
+    stage.when(by, Set { key: "k".to_owned(), value, ..Set::default() })
+}
+
+fn events(seat: &Seat) -> Vec<&str> {
+    seat.frames.iter().filter_map(|frame| frame["event"].as_str()).collect()
+}
+
+fn wants(seat: &Seat, what: impl Fn(&Action) -> bool) -> bool {
+    seat.actions.iter().any(what)
+}
+
+fn snapshots(action: &Action) -> bool {
+    matches!(action, Action::Snapshot(..))
+}
+
+fn catches_up(action: &Action) -> bool {
+    matches!(action, Action::CatchUp(_))
+}
+
+fn closes(action: &Action) -> bool {
+    matches!(action, Action::Close(..))
+}
+
+/// A page that shows the key as it was before `upto`.
+fn page(upto: Offset, next: Option<&str>) -> Snapshotted {
+    let entries = vec![("k".to_owned(), Offset::ZERO, json!({ "key": "k" }))];
+    Snapshotted { entries, upto, next: next.map(str::to_owned) }
+}
+
+#[test]
+fn what_comes_after_a_subscription_waits_for_its_snapshot() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "none");
+    bob.frames.clear();
+    subscribe(&mut stage, &mut bob);
+    // The changes are in the same batch of posts as the reply.
+    let Some(Action::Submit(id, command, _)) = bob.actions.pop_front() else { panic!("it is submitted") };
+    let mut header = stage.world.header_of(&bob.agent);
+    header.command_id = id;
+    let told = stage.world.submit(&header, command);
+    stage.hear(told);
+    set(&mut stage, &ada, 1);
+    let upto = set(&mut stage, &ada, 2);
+    stage.go_on(&mut bob);
+    assert_eq!(events(&bob), ["subscribe_ok"]);
+    assert!(wants(&bob, snapshots) && !bob.session.wants_posts());
+    stage.input(&mut bob, Input::Snapshotted(Ok(page(upto, None))));
+    assert_eq!(events(&bob), ["subscribe_ok", "entry", "synced", "changed"]);
+    assert_eq!(bob.frames[3]["version"], 2, "the first change is in the snapshot");
+    set(&mut stage, &ada, 3);
+    stage.go_on(&mut bob);
+    assert_eq!(bob.frames[4]["version"], 3);
+}
+
+#[test]
+fn the_next_page_of_a_snapshot_is_fetched_once_the_socket_took_the_last() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let upto = set(&mut stage, &ada, 1).next();
+    let mut bob = stage.enters("bob", "none");
+    subscribe(&mut stage, &mut bob);
+    stage.go_on(&mut bob);
+    bob.actions.clear();
+    stage.input(&mut bob, Input::Snapshotted(Ok(page(upto, Some("k")))));
+    assert!(!wants(&bob, snapshots), "it waits");
+    stage.flush(&mut bob);
+    assert!(wants(&bob, snapshots));
+    bob.actions.clear();
+    stage.input(&mut bob, Input::Snapshotted(Err(Refusal::new(Code::Unavailable))));
+    stage.go_on(&mut bob);
+    assert!(bob.session.wants_posts(), "a snapshot that failed keeps nothing back");
+}
+
+#[test]
+fn the_next_page_of_a_catch_up_is_fetched_once_the_socket_took_the_last() {
+    let mut stage = Stage::new();
+    let mut ada = stage.enters("ada", "none");
+    stage.input(&mut ada, Input::Lagged(Lagged::default()));
+    assert!(wants(&ada, catches_up), "nothing was sent: at once");
+    ada.actions.clear();
+    let watch = Subscribe { pattern: "k".to_owned(), events: Vec::new(), values: false, snapshot: false };
+    let after = stage.when(&ada.agent, watch);
+    let upto = Some(set(&mut stage, &ada.agent, 1));
+    let update = stage.world.log.last().cloned().zip(stage.world.verdicts.last().cloned());
+    let update = update.map(|(event, verdict)| Update { event: Some(event), verdict });
+    let interest = stage.world.agent(&ada.agent).interest.clone();
+    let caught = |posts| Caught { posts, upto, done: false };
+    stage.input(&mut ada, Input::CaughtUp(Caught { upto: Some(after), ..caught(Vec::new()) }));
+    assert!(wants(&ada, catches_up), "there was nothing for it: at once");
+    ada.actions.clear();
+    let posts = update.iter().filter_map(|update| {
+        Post::pick(&Arc::new(crate::fanout::Delivery::of(update)), ada.session.me()?.0, &interest)
+    });
+    let posts: Vec<_> = posts.collect();
+    assert!(!posts.is_empty());
+    stage.input(&mut ada, Input::CaughtUp(caught(posts)));
+    assert!(!wants(&ada, catches_up), "it waits");
+    stage.flush(&mut ada);
+    assert!(wants(&ada, catches_up));
+}
+
+#[test]
+fn a_shutdown_waits_for_what_was_asked_before() {
+    let mut stage = Stage::new();
+    let mut ada = stage.enters("ada", "none");
+    ada.frames.clear();
+    stage.says(&mut ada, &json!({ "type": "memory", "action": "set", "key": "k", "value": 1, "ref": 1 }));
+    stage.input(&mut ada, Input::Drain);
+    assert_eq!(events(&ada), ["maintenance"]);
+    assert!(!wants(&ada, closes) && !ada.session.reads());
+    stage.go_on(&mut ada);
+    assert_eq!(events(&ada), ["maintenance", "set_ok"]);
+    assert_eq!(ada.closed(), Some(1012));
+}
+
+#[test]
+fn a_shutdown_waits_no_longer_than_two_seconds() {
+    let mut stage = Stage::new();
+    let mut idle = stage.enters("idle", "none");
+    stage.input(&mut idle, Input::Drain);
+    assert_eq!(idle.closed(), Some(1012), "nothing was asked: at once");
+    let mut ada = stage.enters("ada", "none");
+    stage.says(&mut ada, &json!({ "type": "memory", "action": "set", "key": "k", "value": 1, "ref": 1 }));
+    stage.input(&mut ada, Input::Drain);
+    let end = stage.now + Duration::from_secs(2);
+    assert_eq!(ada.session.next_tick(), end, "it wakes up for it");
+    stage.now = end - Duration::from_millis(1);
+    stage.input(&mut ada, Input::Tick);
+    assert!(!wants(&ada, closes));
+    stage.now = end;
+    stage.input(&mut ada, Input::Tick);
+    assert_eq!(ada.closed(), Some(1012));
+}
