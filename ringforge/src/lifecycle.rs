@@ -83,13 +83,12 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
             roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
         }
     }
-    // While the directory is being made anew, what is not there yet is not what was never there.
-    let end = log.bounds(Partition::DIRECTORY).await?.end;
-    bootstrap::applied(&services, Partition::DIRECTORY, end, CATCH_UP).await?;
-    let upto = bootstrap::submit(&services, &gate, &credentials).await?;
-    bootstrap::applied(&services, Partition::DIRECTORY, upto, CATCH_UP).await?;
     let edge_id = EdgeId::from_bits(services.ids.next());
-    start_timers(&services, edge_id, &mut roles).await?;
+    tokio::select! {
+        caught_up = catch_up(&services, &gate, &credentials, edge_id, &mut roles) => caught_up?,
+        // A projector that cannot go on never catches up.
+        Some(reason) = failed.recv() => bail!(reason),
+    }
 
     let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
     roles.spawn(Arc::clone(&hub).watch());
@@ -112,7 +111,9 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let _ = serving.await;
     wait_until_closed(&open).await;
     // Timers and projectors first: whatever they had begun is repeated or refused after the restart.
-    roles.shutdown().await;
+    if tokio::time::timeout(STOP, roles.shutdown()).await.is_err() {
+        warn!("some roles did not end in time");
+    }
     if tokio::time::timeout(STOP, log.close()).await.is_err() {
         warn!("the log did not close in time");
     }
@@ -212,6 +213,22 @@ async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fata
         error!(%error, partition = partition.0, "the projector cannot go on");
         let _ = fatal.send(format!("partition {} cannot be projected: {error}", partition.0)).await;
     }
+}
+
+/// Waits until the read models stand at the log's end, writes to the directory what it lacks, and starts the timers.
+async fn catch_up(
+    services: &Services,
+    gate: &Gate,
+    credentials: &bootstrap::Credentials,
+    edge: EdgeId,
+    roles: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    // While the directory is being made anew, what is not there yet is not what was never there.
+    let end = services.log.bounds(Partition::DIRECTORY).await?.end;
+    bootstrap::applied(services, Partition::DIRECTORY, end, CATCH_UP).await?;
+    let upto = bootstrap::submit(services, gate, credentials).await?;
+    bootstrap::applied(services, Partition::DIRECTORY, upto, CATCH_UP).await?;
+    start_timers(services, edge, roles).await
 }
 
 /// Ends what a former life left open, then starts the timers.

@@ -23,6 +23,11 @@ use tokio_tungstenite::{
 /// How long anything that must happen may take.
 pub const SOON: Duration = Duration::from_secs(10);
 
+/// How long a server may take to end: its promise, and as much again for a busy machine.
+const END: Duration = Duration::from_secs(20);
+/// How long it may take to become ready on a busy machine.
+const READY: Duration = Duration::from_secs(60);
+
 /// What a server is started with.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -92,7 +97,14 @@ impl Server {
 
     /// Waits until it has ended: its exit code; `None`: it died of a signal.
     pub fn ended(&mut self) -> Option<i32> {
-        self.child.wait().expect("it is waited for").code()
+        let deadline = Instant::now() + END;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("it is waited for") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("it does not end:\n{}", self.stderr());
     }
 
     /// Deletes everything but the keys, as if the disk with the log were lost. It must have ended.
@@ -177,8 +189,14 @@ fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
     command.env("RINGFORGE_TEST_FAULTS", options.faults.join(","));
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
     let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the binary starts");
-    let mut line = String::new();
-    let read = BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line);
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let (said, line) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line);
+        said.send((read, line))
+    });
+    let (read, line) = line.recv_timeout(READY).unwrap_or_else(|_| (Ok(0), "nothing in time".to_owned()));
     if let Ok(ready) = serde_json::from_str(&line) {
         return Ok((child, ready));
     }

@@ -4,10 +4,20 @@ use std::{
     fs,
     net::TcpListener,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    sync::{Arc, mpsc},
+    thread,
 };
 
-use crate::support::Server;
+use ringforge_adapters::log::embedded::EmbeddedLog;
+use ringforge_domain::{ids::Scope, position::Partition};
+use ringforge_ports::{
+    clock::SystemClock,
+    log::{Log as _, Record},
+    names,
+};
+
+use crate::support::{SOON, Server};
 
 fn start(home: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringforge"));
@@ -15,7 +25,15 @@ fn start(home: &Path, more: &[&str]) -> Output {
     if !more.contains(&"--port") {
         command.args(["--port", "0"]);
     }
-    command.args(more).env("RINGFORGE_LOG", "off").output().expect("it runs")
+    command.args(more).env("RINGFORGE_LOG", "off").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("it runs");
+    let (id, (done, ended)) = (child.id().to_string(), mpsc::channel());
+    thread::spawn(move || done.send(child.wait_with_output()));
+    if let Ok(output) = ended.recv_timeout(SOON) {
+        return output.expect("it runs");
+    }
+    let _ = Command::new("kill").args(["-KILL", &id]).status();
+    panic!("it neither starts nor says why not");
 }
 
 /// It said `what` and the fix, once, and nothing on stdout.
@@ -52,6 +70,19 @@ fn a_damaged_log() {
     fs::write(server.data().join("log.db"), vec![7; 8_192]).expect("it is damaged");
     let home = server.data().parent().expect("a parent").to_owned();
     refused(&start(&home, &[]), &["damaged", "backup", "--data"]);
+}
+
+#[tokio::test]
+async fn a_log_of_a_newer_build() {
+    let mut server = Server::plain();
+    assert_eq!(server.terminate(), Some(0));
+    let log = EmbeddedLog::open(&server.data().join(names::LOG_FILE), 2, SystemClock::start()).expect("the log opens");
+    // Framed as an event, with a schema that nobody knows yet.
+    let record = Record { scope: Scope::OPERATOR, bytes: Arc::from([0, 0x7f, 0xff, 0xff, 0xff, 1, 2, 3]) };
+    log.append(Partition::DIRECTORY, vec![record]).await.expect("appended");
+    log.close().await;
+    let home = server.data().parent().expect("a parent").to_owned();
+    refused(&start(&home, &[]), &["unknown schema", "newer build"]);
 }
 
 #[test]
