@@ -47,8 +47,7 @@ struct Served {
 
 /// Serves until the edge drains. Every connection that is still open holds `open`.
 pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Duration, started: Instant, open: Arc<()>) {
-    let mut draining = edge.draining();
-    let served = Served { edge, strangers: Arc::default(), started, open };
+    let served = Served { edge: Arc::clone(&edge), strangers: Arc::default(), started, open };
     let router = Router::new()
         .route("/health", get(health))
         .route("/health/ready", get(health_ready))
@@ -60,7 +59,7 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
-            _ = draining.changed() => return,
+            () = edge.drained() => return,
         };
         let (stream, peer, place) = match accepted {
             Ok(accepted) => accepted,
@@ -122,3 +121,6 @@ async fn not_found() -> Response {
     let refusal = Refusal::not_found("There is nothing here.").fix("Agents connect to /ws; health is at /health.");
     (StatusCode::NOT_FOUND, Json(refused(&refusal))).into_response()
 }
+
+#[cfg(test)]
+mod tests;

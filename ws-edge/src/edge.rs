@@ -116,6 +116,12 @@ impl Edge {
         self.draining.subscribe()
     }
 
+    /// Resolves once there is a drain, also if it came before.
+    pub async fn drained(&self) {
+        // The sender lives as long as we do.
+        let _ = self.draining().wait_for(|draining| *draining).await;
+    }
+
     /// Lets an agent in: the key, its session in the log, the verdict, and what it needs to know first.
     ///
     /// # Errors
@@ -373,18 +379,10 @@ impl Edge {
 
     /// Ends a session once its agent had time to come back.
     pub async fn leave_later(self: Arc<Self>, caller: Caller) {
-        let mut draining = self.draining();
-        let drained = async {
-            while !*draining.borrow_and_update() {
-                if draining.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
         tokio::select! {
             () = tokio::time::sleep(self.leave_grace) => self.leave(&caller, "closed").await,
             // After the restart, sessions of this life are ended anyway.
-            () = drained => {}
+            () = self.drained() => {}
         }
     }
 
