@@ -26,7 +26,7 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// How long a server may take to end: its promise, and as much again for a busy machine.
 const END: Duration = Duration::from_secs(20);
 /// How long it may take to become ready on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 /// What a server is started with.
 #[derive(Clone, Debug, Default)]

@@ -143,7 +143,7 @@ fn a_shutdown_waits_no_longer_than_two_seconds() {
     stage.input(&mut ada, Input::Drain);
     let end = stage.now + Duration::from_secs(2);
     assert_eq!(ada.session.next_tick(), end, "it wakes up for it");
-    stage.now = end - Duration::from_millis(1);
+    stage.now = end.saturating_sub(Duration::from_millis(1));
     stage.input(&mut ada, Input::Tick);
     assert!(!wants(&ada, closes));
     stage.now = end;
