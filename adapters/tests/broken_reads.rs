@@ -20,7 +20,7 @@ use ringforge_ports::{
         reads::{PROMISES, Subject},
     },
     memory::reads::MemoryReads,
-    reads::{Applied, Commit, Find, Found, Heads, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+    reads::{Applied, Commit, Find, Found, Heads, Listed, MemoryFilter, MemorySort, Reads, Verdicts, Which},
 };
 
 /// What is wrong with the read models.
@@ -60,6 +60,10 @@ enum Fault {
     DueUnsorted,
     /// Mail of everybody comes.
     MailOfAll,
+    /// Rows stay on the list when their time is over.
+    ListsEnded,
+    /// Of what changed, the newest is left out.
+    ListsLate,
     /// Heads come by scope, and none for a fleet without.
     PacksHeads,
     /// All tags are as good as one.
@@ -109,6 +113,8 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::RepeatsRow, &["tables_are_paged_by_name"]),
     (Fault::DueUnsorted, &["due_comes_longest_due_first"]),
     (Fault::MailOfAll, &["mail_is_of_one_agent"]),
+    (Fault::ListsEnded, &["listed_rows_come_by_time_or_by_change"]),
+    (Fault::ListsLate, &["listed_rows_come_by_time_or_by_change"]),
     (Fault::PacksHeads, &["heads_come_in_the_order_asked"]),
     (Fault::TakesAnyTag, &["memory_conditions_hold_alone_and_together"]),
     (Fault::TakesPatterns, &["words_are_taken_literally"]),
@@ -205,6 +211,8 @@ impl Broken {
         match (&mut find, self.fault) {
             (Find::Table { after: Some(after), .. }, Some(Fault::RepeatsRow)) => drop(after.key.pop()),
             (Find::Table { scope, .. }, Some(Fault::LeaksFleet)) => *scope = None,
+            (Find::Listed { which: Listed::At(now), .. }, Some(Fault::ListsEnded)) => *now = LogTime(i64::MIN),
+            (Find::Listed { which: Listed::Since(upto), .. }, Some(Fault::ListsLate)) => *upto = upto.next(),
             (Find::Memory(filter), Some(Fault::TakesAnyTag)) => filter.any_tag = true,
             (Find::Memory(filter), Some(Fault::TakesPatterns)) => {
                 filter.words.iter_mut().for_each(|word| *word = word.replace('%', ""));

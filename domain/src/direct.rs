@@ -60,7 +60,7 @@ impl Message {
     /// What stores index: mail of the recipient until it is delivered.
     pub fn index(&self) -> RowIndex {
         let owner = (!self.delivered).then_some(self.to);
-        RowIndex { due_at: Some(self.expires_at), owner, search: None }
+        RowIndex { due_at: Some(self.expires_at), owner, ..RowIndex::default() }
     }
 }
 
@@ -91,7 +91,7 @@ pub struct Notice {
 impl Notice {
     /// What stores index: mail of the sender.
     pub fn index(&self) -> RowIndex {
-        RowIndex { due_at: Some(self.expires_at), owner: Some(self.owner), search: None }
+        RowIndex { due_at: Some(self.expires_at), owner: Some(self.owner), ..RowIndex::default() }
     }
 }
 

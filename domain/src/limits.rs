@@ -118,6 +118,8 @@ pub const REPLAY_MAX: u32 = 1_000;
 pub const REPLAY_DEFAULT: u32 = 100;
 /// Filter values of one query, each kind.
 pub const FILTER_VALUES_MAX: usize = 64;
+/// About the bytes of the rosters that are kept in memory.
+pub const ROSTERS_BYTES_MAX: u64 = 64 << 20;
 /// An offline agent stays in the roster this long.
 pub const OFFLINE_SHOWN_MICROS: i64 = 24 * 3_600 * 1_000_000;
 /// Rows of one page of an adapter's query.

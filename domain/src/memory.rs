@@ -118,7 +118,7 @@ impl Entry {
             updated_at: self.changed.at,
             expires_at: content.expires_at,
         };
-        RowIndex { due_at: content.expires_at, owner: None, search: Some(search) }
+        RowIndex { due_at: content.expires_at, search: Some(search), ..RowIndex::default() }
     }
 
     /// What it holds at `time`, recorded as expired or not.

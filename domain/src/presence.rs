@@ -16,9 +16,9 @@ use crate::{
     ids::{AgentId, EdgeId, KeyId, Scope, SessionId},
     interest::{self, Audience, Interest},
     json::Json,
-    limits::{CAPABILITIES_MAX, FILTER_VALUES_MAX, Limits},
+    limits::{CAPABILITIES_MAX, FILTER_VALUES_MAX, Limits, OFFLINE_SHOWN_MICROS},
     position::{LogTime, Offset},
-    row::{Needs, Row, RowKey, Rows},
+    row::{Needs, Row, RowIndex, RowKey, Rows},
     verdict::{Applied, Index, Stream},
 };
 
@@ -96,6 +96,16 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Until when the roster shows it: as long as it is here, and a day longer.
+    pub fn listed_until(&self) -> LogTime {
+        if self.session.is_some() { LogTime(i64::MAX) } else { self.last_seen.plus(OFFLINE_SHOWN_MICROS) }
+    }
+
+    /// What stores index: the roster's end.
+    pub fn index(&self) -> RowIndex {
+        RowIndex { listed_until: Some(self.listed_until()), ..RowIndex::default() }
+    }
+
     /// The fields of its roster entry and of every presence frame about it.
     pub fn entry(&self) -> Value {
         let mut entry = json!({

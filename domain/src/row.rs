@@ -160,6 +160,8 @@ pub struct RowIndex {
     pub due_at: Option<LogTime>,
     /// Whose mail it is.
     pub owner: Option<AgentId>,
+    /// Until when lists of its kind show it.
+    pub listed_until: Option<LogTime>,
     /// What searches look at; `None`: not searchable now.
     pub search: Option<Search>,
 }
@@ -211,6 +213,7 @@ impl Row {
     /// What a store indexes.
     pub fn index(&self) -> RowIndex {
         match self {
+            Self::Agent(row) => row.index(),
             Self::Memory(row) => row.index(),
             Self::Message(row) => row.index(),
             Self::Notice(row) => row.index(),

@@ -94,8 +94,31 @@ pub enum Find {
         /// At most so many.
         limit: u32,
     },
+    /// Rows of a kind and fleet that lists show ([`RowIndex::listed_until`](ringforge_domain::row::RowIndex)), by key, after a
+    /// key.
+    Listed {
+        /// The kind.
+        table: Table,
+        /// The fleet.
+        scope: Scope,
+        /// Which of them.
+        which: Listed,
+        /// Only after this key.
+        after: Option<String>,
+        /// At most so many.
+        limit: u32,
+    },
     /// Memory entries that hold something.
     Memory(MemoryFilter),
+}
+
+/// Which of the rows that lists show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Those whose time on the list is not over.
+    At(LogTime),
+    /// Those that a commit changed since the partition stood there, their time over or not. Removed ones are not told.
+    Since(Offset),
 }
 
 /// How memory entries are ordered; ties by key.

@@ -7,15 +7,19 @@ use ringforge_domain::{
 };
 use ringforge_ports::Services;
 
-use crate::{asker::Asker, memory, roster};
+use crate::{
+    asker::Asker,
+    memory,
+    roster::{self, Rosters},
+};
 
 /// Answers a query with one frame.
 ///
 /// # Errors
 /// `not_found`, `invalid_message` (a forged cursor), `unavailable`.
-pub async fn answer(services: &Services, asker: &Asker, query: &Query) -> Result<Frame, Refusal> {
+pub async fn answer(services: &Services, rosters: &Rosters, asker: &Asker, query: &Query) -> Result<Frame, Refusal> {
     match query {
-        Query::PresenceRoster(query) => roster::roster(services, asker, query).await,
+        Query::PresenceRoster(query) => roster::roster(services, rosters, asker, query).await,
         Query::MemoryGet(query) => memory::get(services, asker, query).await,
         Query::MemoryQuery(query) => memory::search(services, asker, query).await,
         Query::MemoryList(query) => memory::list(services, asker, query).await,

@@ -8,3 +8,4 @@ pub mod roster;
 
 pub use answer::answer;
 pub use asker::{Asker, unavailable};
+pub use roster::Rosters;

@@ -20,7 +20,7 @@ use ringforge_ports::{
     Error, Services, names,
     reads::{Find, Which},
 };
-use ringforge_query_api::{Asker, roster, unavailable};
+use ringforge_query_api::{Asker, Rosters, roster, unavailable};
 use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
@@ -52,6 +52,8 @@ pub struct Edge {
     pub hub: Arc<Hub>,
     /// What sessions need to know.
     pub session: Arc<SessionConfig>,
+    /// Who is in each fleet.
+    pub rosters: Rosters,
     /// This life of the process.
     pub id: EdgeId,
     leave_grace: Duration,
@@ -100,6 +102,7 @@ impl Edge {
             gate,
             hub,
             session: Arc::new(session),
+            rosters: Rosters::default(),
             id,
             leave_grace,
             draining: watch::Sender::new(false),
@@ -262,7 +265,7 @@ impl Edge {
         let started = verdict.position.offset;
         let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(encoder) };
         let query = Roster { limit: Some(ROSTER_PAGE_MAX), ..Roster::default() };
-        let roster = roster::roster(&self.services, &asker, &query).await?;
+        let roster = roster::roster(&self.services, &self.rosters, &asker, &query).await?;
         let known_after = if let Missed::After(after) = missed { Some(after) } else { None };
         let (mail, notices) =
             self.mail(viewpoint.agent, encoder, started, known_after).await.map_err(|error| unavailable(&error))?;

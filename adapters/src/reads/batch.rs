@@ -38,6 +38,7 @@ pub(super) struct RowLine {
 pub(super) struct RowNow {
     pub due_at: Option<i64>,
     pub owner: Option<String>,
+    pub listed: Option<i64>,
     pub body: String,
     /// Of a memory entry that can be found.
     pub search: Option<SearchLine>,
@@ -143,6 +144,7 @@ impl RowNow {
         Ok(Self {
             due_at: index.due_at.map(|time| time.0),
             owner: index.owner.map(|agent| agent.to_string()),
+            listed: index.listed_until.map(|time| time.0),
             body: text(row)?,
             search: index.search.map(|search| SearchLine::of(key, search)),
         })

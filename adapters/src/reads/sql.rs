@@ -8,7 +8,7 @@ use ringforge_domain::{
     position::{Offset, Partition},
     row::{RowKey, Table},
 };
-use ringforge_ports::reads::{Find, Matching, MemoryFilter, MemorySort, Viewer, Which, fields};
+use ringforge_ports::reads::{Find, Listed, Matching, MemoryFilter, MemorySort, Viewer, Which, fields};
 use rusqlite::types::Value;
 use serde_json::json;
 
@@ -47,11 +47,13 @@ pub(super) const SCOPE: &str = "SELECT id FROM scopes WHERE tenant = ?1 AND flee
 /// Tenant, fleet.
 pub(super) const PUT_SCOPE: &str = "INSERT INTO scopes (tenant, fleet) VALUES (?1, ?2)";
 
-/// Partition, kind, scope, key, due, owner, body.
+/// Partition, kind, scope, key, due, owner, listed, changed, body.
 pub(super) const PUT_ROW: &str = "
-    INSERT INTO rows (partition, kind, scope, key, due_at, owner, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    INSERT INTO rows (partition, kind, scope, key, due_at, owner, listed, changed, body)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
     ON CONFLICT (partition, kind, scope, key)
-    DO UPDATE SET due_at = excluded.due_at, owner = excluded.owner, body = excluded.body";
+    DO UPDATE SET due_at = excluded.due_at, owner = excluded.owner, listed = excluded.listed, changed = excluded.changed,
+        body = excluded.body";
 
 /// Partition, kind, scope, key.
 pub(super) const REMOVE_ROW: &str = "DELETE FROM rows WHERE partition = ?1 AND kind = ?2 AND scope = ?3 AND key = ?4";
@@ -169,6 +171,20 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
             of_scope(&mut sql, "r.", *scope);
             sql.push(" AND r.owner = ").push_bind(agent.to_string());
             ("kind, key", limit)
+        }
+        Find::Listed { table, scope, which, after, limit } => {
+            sql.push(" AND r.kind = ").push_bind(table.text().to_owned());
+            of_scope(&mut sql, "r.", *scope);
+            match which {
+                Listed::At(now) => sql.push(" AND r.listed > ").push_bind(now.0),
+                Listed::Since(upto) => {
+                    sql.push(" AND r.listed IS NOT NULL AND r.changed > ").push_bind(upto.0.cast_signed())
+                }
+            };
+            if let Some(after) = after {
+                sql.push(" AND +r.key > ").push_bind(after.clone());
+            }
+            ("key", limit)
         }
         Find::Memory(_) => unreachable!("asked by find_memory"),
     };

@@ -20,9 +20,9 @@ use ringforge_domain::{
 };
 
 pub use ask::{
-    due_comes_longest_due_first, expired_memory_is_hidden, heads_come_in_the_order_asked, mail_is_of_one_agent,
-    memory_conditions_hold_alone_and_together, memory_is_counted_and_paged, memory_is_sorted, tables_are_paged_by_name,
-    words_are_taken_literally,
+    due_comes_longest_due_first, expired_memory_is_hidden, heads_come_in_the_order_asked,
+    listed_rows_come_by_time_or_by_change, mail_is_of_one_agent, memory_conditions_hold_alone_and_together,
+    memory_is_counted_and_paged, memory_is_sorted, tables_are_paged_by_name, words_are_taken_literally,
 };
 pub use history::{
     matches_are_counted_and_paged, verdicts_are_found_by_offset, verdicts_are_shown_to_those_concerned,
@@ -51,7 +51,7 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 27] = [
+pub const PROMISES: [(&str, Promise); 28] = [
     ("a_commit_is_seen_at_once", |subject| a_commit_is_seen_at_once(subject).boxed()),
     ("a_batch_is_whole", |subject| a_batch_is_whole(subject).boxed()),
     ("a_commit_follows_the_one_before", |subject| a_commit_follows_the_one_before(subject).boxed()),
@@ -67,6 +67,7 @@ pub const PROMISES: [(&str, Promise); 27] = [
     ("tables_are_paged_by_name", |subject| tables_are_paged_by_name(subject).boxed()),
     ("due_comes_longest_due_first", |subject| due_comes_longest_due_first(subject).boxed()),
     ("mail_is_of_one_agent", |subject| mail_is_of_one_agent(subject).boxed()),
+    ("listed_rows_come_by_time_or_by_change", |subject| listed_rows_come_by_time_or_by_change(subject).boxed()),
     ("heads_come_in_the_order_asked", |subject| heads_come_in_the_order_asked(subject).boxed()),
     ("memory_conditions_hold_alone_and_together", |subject| memory_conditions_hold_alone_and_together(subject).boxed()),
     ("words_are_taken_literally", |subject| words_are_taken_literally(subject).boxed()),

@@ -19,7 +19,7 @@ use ringforge_domain::{
 
 use crate::{
     Error,
-    reads::{Applied, Commit, Find, Found, Heads, Matching, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+    reads::{Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Verdicts, Which},
 };
 
 /// Read models that die with their process. Clones share what is kept.
@@ -39,6 +39,8 @@ pub struct State {
 struct Kept {
     applied: Applied,
     rows: BTreeMap<RowKey, Row>,
+    /// Where the partition stood after the last change of a row.
+    changed: BTreeMap<RowKey, Offset>,
     verdicts: BTreeMap<Scope, BTreeMap<Offset, Verdict>>,
 }
 
@@ -84,6 +86,7 @@ impl State {
         let kept = self.partitions.entry(commit.partition).or_default();
         kept.applied = Applied { upto: commit.upto, time: commit.time };
         for (key, row) in &commit.rows {
+            kept.changed.insert(key.clone(), commit.upto);
             match row {
                 Some(row) => kept.rows.insert(key.clone(), row.clone()),
                 None => kept.rows.remove(key),
@@ -116,6 +119,12 @@ impl Kept {
             }
             Find::Due { now, limit } => self.found(self.due(*now, *limit)),
             Find::Mail { scope, agent, limit } => self.found(self.mail(*scope, *agent, *limit)),
+            Find::Listed { table, scope, which, after, limit } => {
+                let listed = |row: &Row| self.is_listed(row, *which);
+                let after = after.as_ref().map(|after| RowKey::new(*table, *scope, after));
+                let rows = self.table(*table, Some(*scope), after.as_ref(), u32::MAX).into_iter().filter(listed);
+                self.found(rows.take(*limit as usize).collect())
+            }
             Find::Memory(filter) => self.memory(filter),
         }
     }
@@ -129,6 +138,14 @@ impl Kept {
         let wanted = |key: &RowKey| key.table == table && scope.is_none_or(|scope| key.scope == scope);
         let rows = self.rows.range((from, Bound::Unbounded)).take_while(|(key, _)| wanted(key));
         rows.take(limit as usize).map(|(_, row)| row.clone()).collect()
+    }
+
+    fn is_listed(&self, row: &Row, which: Listed) -> bool {
+        let Some(until) = row.index().listed_until else { return false };
+        match which {
+            Listed::At(now) => now < until,
+            Listed::Since(upto) => self.changed.get(&row.key()).is_some_and(|changed| *changed > upto),
+        }
     }
 
     fn due(&self, now: LogTime, limit: u32) -> Vec<Row> {

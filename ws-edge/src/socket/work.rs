@@ -160,7 +160,7 @@ impl Inside {
             }
             .boxed(),
             Action::Ask(query, reference) => async move {
-                let answer = Box::new(answer(&self.edge.services, &asker, &query).await);
+                let answer = Box::new(answer(&self.edge.services, &self.edge.rosters, &asker, &query).await);
                 done(move || Input::Answered(answer, reference))
             }
             .boxed(),

@@ -189,7 +189,7 @@ impl Pen {
                 return Err(Undone::Conflict(format!("partition {partition} does not stand at {previous}")));
             }
             for line in &batch.rows {
-                self.row(*partition, line)?;
+                self.row(*partition, *upto, line)?;
             }
             for line in &batch.verdicts {
                 self.verdict(line)?;
@@ -218,13 +218,13 @@ impl Pen {
         Ok(id)
     }
 
-    fn row(&mut self, partition: i64, line: &RowLine) -> rusqlite::Result<()> {
+    fn row(&mut self, partition: i64, upto: i64, line: &RowLine) -> rusqlite::Result<()> {
         let scope = self.scope(line.scope)?;
         let (kind, key) = (line.table.text(), line.key.as_str());
         match &line.now {
-            Some(RowNow { due_at, owner, body, .. }) => {
+            Some(RowNow { due_at, owner, listed, body, .. }) => {
                 let mut put = self.connection.prepare_cached(sql::PUT_ROW)?;
-                put.execute(params![partition, kind, scope, key, due_at, owner, body])?;
+                put.execute(params![partition, kind, scope, key, due_at, owner, listed, upto, body])?;
             }
             None => {
                 self.connection.prepare_cached(sql::REMOVE_ROW)?.execute(params![partition, kind, scope, key])?;

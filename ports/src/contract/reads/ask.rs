@@ -2,17 +2,21 @@
 
 use ringforge_domain::{
     ids::{MessageId, Scope},
+    limits::OFFLINE_SHOWN_MICROS,
     position::{LogTime, Offset},
     row::{Row, RowKey, Table},
 };
 
 use super::{
     Subject,
-    make::{FLEET, ONE, SISTER, STRANGER, agent, begin, entry, head, json, keys, message, name, names, notice, plain},
+    make::{
+        FLEET, ONE, SISTER, STRANGER, agent, begin, entry, head, json, keys, member, message, name, names, notice,
+        plain, step,
+    },
 };
 use crate::{
     contract::{Failure, Outcome, same},
-    reads::{Find, MemoryFilter, MemorySort, Reads},
+    reads::{Find, Listed, MemoryFilter, MemorySort, Reads},
 };
 
 /// A kind of rows comes by tenant, fleet and key, after a name, so many at a time, of one fleet or of all.
@@ -101,6 +105,37 @@ pub async fn mail_is_of_one_agent(subject: &dyn Subject) -> Outcome {
         same(&format!("at most {limit}"), &found.rows, &want)?;
     }
     Ok(())
+}
+
+/// Of the rows that lists show come those whose time is not over, or those that changed since the partition stood somewhere;
+/// by key, after a key, not more than asked.
+pub async fn listed_rows_come_by_time_or_by_change(subject: &dyn Subject) -> Outcome {
+    let reads = subject.open().await;
+    let (here, left, gone) = (member(FLEET, 3, None), member(FLEET, 1, Some(50)), member(FLEET, 2, Some(10)));
+    let now = LogTime(OFFLINE_SHOWN_MICROS + 10);
+    let others = [member(SISTER, 4, None), member(STRANGER, 5, None), name(FLEET, "ada"), plain(FLEET, "key", "text")];
+    let all = [here.clone(), left.clone(), gone.clone()];
+    begin(&*reads, ONE, [all.to_vec(), others.to_vec()].concat(), Vec::new()).await?;
+    let find = |which, after: Option<&Row>, limit| {
+        let after = after.map(|row| row.key().key);
+        Find::Listed { table: Table::Agent, scope: FLEET, which, after, limit }
+    };
+    let at = Listed::At(now);
+    let ask = async |find: Find| reads.find(ONE, &find).await.map(|found| found.rows);
+    same("still listed", &ask(find(at, None, 10)).await?, &vec![left.clone(), here.clone()])?;
+    same("one of them", &ask(find(at, None, 1)).await?, &vec![left.clone()])?;
+    same("after one of them", &ask(find(at, Some(&left), 10)).await?, &vec![here.clone()])?;
+    let one_more = Listed::At(LogTime(OFFLINE_SHOWN_MICROS + 9));
+    same("a moment before", &ask(find(one_more, None, 10)).await?.len(), &3)?;
+    same("since the beginning", &ask(find(Listed::Since(Offset(0)), None, 10)).await?.len(), &3)?;
+    same("since now", &ask(find(Listed::Since(Offset(1_000)), None, 10)).await?, &Vec::new())?;
+    let (back, away) = (member(FLEET, 2, None), member(FLEET, 3, Some(1)));
+    reads.commit(&[step(ONE, 1_000, 1_001, vec![back.clone()], Vec::new())]).await?;
+    reads.commit(&[step(ONE, 1_001, 1_002, vec![away.clone(), name(FLEET, "eve")], Vec::new())]).await?;
+    let since = |offset| find(Listed::Since(Offset(offset)), None, 10);
+    same("since before both", &ask(since(1_000)).await?, &vec![back.clone(), away.clone()])?;
+    same("since between", &ask(since(1_001)).await?, &vec![away])?;
+    same("listed after both", &ask(find(at, None, 10)).await?, &vec![left, back])
 }
 
 /// The last event of each fleet comes at the place of the fleet in the question, and nothing for a fleet that has none.

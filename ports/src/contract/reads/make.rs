@@ -4,11 +4,12 @@ use ringforge_domain::{
     catalog::Effect,
     direct::{Echo, Message, Notice},
     fleet::Head,
-    ids::{AgentId, CommandId, FleetId, MemoryId, MessageId, Scope, TenantId},
+    ids::{AgentId, CommandId, EdgeId, FleetId, KeyId, MemoryId, MessageId, Scope, SessionId, TenantId},
+    interest::Interest,
     json::Json,
     memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition, Position},
-    presence::Name,
+    presence::{Agent, Current, Name, State},
     row::{Row, RowKey},
     verdict::{First, Index, Outcome, Stream, Verdict},
 };
@@ -67,6 +68,37 @@ pub fn entry(scope: Scope, key: &str, value: &str, change: impl FnOnce(&mut Cont
 /// A memory entry that holds a text.
 pub fn plain(scope: Scope, key: &str, value: &str) -> Row {
     entry(scope, key, value, |_, _| ())
+}
+
+/// An agent that is here, or was heard of last at a time.
+pub fn member(scope: Scope, number: u128, left: Option<i64>) -> Row {
+    let session = Current {
+        id: SessionId::from_bits(1),
+        key: KeyId::from_bits(1),
+        edge: EdgeId::from_bits(1),
+        started: Offset(1),
+    };
+    let seen = LogTime(left.unwrap_or(10));
+    Row::Agent(Box::new(Agent {
+        scope,
+        id: agent(number),
+        name: None,
+        framework: None,
+        version: None,
+        capabilities: Vec::new(),
+        metadata: None,
+        exclusive: false,
+        state: State::Online,
+        task: None,
+        load: None,
+        detail: None,
+        since: seen,
+        connected_at: seen,
+        last_seen: seen,
+        session: left.is_none().then_some(session),
+        resume_hash: None,
+        interest: Interest::default(),
+    }))
 }
 
 /// Mail that waits for an agent.

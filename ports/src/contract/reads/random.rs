@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ringforge_domain::{
     ids::{FleetId, Scope, TenantId},
     interest::{Span, Topic},
+    limits::OFFLINE_SHOWN_MICROS,
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey, Table},
     verdict::{Index, Stream, Verdict},
@@ -12,12 +13,12 @@ use ringforge_domain::{
 
 use super::{
     Subject,
-    make::{agent, entry, head, json, message, name, notice, verdict},
+    make::{agent, entry, head, json, member, message, name, notice, verdict},
 };
 use crate::{
     contract::{Outcome, same},
     memory::reads::MemoryReads,
-    reads::{Commit, Find, Matching, MemoryFilter, MemorySort, Reads, Viewer, Which},
+    reads::{Commit, Find, Listed, Matching, MemoryFilter, MemorySort, Reads, Viewer, Which},
 };
 
 /// Worlds, and in each commits and questions after every one.
@@ -115,11 +116,12 @@ impl Dice {
 
 fn row(dice: &mut Dice) -> Row {
     let scope = dice.pick(&SCOPES);
-    match dice.below(8) {
+    match dice.below(9) {
         0 => head(scope, dice.below(9)),
         1 => name(scope, dice.pick(&KEYS)),
         2 => message(scope, dice.number(), dice.number(), dice.time().0),
         3 => notice(scope, dice.number(), dice.number(), dice.time().0),
+        4 => member(scope, dice.number(), dice.maybe(2, |dice| dice.time().0 - OFFLINE_SHOWN_MICROS)),
         _ => {
             let (key, value) = (dice.pick(&KEYS), dice.texts(6, &WORDS).join(dice.pick(&["", " "])));
             let mut row = entry(scope, key, &value.to_uppercase(), |content, changed| {
@@ -178,11 +180,18 @@ fn commit(dice: &mut Dice, stands: &mut [u64; 2]) -> Commit {
 
 fn find(dice: &mut Dice) -> Find {
     let scope = dice.pick(&SCOPES);
-    match dice.below(8) {
+    match dice.below(9) {
         0 => Find::Table {
             table: dice.pick(&TABLES),
             scope: dice.maybe(2, |_| scope),
             after: dice.maybe(2, |dice| RowKey::new(dice.pick(&TABLES), dice.pick(&SCOPES), dice.pick(&KEYS))),
+            limit: dice.limit(),
+        },
+        3 => Find::Listed {
+            table: dice.pick(&[Table::Agent, Table::Name]),
+            scope,
+            which: if dice.one_in(2) { Listed::At(dice.time()) } else { Listed::Since(Offset(dice.below(80))) },
+            after: dice.maybe(3, |dice| agent(dice.number()).to_string()),
             limit: dice.limit(),
         },
         1 => Find::Due { now: dice.time(), limit: dice.limit() },
