@@ -157,6 +157,8 @@ pub const HEADERS_MAX: usize = 64;
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Bytes that a socket's read buffer begins with.
 pub const SOCKET_READ_BUFFER: usize = 4 << 10;
+/// Frames that a socket gathers before it writes.
+pub const SOCKET_FRAMES_MAX: usize = 64;
 /// Bytes that a socket gathers before it writes.
 pub const SOCKET_WRITE_BUFFER: usize = 32 << 10;
 /// Fragments of a message.

@@ -134,9 +134,9 @@ impl Socket {
         while self.down.len() < PIPE {
             let Some(out) = self.connection.next_out() else { return self.connection.flushed() };
             self.down.push_back(match out {
-                Out::Text(text) => {
-                    self.written.push(text.as_str().to_owned());
-                    Some(text.as_str().to_owned())
+                Out::Text(line) => {
+                    self.written.push(line.text().to_owned());
+                    Some(line.text().to_owned())
                 }
                 Out::Close(..) => {
                     if self.connection.session().was_replaced() {

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
     hub::Outbox,
+    line::Line,
     session::{Action, Input, Session, SessionConfig},
 };
 
@@ -31,7 +32,7 @@ const OUT_KEPT: usize = 8;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Out {
     /// A text message.
-    Text(Utf8Bytes),
+    Text(Line),
     /// Goodbye: code and reason.
     Close(u16, &'static str),
 }
@@ -134,6 +135,11 @@ impl Connection {
         !self.out.is_empty() || self.unflushed
     }
 
+    /// Whether [`Connection::next_out`] has something.
+    pub fn has_out(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Whether posts may be taken now: nothing is fetched before the peer has taken what there is.
     pub fn takes_posts(&self) -> bool {
         !self.writes() && self.session.wants_posts()
@@ -196,13 +202,19 @@ impl Connection {
         if !self.session.batch || !matches!(self.out.front(), Some(Out::Text(_))) {
             return Some(Out::Text(text));
         }
-        let mut lines = text.as_str().to_owned();
-        while let Some(Out::Text(next)) = self.out.pop_front_if(|next| joins(next, lines.len())) {
+        let mut bytes = text.len();
+        let mut lines = vec![text];
+        while let Some(Out::Text(next)) = self.out.pop_front_if(|next| joins(next, bytes)) {
             self.out_bytes -= next.len();
-            lines.push('\n');
-            lines.push_str(next.as_str());
+            bytes += next.len();
+            lines.push(next);
         }
-        Some(Out::Text(lines.into()))
+        Some(Out::Text(Line::joined(&lines)))
+    }
+
+    /// The peer has taken something.
+    pub fn progressed(&mut self) {
+        self.written_at = self.now();
     }
 
     /// Everything is written and flushed.
@@ -352,7 +364,7 @@ impl Connection {
         self.jobs.push(job);
     }
 
-    fn send(&mut self, text: Utf8Bytes) {
+    fn send(&mut self, text: Line) {
         if self.phase != Phase::Open {
             return;
         }

@@ -14,17 +14,16 @@ use ringforge_domain::{
     verdict::{First, Outcome, Verdict},
 };
 use ringforge_ports::reads::Update;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::presence::Changes;
+use crate::{line::Line, presence::Changes};
 
-/// A frame with its texts, made when first asked for and shared by everyone who gets it.
+/// A frame with its bytes, made when first asked for and shared by everyone who gets it.
 #[derive(Debug)]
 pub struct Shared {
     /// The frame.
     pub frame: Frame,
-    flat: OnceLock<Utf8Bytes>,
-    wrapped: OnceLock<Utf8Bytes>,
+    flat: OnceLock<Line>,
+    wrapped: OnceLock<Line>,
 }
 
 impl Shared {
@@ -33,8 +32,8 @@ impl Shared {
         Self { frame, flat: OnceLock::new(), wrapped: OnceLock::new() }
     }
 
-    /// Its text in a shape.
-    pub fn text(&self, encoder: &Encoder, shape: Shape) -> Utf8Bytes {
+    /// Its bytes in a shape.
+    pub fn line(&self, encoder: &Encoder, shape: Shape) -> Line {
         let slot = match shape {
             Shape::Flat => &self.flat,
             Shape::Wrapped => &self.wrapped,

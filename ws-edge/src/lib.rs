@@ -6,6 +6,7 @@ pub mod edge;
 pub mod fanout;
 pub mod feed;
 pub mod hub;
+pub mod line;
 pub mod presence;
 pub mod session;
 pub mod socket;

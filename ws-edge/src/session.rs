@@ -25,11 +25,11 @@ use ringforge_domain::{
     verdict::{First, Verdict},
 };
 use ringforge_query_api::history::Plan;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
     fanout::{Post, Viewpoint},
     hub::Lagged,
+    line::Line,
 };
 
 pub use entrance::{Entered, Missed};
@@ -108,8 +108,8 @@ pub enum Input<'a> {
 /// What a session wants done.
 #[derive(Debug)]
 pub enum Action {
-    /// This text, after those before it.
-    Send(Utf8Bytes),
+    /// This, after those before it.
+    Send(Line),
     /// Check the key and begin a session.
     Enter(Box<Auth>),
     /// Submit, after those before it.

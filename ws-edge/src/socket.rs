@@ -17,7 +17,7 @@ use ringforge_domain::{
     close::Close,
     limits::{SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{net::TcpStream, sync::watch, time::Sleep};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -36,6 +36,9 @@ use work::{Work, Worker};
 
 /// How long a goodbye may take.
 pub const GOODBYE: Duration = Duration::from_secs(2);
+
+/// No two ticks are closer.
+const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// A connection that has been upgraded.
 pub struct Upgraded {
@@ -58,6 +61,9 @@ struct Served {
     connection: Connection,
     worker: Worker,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
+    /// Rings when a tick is due, or earlier.
+    alarm: Pin<Box<Sleep>>,
+    alarm_at: Duration,
 }
 
 /// What the socket did.
@@ -85,7 +91,8 @@ pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + S
     let connection =
         Connection::open(Arc::clone(&edge.session), Arc::clone(&services.clock), Arc::clone(&services.ids));
     let worker = Worker::new(Arc::clone(&edge));
-    let mut served = Served { edge, from, bearer, socket, connection, worker, work: FuturesUnordered::new() };
+    let (work, alarm) = (FuturesUnordered::new(), Box::pin(tokio::time::sleep(Duration::ZERO)));
+    let mut served = Served { edge, from, bearer, socket, connection, worker, work, alarm, alarm_at: Duration::ZERO };
     served.run(known).await;
     served.end().await;
 }
@@ -93,8 +100,9 @@ pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + S
 fn config(frame_bytes: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(SOCKET_READ_BUFFER)
-        .write_buffer_size(SOCKET_WRITE_BUFFER)
-        .max_write_buffer_size(frame_bytes * 2 + SOCKET_WRITE_BUFFER * 4)
+        // What the library writes itself goes straight to the wire's queue.
+        .write_buffer_size(0)
+        .max_write_buffer_size(SOCKET_WRITE_BUFFER)
         .max_message_size(Some(frame_bytes))
         .max_frame_size(Some(frame_bytes))
 }
@@ -140,9 +148,14 @@ impl Served {
 
     /// Waits for whatever happens next, among what is wanted now.
     async fn next(&mut self, draining: &mut watch::Receiver<bool>) -> Next {
-        let Self { edge, socket, connection, work, .. } = self;
+        let Self { edge, socket, connection, work, alarm, alarm_at, .. } = self;
         let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
-        let tick = connection.next_tick().saturating_sub(edge.services.clock.monotonic());
+        let (now, due) = (edge.services.clock.monotonic(), connection.next_tick());
+        // Set anew only where it would ring too late: most of what happens moves the next tick further away.
+        if alarm.is_elapsed() || due < *alarm_at {
+            alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
+            *alarm_at = due;
+        }
         let outbox = Arc::clone(connection.outbox());
         let moved = std::future::poll_fn(move |cx| {
             if writes && let Poll::Ready(result) = write(socket, connection, cx) {
@@ -157,7 +170,7 @@ impl Served {
             moved = moved, if reads || writes => Next::Moved(moved),
             Some(work) = work.next(), if !work.is_empty() => Next::Work(work),
             () = outbox.filled(), if posts => Next::Posts,
-            () = tokio::time::sleep(tick.max(Duration::from_millis(1))) => Next::Tick,
+            () = alarm => Next::Tick,
             _ = draining.changed() => Next::Drain,
         }
     }
@@ -245,12 +258,24 @@ fn write(
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Error>> {
     loop {
-        ready!(Pin::new(&mut *socket).poll_ready(cx))?;
-        let Some(out) = connection.next_out() else { break };
-        Pin::new(&mut *socket).start_send(match out {
-            Out::Text(text) => Message::Text(text),
-            Out::Close(code, reason) => Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })),
-        })?;
+        while socket.get_ref().has_room()
+            && let Some(out) = connection.next_out()
+        {
+            match out {
+                Out::Text(line) => socket.get_mut().push(line.frame()),
+                Out::Close(code, reason) => {
+                    let close = CloseFrame { code: code.into(), reason: reason.into() };
+                    Pin::new(&mut *socket).start_send(Message::Close(Some(close)))?;
+                }
+            }
+        }
+        let flushed = Pin::new(&mut *socket).poll_flush(cx);
+        if socket.get_mut().progressed() {
+            connection.progressed();
+        }
+        ready!(flushed)?;
+        if !connection.has_out() {
+            return Poll::Ready(Ok(()));
+        }
     }
-    Pin::new(socket).poll_flush(cx)
 }

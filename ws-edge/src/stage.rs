@@ -147,9 +147,9 @@ impl Stage {
     pub fn input(&mut self, seat: &mut Seat, input: Input<'_>) {
         for action in seat.session.on(input, self.now) {
             match action {
-                Action::Send(text) => {
+                Action::Send(line) => {
                     seat.unflushed = true;
-                    seat.frames.push(serde_json::from_str(text.as_str()).expect("frames are JSON"));
+                    seat.frames.push(serde_json::from_str(line.text()).expect("frames are JSON"));
                 }
                 action => seat.actions.push_back(action),
             }

@@ -117,7 +117,7 @@ impl World {
     fn write(&mut self) {
         while let Some(out) = self.connection.next_out() {
             match out {
-                Out::Text(text) => self.told.extend(text.lines().map(str::to_owned)),
+                Out::Text(line) => self.told.extend(line.text().lines().map(str::to_owned)),
                 Out::Close(code, _) => self.closed = Some(code),
             }
         }

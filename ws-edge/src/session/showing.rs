@@ -58,7 +58,7 @@ impl Session {
             && let Some(reply) = &delivery.reply
             && self.pending.settle(delivery.command).is_some()
         {
-            self.actions.push(Action::Send(reply.text(&encoder, self.shape)));
+            self.actions.push(Action::Send(reply.line(&encoder, self.shape)));
             self.snapshots.ask(delivery.snapshot.clone());
             self.unpark();
         }
@@ -69,7 +69,7 @@ impl Session {
             if matches!(audience, Audience::Watchers { key, .. } if self.snapshots.covers(key, delivery.offset)) {
                 continue;
             }
-            self.actions.push(Action::Send(shared.text(&encoder, self.shape)));
+            self.actions.push(Action::Send(shared.line(&encoder, self.shape)));
             if let Some(me) = &mut self.me {
                 me.delivered += 1;
             }
