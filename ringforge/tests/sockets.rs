@@ -10,9 +10,9 @@ mod support;
 use std::time::Duration;
 
 use raw::{Op, Raw};
-use ringforge_domain::limits::{EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, PINGS_BURST};
+use ringforge_domain::limits::{EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, PINGS_BURST, SILENT_ADDRESS_MAX, SILENT_MAX};
 use serde_json::{Value, json};
-use support::{Client, Server};
+use support::{Client, Options, Server};
 
 /// A command in one line.
 fn set(key: &str) -> String {
@@ -36,7 +36,7 @@ fn pieces(text: &str, count: usize, pings: usize) -> Vec<u8> {
 /// Asks until it is so.
 async fn soon(mut is_so: impl AsyncFnMut() -> bool) {
     let asking = async { while !is_so().await {} };
-    tokio::time::timeout(Duration::from_secs(5), asking).await.expect("it is so in time");
+    tokio::time::timeout(Duration::from_secs(15), asking).await.expect("it is so in time");
 }
 
 /// Somebody else on the same server still gets answers.
@@ -170,4 +170,27 @@ async fn what_was_read_before_a_goodbye_is_submitted() {
     let (mut client, _) = Client::enter(server.ws_url(), server.first_key(), "other", json!({})).await;
     let list = json!({ "type": "memory", "action": "list", "prefix": "hasty/", "limit": 1, "ref": 1 });
     soon(async || client.ask(&list).await["total"] == COUNT).await;
+}
+
+#[tokio::test]
+async fn silent_sockets_are_capped_in_all_and_whoever_authenticates_frees_its_place() {
+    let config = "[timing]\nauth_timeout_ms = 60000\n".to_owned();
+    let server = Server::start(Options { config, ..Options::default() });
+    let mut silent = Vec::new();
+    for address in 1..=SILENT_MAX / SILENT_ADDRESS_MAX {
+        for _ in 0..SILENT_ADDRESS_MAX {
+            let (raw, head) = Raw::upgrade_from(&server, &format!("127.0.0.{address}"), "").await;
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            silent.push(raw);
+        }
+    }
+    // They count once they have been silent for a second. This address has none of them.
+    let another = async || Raw::upgrade_from(&server, "127.0.0.99", "").await.1;
+    soon(async || {
+        let head = another().await;
+        head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: ")
+    })
+    .await;
+    let _inside = silent.pop().expect("there are some").authenticated(&server, "late").await;
+    soon(async || another().await.starts_with("HTTP/1.1 101 ")).await;
 }
