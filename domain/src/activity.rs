@@ -239,6 +239,7 @@ fn check_topics(limits: &Limits, tags: &[String], kinds: &[String]) -> Result<()
 
 impl Act for Subscribe {
     type Effect = ();
+    const RENEWS: bool = true;
 
     fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         check_topics(limits, &self.tags, &self.kinds)
@@ -258,6 +259,7 @@ impl Act for Subscribe {
 
 impl Act for Unsubscribe {
     type Effect = ();
+    const RENEWS: bool = true;
 
     fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         check_topics(limits, &self.tags, &self.kinds)

@@ -25,6 +25,10 @@ pub trait Act: AvroSchema + Serialize + for<'de> Deserialize<'de> {
     /// What its frames need beyond the event itself.
     type Effect: Clone + PartialEq + std::fmt::Debug + Serialize + for<'de> Deserialize<'de>;
 
+    /// Whether a repeat under the same idempotency key takes effect again, although it is answered as the first time: its
+    /// effect may have ended with the session, and doing it twice changes nothing.
+    const RENEWS: bool = false;
+
     /// Whether it is within bounds, before it is logged.
     ///
     /// # Errors
@@ -160,6 +164,11 @@ macro_rules! commands {
                 match self {
                     $(Self::$name(payload) => payload.apply(at, rows).map(|applied| applied.map(Effect::$name))),+
                 }
+            }
+
+            /// See [`Act::RENEWS`].
+            pub fn renews(&self) -> bool {
+                match self { $(Self::$name(_) => <$payload as Act>::RENEWS),+ }
             }
 
             /// See [`Act::show`]; nothing if the effect is another kind's.

@@ -93,18 +93,30 @@ fn decide(rows: &mut Rows, at: &At, command: &Command) -> (Outcome, Option<First
         return (Outcome::Refused(refusal), None, Index::default());
     }
     if let Some((outcome, first)) = answered(rows, at) {
-        return (outcome, first, Index::default());
+        if !command.renews() || !matches!((&outcome, first), (Outcome::Applied(_), Some(_))) {
+            return (outcome, first, Index::default());
+        }
+        return match take_effect(rows, at, command) {
+            (Outcome::Applied(_), index) => (outcome, first, index),
+            // What cannot be done again must not be said to be done.
+            (refused, index) => (refused, None, index),
+        };
     }
-    let (outcome, index) = match command.apply(at, rows) {
+    let (outcome, index) = take_effect(rows, at, command);
+    remember(rows, at, &outcome);
+    (outcome, None, index)
+}
+
+/// What a command does by itself, whatever was asked before it.
+fn take_effect(rows: &mut Rows, at: &At, command: &Command) -> (Outcome, Index) {
+    match command.apply(at, rows) {
         Ok(applied) => {
             applied.gone.into_iter().for_each(|key| rows.remove(key));
             applied.rows.into_iter().for_each(|row| rows.put(row));
             (Outcome::Applied(applied.effect), applied.index)
         }
         Err(refusal) => (Outcome::Refused(refusal), Index::default()),
-    };
-    remember(rows, at, &outcome);
-    (outcome, None, index)
+    }
 }
 
 /// In time, and from the agent's current session.

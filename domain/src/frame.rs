@@ -203,7 +203,7 @@ pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
     }
     if verdict.first.is_some() {
         let reply = shown.reply.map(|reply| reply.also(&json!({ "duplicate": true })));
-        return Shown { reply, snapshot: shown.snapshot, ..Shown::default() };
+        return Shown { reply, snapshot: shown.snapshot, interest: shown.interest, ..Shown::default() };
     }
     for push in &mut shown.pushes {
         push.frame.stamp = Some(own);

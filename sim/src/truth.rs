@@ -131,6 +131,10 @@ impl Truth {
             ensure!(before.is_none(), "G2: {reference} stands in the log twice");
         }
         if verdict.first.is_some() {
+            // A repeated subscription holds again; nothing else has a second effect.
+            if matches!(verdict.outcome, Outcome::Applied(_)) {
+                self.interest(event, offset);
+            }
             return Ok(());
         }
         match &verdict.outcome {

@@ -318,3 +318,48 @@ fn a_name_given_in_a_batch_can_be_meant_later_in_it() {
     rows.load(counts, []);
     assert_eq!(fold(&mut rows, &world.log[2]), world.verdicts[2]);
 }
+
+#[test]
+fn a_repeated_subscription_is_answered_as_the_first_and_holds_in_the_session_that_repeats_it() {
+    use crate::{activity, memory::Subscribe};
+    let pattern = |text: &str| Subscribe { pattern: text.to_owned(), events: vec![], values: false, snapshot: false };
+    let tags = || activity::Subscribe { tags: vec!["ops".to_owned()], kinds: vec![] };
+    let commands: [Command; 2] = [Command::MemorySubscribe(pattern("a")), Command::ActivitySubscribe(tags())];
+    for command in commands {
+        let mut world = World::new();
+        let ada = world.joins("ada");
+        let first = world.when_keyed(&ada, "once", command.clone());
+        // In the same session a repeat changes nothing.
+        let before = world.agent(&ada).clone();
+        world.when_keyed(&ada, "once", command.clone());
+        assert_eq!(*world.agent(&ada), before);
+        // A new session begins without subscriptions.
+        let ada = world.joins("ada");
+        assert_eq!(world.agent(&ada).interest.current().count(), 0);
+        let again = world.when_keyed(&ada, "once", command.clone());
+        let mut expected = first.reply();
+        expected["duplicate"] = json!(true);
+        assert_eq!((again.reply(), again.pushes()), (expected, vec![]));
+        assert_eq!(world.agent(&ada).interest.current().count(), 1);
+        assert_eq!(again.shown.interest, first.shown.interest, "the edge hears of it too");
+    }
+}
+
+#[test]
+fn a_repeated_end_of_a_subscription_ends_it_and_a_full_agent_is_told_so() {
+    use crate::memory::{Subscribe, Unsubscribe};
+    let pattern = |text: String| Subscribe { pattern: text, events: vec![], values: false, snapshot: false };
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    world.when_keyed(&ada, "on", pattern("a".to_owned()));
+    world.when_keyed(&ada, "off", Unsubscribe { pattern: "a".to_owned() });
+    world.when(&ada, pattern("a".to_owned()));
+    let again = world.when_keyed(&ada, "off", Unsubscribe { pattern: "a".to_owned() });
+    assert!(again.verdict.first.is_some());
+    assert_eq!(world.agent(&ada).interest.current().count(), 0);
+    for at in 0..crate::limits::SUBSCRIPTIONS_MAX {
+        world.when(&ada, pattern(format!("more/{at}")));
+    }
+    let told = world.when_keyed(&ada, "on", pattern("a".to_owned()));
+    assert_eq!((told.code(), told.verdict.first), (Some(Code::InvalidMessage), None));
+}

@@ -55,6 +55,7 @@ impl Subscribe {
 
 impl Act for Subscribe {
     type Effect = ();
+    const RENEWS: bool = true;
 
     fn check(&self, _: &Limits) -> Result<(), Refusal> {
         glob::check(&self.pattern)?;
@@ -80,6 +81,7 @@ impl Act for Subscribe {
 
 impl Act for Unsubscribe {
     type Effect = ();
+    const RENEWS: bool = true;
 
     fn check(&self, _: &Limits) -> Result<(), Refusal> {
         glob::check(&self.pattern)
