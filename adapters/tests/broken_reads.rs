@@ -64,6 +64,10 @@ enum Fault {
     ListsEnded,
     /// Of what changed, the newest is left out.
     ListsLate,
+    /// Mail comes by kind and id.
+    MailUnsorted,
+    /// Mail before the place that was named comes too.
+    MailFromTheStart,
     /// Heads come by scope, and none for a fleet without.
     PacksHeads,
     /// All tags are as good as one.
@@ -115,6 +119,8 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::MailOfAll, &["mail_is_of_one_agent"]),
     (Fault::ListsEnded, &["listed_rows_come_by_time_or_by_change"]),
     (Fault::ListsLate, &["listed_rows_come_by_time_or_by_change"]),
+    (Fault::MailUnsorted, &["mail_is_of_one_agent"]),
+    (Fault::MailFromTheStart, &["mail_is_of_one_agent"]),
     (Fault::PacksHeads, &["heads_come_in_the_order_asked"]),
     (Fault::TakesAnyTag, &["memory_conditions_hold_alone_and_together"]),
     (Fault::TakesPatterns, &["words_are_taken_literally"]),
@@ -213,6 +219,7 @@ impl Broken {
             (Find::Table { scope, .. }, Some(Fault::LeaksFleet)) => *scope = None,
             (Find::Listed { which: Listed::At(now), .. }, Some(Fault::ListsEnded)) => *now = LogTime(i64::MIN),
             (Find::Listed { which: Listed::Since(upto), .. }, Some(Fault::ListsLate)) => *upto = upto.next(),
+            (Find::Mail { after, .. }, Some(Fault::MailFromTheStart)) => *after = None,
             (Find::Memory(filter), Some(Fault::TakesAnyTag)) => filter.any_tag = true,
             (Find::Memory(filter), Some(Fault::TakesPatterns)) => {
                 filter.words.iter_mut().for_each(|word| *word = word.replace('%', ""));
@@ -285,7 +292,9 @@ impl Reads for Broken {
         match (find, self.fault) {
             (_, Some(Fault::AnswersInTwoSteps)) => found.applied = early,
             (_, Some(Fault::CountsPage)) => found.total = found.rows.len() as u64,
-            (Find::Due { .. }, Some(Fault::DueUnsorted)) => found.rows.sort_by_key(Row::key),
+            (Find::Due { .. }, Some(Fault::DueUnsorted)) | (Find::Mail { .. }, Some(Fault::MailUnsorted)) => {
+                found.rows.sort_by_key(Row::key);
+            }
             (Find::Mail { limit, .. }, Some(Fault::MailOfAll)) => {
                 found.rows = self.every_mail(partition).await?;
                 found.rows.truncate(*limit as usize);

@@ -16,8 +16,8 @@ use crate::{
     catalog::Act,
     code::{Code, Refusal},
     event::{At, Header},
-    frame::{Frame, Lapse, Shown},
-    ids::{AgentId, MessageId, Scope},
+    frame::{Frame, Lapse, Report, Shown},
+    ids::{AgentId, CommandId, MessageId, Scope},
     interest::Audience,
     json::{self, Json},
     limits::{
@@ -59,8 +59,8 @@ pub struct Message {
 impl Message {
     /// What stores index: mail of the recipient until it is delivered.
     pub fn index(&self) -> RowIndex {
-        let owner = (!self.delivered).then_some(self.to);
-        RowIndex { due_at: Some(self.expires_at), owner, ..RowIndex::default() }
+        let mail = (!self.delivered).then_some((self.to, self.sent));
+        RowIndex { due_at: Some(self.expires_at), mail, ..RowIndex::default() }
     }
 }
 
@@ -73,25 +73,31 @@ pub struct Echo {
     pub reference: Option<Json>,
 }
 
-/// Statuses that wait for their sender.
+/// A status that its sender's socket is not known to have taken. Whether it is connected does not matter: its socket may be
+/// gone before the log knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
     /// Whose.
     pub scope: Scope,
-    /// The message they are about.
+    /// The command that the status was born of: its id.
+    pub id: CommandId,
+    /// The message it is about.
     pub message: MessageId,
-    /// The sender, away when they came.
+    /// The sender of the message.
     pub owner: AgentId,
-    /// The events they were born of.
-    pub events: Vec<Offset>,
-    /// Until when they wait.
+    /// Where the status stands.
+    pub place: Offset,
+    /// Whether the sender was known to be away when it came.
+    pub away: bool,
+    /// Until when it is kept.
     pub expires_at: LogTime,
 }
 
 impl Notice {
     /// What stores index: mail of the sender.
     pub fn index(&self) -> RowIndex {
-        RowIndex { due_at: Some(self.expires_at), owner: Some(self.owner), ..RowIndex::default() }
+        let mail = Some((self.owner, self.place));
+        RowIndex { due_at: Some(self.expires_at), mail, ..RowIndex::default() }
     }
 }
 
@@ -236,9 +242,7 @@ impl Act for Send {
 
     fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
         let scope = at.scope();
-        let message = MessageId::of(at.command_id);
-        needs.row(RowKey::message(scope, message));
-        needs.row(RowKey::notice(scope, message));
+        needs.row(RowKey::message(scope, MessageId::of(at.command_id)));
         presence::needs_agent(scope, &self.to, rows, needs);
         let by_id = self.to.parse().ok();
         let by_name = rows.peek::<presence::Name>(&RowKey::name(scope, &self.to)).map(|name| name.agent);
@@ -317,7 +321,7 @@ impl Act for Send {
             body["caused_by"] = json!(cause);
         }
         let mut shown = shown.push(Audience::Agents(vec![effect.to]), Frame::new(KIND, "message", &body));
-        shown.report = Some((effect.to, Delivered { message: effect.message }.into()));
+        shown.report = Some((effect.to, Report::Delivered(effect.message)));
         // Whoever sends to itself has been told both.
         shown.lapse = (at.header.agent_id != Some(effect.to)).then(|| Lapse {
             to: effect.to,

@@ -10,12 +10,11 @@ use serde_json::{Value, json};
 pub use door::{Incoming, Meta, Received, parse};
 
 use crate::{
-    catalog::Command,
     close::Close,
     code::Refusal,
     cursor::{Cursor, Seal},
     event::{At, Event},
-    ids::{AgentId, Scope, SessionId},
+    ids::{AgentId, MessageId, Scope, SessionId},
     interest::{Audience, InterestChange},
     json::Json,
     position::{Generation, LogTime, Offset, StreamRef},
@@ -142,9 +141,18 @@ pub struct Shown {
     /// The session that it put an end to, and how that one's connection is closed.
     pub ended: Option<(SessionId, Close)>,
     /// What is to be logged once a connection of this agent took the pushes.
-    pub report: Option<(AgentId, Command)>,
+    pub report: Option<(AgentId, Report)>,
     /// When history shows no pushes of it any more.
     pub lapse: Option<Lapse>,
+}
+
+/// What is to be logged once a connection took the pushes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// That this message was delivered.
+    Delivered(MessageId),
+    /// That a status of this message was told, in one piece with others.
+    Told(MessageId),
 }
 
 /// A later event took back what an agent had not been shown in time: history must not show it after all.
@@ -183,6 +191,13 @@ impl Shown {
     #[must_use]
     pub fn push(mut self, audience: Audience, frame: Frame) -> Self {
         self.pushes.push(Push { audience, frame, with_value: None });
+        self
+    }
+
+    /// A status of `message`, of which its sender is told.
+    #[must_use]
+    pub fn tells(mut self, sender: AgentId, message: MessageId) -> Self {
+        self.report = Some((sender, Report::Told(message)));
         self
     }
 }

@@ -132,12 +132,17 @@ fn rich(kind: CommandKind) -> Command {
             let asked = |agent, key: &str| answer::Asked { agent: AgentId::from_bits(agent), key: key.to_owned() };
             answer::Forget { asked: vec![asked(4, "once"), asked(8, "é")] }.into()
         }
+        CommandKind::DirectTold => {
+            let statuses = vec![CommandId::from_bits(10), CommandId::from_bits(11)];
+            direct::Told { message: MessageId::from_bits(9), statuses }.into()
+        }
+        CommandKind::DirectExpire => {
+            direct::Expire { message: MessageId::from_bits(9), status: Some(CommandId::from_bits(10)) }.into()
+        }
         CommandKind::MemoryExpire
         | CommandKind::MemoryUnsubscribe
         | CommandKind::DirectAck
-        | CommandKind::DirectDelivered
-        | CommandKind::DirectTold
-        | CommandKind::DirectExpire => fixed(kind),
+        | CommandKind::DirectDelivered => fixed(kind),
     }
 }
 
@@ -149,8 +154,6 @@ fn fixed(kind: CommandKind) -> Command {
         CommandKind::MemoryUnsubscribe => memory::Unsubscribe { pattern: "plan/**".to_owned() }.into(),
         CommandKind::DirectAck => direct::Ack { message_id: message }.into(),
         CommandKind::DirectDelivered => direct::Delivered { message }.into(),
-        CommandKind::DirectTold => direct::Told { message }.into(),
-        CommandKind::DirectExpire => direct::Expire { message }.into(),
         _ => bare(kind),
     }
 }
@@ -263,12 +266,12 @@ fn bare(kind: CommandKind) -> Command {
             exclusive: false,
         }
         .into(),
+        CommandKind::DirectTold => direct::Told { message: MessageId::from_bits(9), statuses: Vec::new() }.into(),
+        CommandKind::DirectExpire => direct::Expire { message: MessageId::from_bits(9), status: None }.into(),
         CommandKind::TenantCreated | CommandKind::FleetCreated | CommandKind::SessionEnded => rich_of_house(kind),
         CommandKind::MemoryExpire
         | CommandKind::MemoryUnsubscribe
         | CommandKind::DirectAck
-        | CommandKind::DirectDelivered
-        | CommandKind::DirectTold
-        | CommandKind::DirectExpire => fixed(kind),
+        | CommandKind::DirectDelivered => fixed(kind),
     }
 }

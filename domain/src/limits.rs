@@ -99,6 +99,8 @@ pub const MAILBOX_MAX: u32 = 1_000;
 pub const IN_FLIGHT_MAX: u32 = 10_000;
 /// When to try again then, in milliseconds.
 pub const IN_FLIGHT_RETRY_MS: u64 = 1_000;
+/// Statuses of one `direct.told`; so many at most are known to have been told and not in the log yet.
+pub const TOLD_MAX: usize = 64;
 /// How long a message waits: normal.
 pub const MAIL_SECONDS: f64 = 300.0;
 /// How long a message waits: priority high or critical.
@@ -135,6 +137,8 @@ pub const TAIL_UPDATES_MAX: usize = 1_024;
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
 /// Events of one page of a catch-up.
 pub const CATCH_UP_PAGE_MAX: u32 = 128;
+/// Messages and statuses of one page of waiting mail: 2 MiB of messages, as large as they may be by default.
+pub const MAIL_PAGE_MAX: u32 = 32;
 /// Commands of one connection that wait for their verdict; more are read later.
 pub const PENDING_MAX: usize = 256;
 /// Bytes of commands of one connection that wait for the gate, about; more are read later.

@@ -8,7 +8,7 @@ use crate::{
     answer::Answer,
     direct::{MailCount, Message, Notice},
     fleet::{Fleet, Head, Slug},
-    ids::{AgentId, MemoryId, MessageId, Scope},
+    ids::{AgentId, CommandId, MemoryId, MessageId, Scope},
     json::Json,
     memory::Entry,
     position::{LogTime, Offset},
@@ -112,8 +112,8 @@ impl RowKey {
         Self::new(Table::Message, scope, id)
     }
 
-    /// What waits to be told about the message `id`.
-    pub fn notice(scope: Scope, id: MessageId) -> Self {
+    /// The status that the command `id` made.
+    pub fn notice(scope: Scope, id: CommandId) -> Self {
         Self::new(Table::Notice, scope, id)
     }
 
@@ -158,8 +158,8 @@ pub enum Row {
 pub struct RowIndex {
     /// When `timers` must look at it.
     pub due_at: Option<LogTime>,
-    /// Whose mail it is.
-    pub owner: Option<AgentId>,
+    /// Whose mail it is, and its place among it.
+    pub mail: Option<(AgentId, Offset)>,
     /// Until when lists of its kind show it.
     pub listed_until: Option<LogTime>,
     /// What searches look at; `None`: not searchable now.
@@ -198,7 +198,7 @@ impl Row {
             Self::Name(row) => RowKey::name(row.scope, &row.name),
             Self::Memory(row) => RowKey::memory(row.scope, &row.key),
             Self::Message(row) => RowKey::message(row.scope, row.id),
-            Self::Notice(row) => RowKey::notice(row.scope, row.message),
+            Self::Notice(row) => RowKey::notice(row.scope, row.id),
             Self::MailCount(row) => RowKey::mail_count(row.scope, row.to, row.from),
             Self::Answer(row) => RowKey::answer(row.scope, row.agent, &row.key),
         }
@@ -427,14 +427,14 @@ pub fn digest<'a>(rows: impl IntoIterator<Item = &'a Row>, applied: Offset) -> S
 
 impl MemoryId {
     /// The id of the entry that a command creates.
-    pub fn of(command: crate::ids::CommandId) -> Self {
+    pub fn of(command: CommandId) -> Self {
         Self::from_bits(command.bits())
     }
 }
 
 impl MessageId {
     /// The id of the message that a command sends.
-    pub fn of(command: crate::ids::CommandId) -> Self {
+    pub fn of(command: CommandId) -> Self {
         Self::from_bits(command.bits())
     }
 }

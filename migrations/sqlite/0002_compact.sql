@@ -22,7 +22,8 @@ CREATE TABLE scopes (
     UNIQUE (tenant, fleet)
 ) STRICT;
 
--- In the order in which they are read and written together: the rows of a kind and a fleet are neighbours. `listed`: until
+-- In the order in which they are read and written together: the rows of a kind and a fleet are neighbours. `owner`, `place`:
+-- whose mail it is, and where it comes among it. `listed`: until
 -- when lists of its kind show it. `changed`: where the partition stood after its last change.
 CREATE TABLE rows (
     partition INTEGER NOT NULL,
@@ -31,13 +32,14 @@ CREATE TABLE rows (
     key       TEXT NOT NULL,
     due_at    INTEGER,
     owner     TEXT,
+    place     INTEGER,
     listed    INTEGER,
     changed   INTEGER,
     body      TEXT NOT NULL,
     PRIMARY KEY (partition, kind, scope, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX rows_due ON rows (partition, due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX rows_mail ON rows (partition, scope, owner) WHERE owner IS NOT NULL;
+CREATE INDEX rows_mail ON rows (partition, scope, owner, place) WHERE owner IS NOT NULL;
 
 CREATE INDEX rows_listed ON rows (partition, kind, scope, listed) WHERE listed IS NOT NULL;
 CREATE INDEX rows_changed ON rows (partition, kind, scope, changed) WHERE listed IS NOT NULL;

@@ -85,12 +85,14 @@ pub enum Find {
         /// At most so many.
         limit: u32,
     },
-    /// The mail of an agent, by kind (as text) and key.
+    /// The mail of an agent, by place; ties by kind (as text) and key.
     Mail {
         /// Its fleet.
         scope: Scope,
         /// The agent.
         agent: AgentId,
+        /// Only after this place.
+        after: Option<Offset>,
         /// At most so many.
         limit: u32,
     },

@@ -172,7 +172,7 @@ impl Timers {
 
 /// The commands that due rows ask for: one each, but for answers one a fleet.
 fn due(rows: &[Row]) -> Vec<(Scope, Option<AgentId>, Command)> {
-    let expire = |message: MessageId| direct::Expire { message }.into();
+    let expire = |message: MessageId, status: Option<CommandId>| direct::Expire { message, status }.into();
     let mut commands = Vec::new();
     let mut forgotten: BTreeMap<Scope, Vec<answer::Asked>> = BTreeMap::new();
     for row in rows {
@@ -181,8 +181,8 @@ fn due(rows: &[Row]) -> Vec<(Scope, Option<AgentId>, Command)> {
                 let Ok(version) = i64::try_from(entry.version) else { continue };
                 (entry.scope, memory::Expire { key: entry.key.clone(), version }.into())
             }
-            Row::Message(message) => (message.scope, expire(message.id)),
-            Row::Notice(notice) => (notice.scope, expire(notice.message)),
+            Row::Message(message) => (message.scope, expire(message.id, None)),
+            Row::Notice(notice) => (notice.scope, expire(notice.message, Some(notice.id))),
             Row::Answer(answer) => {
                 let asked = answer::Asked { agent: answer.agent, key: answer.key.clone() };
                 forgotten.entry(answer.scope).or_default().push(asked);

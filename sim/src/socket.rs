@@ -192,6 +192,14 @@ impl Socket {
 
     /// Leaves the fleet, and lets the log know later. Its process must be alive.
     pub fn end(mut self) {
+        self.connection.hang_up();
+        for job in self.connection.jobs() {
+            if let Job::Report(_) = job {
+                let enter = |_| unreachable!("a report lets nobody in");
+                let report = self.worker.begin(job, &self.connection, enter);
+                self.process.see_out(report.map(|_| None).boxed());
+            }
+        }
         if !self.worker.is_inside() {
             for work in std::mem::take(&mut self.work) {
                 let entered = |work| if let Work::Entered(inside) = work { inside.ok() } else { None };

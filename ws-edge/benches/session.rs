@@ -46,8 +46,6 @@ fn live(config: &Arc<SessionConfig>) -> Session {
         roster: Frame::new("presence", "roster", &()),
         started: Offset(1),
         missed: Missed::NotAsked,
-        mail: Vec::new(),
-        notices: Vec::new(),
         vitals: Update::default(),
     };
     let mut session = Session::new(Arc::clone(config), ZERO);

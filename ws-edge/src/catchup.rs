@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use ringforge_domain::{
     auth::PresenceMode,
+    direct::{Message, Notice},
     frame::Encoder,
     interest::Interest,
-    limits::CATCH_UP_PAGE_MAX,
+    limits::{CATCH_UP_PAGE_MAX, MAIL_PAGE_MAX},
     position::Offset,
     presence::Agent,
-    row::{RowKey, State},
+    row::{Row, RowKey, State},
     verdict::First,
 };
 use ringforge_ports::{
     Error, Services,
-    reads::{Matching, Which},
+    reads::{Find, Matching, Which},
 };
 use ringforge_query_api::history::updates;
 
@@ -36,18 +37,43 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The mail at these places.
+    /// The next page of the mail that waits after a place and before another. What an agent that resumes has seen while it was
+    /// here is not shown again.
     ///
     /// # Errors
     /// A port is away.
-    pub async fn mail(&self, services: &Services, places: Vec<Offset>) -> Result<Caught, Error> {
-        let partition = self.encoder.stream.partition;
-        let found = services.reads.verdicts(partition, self.encoder.scope, &Which::At(places)).await?.verdicts;
+    pub async fn mail(
+        &self,
+        services: &Services,
+        after: Option<Offset>,
+        before: Offset,
+        resumes: bool,
+    ) -> Result<Caught, Error> {
+        let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
+        let find = Find::Mail { scope, agent: self.viewpoint.agent, after, limit: MAIL_PAGE_MAX };
+        let rows = services.reads.find(partition, &find).await?.rows;
+        let upto = rows.iter().filter_map(|row| row.index().mail).map(|(_, place)| place).max();
+        let full = rows.len() == MAIL_PAGE_MAX as usize;
+        let now = services.clock.wall();
+        let (mut places, mut known) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let Some((_, place)) = row.index().mail.filter(|(_, place)| *place < before) else { continue };
+            match row {
+                Row::Notice(notice) if resumes && !notice.away => known.push((notice.message, notice.id)),
+                Row::Notice(Notice { expires_at, .. }) | Row::Message(Message { expires_at, .. })
+                    if *expires_at > now =>
+                {
+                    places.push(place);
+                }
+                _ => {}
+            }
+        }
+        let found = services.reads.verdicts(partition, scope, &Which::At(places)).await?.verdicts;
         let updates = updates(services, partition, found).await?;
         let deliveries = updates.iter().map(|update| Arc::new(Delivery::of(update)));
         let posts =
             deliveries.filter_map(|delivery| Post::pick(&delivery, self.viewpoint, &Interest::default())).collect();
-        Ok(Caught { posts, upto: None, done: true })
+        Ok(Caught { posts, known, upto, done: !full || upto >= Some(before) })
     }
 
     /// The next page after a place, and before another if there is one.
@@ -75,7 +101,7 @@ impl Reader {
             deliveries.push(Arc::new(self.unless_lapsed(services, Delivery::of(update)).await?));
         }
         let upto = deliveries.last().map_or(after, |delivery| Some(delivery.offset));
-        Ok(Caught { posts: self.posts(&deliveries, &interest), upto, done })
+        Ok(Caught { posts: self.posts(&deliveries, &interest), known: Vec::new(), upto, done })
     }
 
     /// The same without what was taken back before this agent was shown it: it must not turn up after all.
@@ -127,3 +153,6 @@ impl Reader {
         Ok(found.rows.iter().find_map(Agent::of).map(|agent| agent.interest.clone()).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests;

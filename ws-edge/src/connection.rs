@@ -6,6 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ringforge_command_api::Asked;
 use ringforge_domain::{
     auth::Auth,
+    catalog::Command,
     close::Close,
     code::Refusal,
     ids::CommandId,
@@ -44,6 +45,8 @@ pub enum Job {
     Enter(Box<Auth>),
     /// Submit these as one append, in order.
     Submit(Vec<Asked>),
+    /// Log that the peer took something.
+    Report(Box<Command>),
     /// Whatever else the session asks for.
     Act(Box<Action>),
 }
@@ -82,6 +85,7 @@ pub struct Connection {
     queued_bytes: usize,
     /// Bytes of those that the gate has, while it has any.
     submitting: Option<usize>,
+    reporting: usize,
     working: usize,
     jobs: Vec<Job>,
     clock: Arc<dyn Clock>,
@@ -106,6 +110,7 @@ impl Connection {
             queued: Vec::new(),
             queued_bytes: 0,
             submitting: None,
+            reporting: 0,
             working: 0,
             jobs: Vec::new(),
             clock,
@@ -160,9 +165,9 @@ impl Connection {
         self.writes() && self.now().saturating_sub(self.written_at) > STALLED
     }
 
-    /// After [`Connection::hang_up`]: whether everything that was read has been submitted.
+    /// After [`Connection::hang_up`]: whether everything that was read has been submitted, and what was taken reported.
     pub fn is_submitted(&self) -> bool {
-        self.submitting.is_none() && self.queued.is_empty() && self.lines.is_none()
+        self.submitting.is_none() && self.queued.is_empty() && self.lines.is_none() && self.reporting == 0
     }
 
     /// What is to be done now, in this order.
@@ -256,6 +261,12 @@ impl Connection {
         self.go_on();
     }
 
+    /// A [`Job::Report`] has ended.
+    pub fn reported(&mut self) {
+        self.reporting -= 1;
+        self.done(None);
+    }
+
     /// Time has passed.
     pub fn tick(&mut self) {
         self.on(Input::Tick);
@@ -271,13 +282,14 @@ impl Connection {
         self.say_goodbye(close.code(), close.reason());
     }
 
-    /// The socket is gone: nothing is said any more, but what was read is submitted. Whoever leaves right after a command
-    /// meant it.
+    /// The socket is gone: nothing is said any more, but what was read is submitted, and what the peer took is reported. Whoever
+    /// leaves right after a command meant it.
     pub fn hang_up(&mut self) {
         self.phase = Phase::Gone;
         self.out = VecDeque::new();
         (self.out_bytes, self.unflushed) = (0, false);
-        self.jobs.retain(|job| matches!(job, Job::Submit(_)));
+        self.jobs.retain(|job| matches!(job, Job::Submit(_) | Job::Report(_)));
+        self.input(Input::Gone);
         self.go_on();
     }
 
@@ -351,6 +363,10 @@ impl Connection {
     fn act(&mut self, action: Action) {
         match action {
             Action::Submit(id, command, meta) => self.queued.push(Asked { id, command, meta }),
+            Action::Report(command) => {
+                self.reporting += 1;
+                self.start(Job::Report(Box::new(command)));
+            }
             _ if self.phase == Phase::Gone => {}
             Action::Send(text) => self.send(text),
             Action::Close(code, reason) => self.say_goodbye(code, reason),

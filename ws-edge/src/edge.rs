@@ -9,17 +9,13 @@ use ringforge_domain::{
     code::{Code, Effected, Refusal},
     frame::{Encoder, Meta},
     ids::{AgentId, CommandId, EdgeId, SessionId},
-    limits::{LATE_MICROS, LEAVE_TRIES_MAX, MAILBOX_MAX, ROSTER_PAGE_MAX},
-    position::{LogTime, Offset},
+    limits::{LATE_MICROS, LEAVE_TRIES_MAX, ROSTER_PAGE_MAX},
     presence::{Agent, Ended, Roster, Started, StartedEffect, Update},
-    row::{Row, RowKey, State},
+    row::{RowKey, State},
     schema,
     verdict::{First, Outcome, Verdict},
 };
-use ringforge_ports::{
-    Error, Services, names,
-    reads::{Find, Which},
-};
+use ringforge_ports::{Error, Services, names, reads::Which};
 use ringforge_query_api::{Asker, Rosters, roster, unavailable};
 use tokio::sync::{oneshot, watch};
 use tracing::warn;
@@ -266,9 +262,6 @@ impl Edge {
         let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(encoder) };
         let query = Roster { limit: Some(ROSTER_PAGE_MAX), ..Roster::default() };
         let roster = roster::roster(&self.services, &self.rosters, &asker, &query).await?;
-        let known_after = if let Missed::After(after) = missed { Some(after) } else { None };
-        let (mail, notices) =
-            self.mail(viewpoint.agent, encoder, started, known_after).await.map_err(|error| unavailable(&error))?;
         let key = RowKey::agent(encoder.scope, viewpoint.agent);
         let found = self.services.reads.load(encoder.stream.partition, &BTreeSet::from([key])).await;
         let found = found.map_err(|error| unavailable(&error))?;
@@ -287,38 +280,8 @@ impl Edge {
             roster,
             started,
             missed,
-            mail,
-            notices,
             vitals: vitals.unwrap_or_default(),
         })
-    }
-
-    /// Where mail waits: before the session began, and not among what it missed, which is shown anyway.
-    async fn mail(
-        &self,
-        agent: AgentId,
-        encoder: &Encoder,
-        started: Offset,
-        known_after: Option<Offset>,
-    ) -> Result<(Vec<Offset>, Vec<ringforge_domain::ids::MessageId>), Error> {
-        let limit = 2 * MAILBOX_MAX;
-        let find = Find::Mail { scope: encoder.scope, agent, limit };
-        let found = self.services.reads.find(encoder.stream.partition, &find).await?;
-        let now = self.services.clock.wall();
-        let (mut places, mut notices) = (BTreeSet::new(), Vec::new());
-        let fits = |offset: &Offset| *offset < started && known_after.is_none_or(|after| *offset <= after);
-        let lasts = |expires_at: LogTime| expires_at > now;
-        for row in &found.rows {
-            match row {
-                Row::Message(message) if lasts(message.expires_at) => places.extend(Some(message.sent).filter(fits)),
-                Row::Notice(notice) if lasts(notice.expires_at) => {
-                    places.extend(notice.events.iter().copied().filter(fits));
-                    notices.push(notice.message);
-                }
-                _ => {}
-            }
-        }
-        Ok((places.into_iter().collect(), notices))
     }
 
     /// Whether the connection can go on after `last_event_id`.

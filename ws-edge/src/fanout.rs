@@ -3,10 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use ringforge_domain::{
-    catalog::Command,
     close::Close,
     code::{Code, Refusal},
-    frame::{Encoder, Frame, Lapse, Push, Shape, Shown, frames_of},
+    frame::{Encoder, Frame, Lapse, Push, Report, Shape, Shown, frames_of},
     ids::{AgentId, CommandId, SessionId},
     interest::{Audience, Interest, InterestChange, Wanted},
     limits::PUSHES_MAX,
@@ -77,7 +76,7 @@ pub struct Delivery {
     /// The session that it put an end to, and how that one's connection is closed.
     pub ended: Option<(SessionId, Close)>,
     /// What is to be logged once a connection of this agent took the pushes.
-    pub report: Option<(AgentId, Command)>,
+    pub report: Option<(AgentId, Report)>,
     /// When history shows no pushes of it any more.
     pub lapse: Option<Lapse>,
     /// What its asker is told, whoever that is: the event cannot be read.

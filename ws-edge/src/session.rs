@@ -7,6 +7,7 @@ mod pending;
 mod playing;
 mod showing;
 mod snapshot;
+mod told;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -15,11 +16,10 @@ use ringforge_domain::{
     catalog::{Command, Query, Signal},
     close::Close,
     code::{Code, Refusal},
-    direct,
     frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
-    ids::{CommandId, MessageId},
+    ids::CommandId,
     json::Json,
-    limits::{ASKED_MAX, Limits, PENDING_MAX},
+    limits::{ASKED_MAX, Limits, PENDING_MAX, TOLD_MAX},
     position::Offset,
     replay,
     verdict::{First, Verdict},
@@ -38,6 +38,8 @@ use pending::Waiting;
 use playing::{Allowance, Playing};
 use snapshot::Snapshots;
 pub use snapshot::Snapshotted;
+pub use told::Status;
+use told::Told;
 
 /// How long what was asked before a shutdown may take to be answered.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -103,6 +105,8 @@ pub enum Input<'a> {
     Tick,
     /// The server shuts down.
     Drain,
+    /// The socket is gone: the last input.
+    Gone,
 }
 
 /// What a session wants done.
@@ -135,8 +139,15 @@ pub enum Action {
 /// What to catch up with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Waiting mail at these places.
-    Mail(Vec<Offset>),
+    /// Mail that waits after one place and before another.
+    Mail {
+        /// The last one seen.
+        after: Option<Offset>,
+        /// Where everything begins that comes anyway.
+        before: Offset,
+        /// Whether the agent says that it has seen what came up to there while it was here.
+        resumes: bool,
+    },
     /// What was missed after one place and before another.
     Missed {
         /// The last one seen.
@@ -156,6 +167,8 @@ pub enum Step {
 pub struct Caught {
     /// What there was for this agent.
     pub posts: Vec<Post>,
+    /// Statuses that it has seen already.
+    pub known: Vec<Status>,
     /// Everything up to here has been looked at.
     pub upto: Option<Offset>,
     /// Whether there was no more.
@@ -208,6 +221,7 @@ pub struct Session {
     /// The place of the last post that was shown.
     shown: Option<First>,
     unflushed: Vec<Command>,
+    told: Told,
     /// Posts that wait for a snapshot.
     held: VecDeque<Post>,
     /// What to fetch once the socket has taken everything.
@@ -241,6 +255,7 @@ impl Session {
             cursor: None,
             shown: None,
             unflushed: Vec::new(),
+            told: Told::default(),
             held: VecDeque::new(),
             later: Vec::new(),
             draining: None,
@@ -274,6 +289,7 @@ impl Session {
             Input::Flushed => self.on_flushed(),
             Input::Tick => self.on_tick(),
             Input::Drain => self.on_drain(),
+            Input::Gone => self.report_told(1),
         }
         self.go_on_draining();
         std::mem::take(&mut self.actions)
@@ -379,6 +395,8 @@ impl Session {
 
     fn on_flushed(&mut self) {
         self.actions.extend(self.unflushed.drain(..).map(Action::Report));
+        self.told.flushed();
+        self.report_told(TOLD_MAX);
         let running = self.snapshots.running();
         let waits = |action: &Action| running && matches!(action, Action::CatchUp(_));
         let (wait, go): (Vec<_>, Vec<_>) = self.later.drain(..).partition(waits);
@@ -401,6 +419,7 @@ impl Session {
         }
         if self.now >= self.pinged_at + config.ping_interval {
             self.pinged_at = self.now;
+            self.report_told(1);
             self.send(&Frame::new("ping", "", &()).bare());
         }
         while let Some(id) = self.pending.late(self.now) {
@@ -448,11 +467,6 @@ impl Session {
             self.phase = Phase::Closed;
             self.actions.push(Action::Close(close.code(), close.reason()));
         }
-    }
-
-    /// The statuses that waited for this agent have been sent: once flushed, forget them.
-    fn told(&mut self, messages: impl IntoIterator<Item = MessageId>) {
-        self.unflushed.extend(messages.into_iter().map(|message| Command::DirectTold(direct::Told { message })));
     }
 }
 

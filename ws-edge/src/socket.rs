@@ -205,7 +205,7 @@ impl Served {
         }
     }
 
-    /// Hands what was read before the end to the gate.
+    /// Hands what was read before the end to the gate, and reports what the peer took.
     async fn submit_rest(&mut self) {
         self.connection.hang_up();
         loop {

@@ -107,8 +107,6 @@ impl Stage {
             roster: Frame::new("presence", "roster", &()),
             started,
             missed: Missed::NotAsked,
-            mail: Vec::new(),
-            notices: Vec::new(),
             vitals: Vitals::default(),
         };
         self.input(&mut seat, Input::Entered(Box::new(Ok(entered))));
@@ -190,6 +188,7 @@ impl Stage {
         match seat.actions.remove(at) {
             Some(Action::Submit(id, command, meta)) => self.submit(seat, id, command, meta),
             Some(Action::CatchUp(Step::Live { after })) => self.catch_up(seat, after),
+            Some(Action::CatchUp(Step::Mail { after: None, .. })) => self.input(seat, Input::CaughtUp(no_mail())),
             other => panic!("not on this stage: {other:?}"),
         }
         true
@@ -214,7 +213,7 @@ impl Stage {
         }
         let posts = self.history(seat, after);
         let upto = self.fleet.head();
-        self.input(seat, Input::CaughtUp(Caught { posts, upto, done: true }));
+        self.input(seat, Input::CaughtUp(Caught { posts, known: Vec::new(), upto, done: true }));
     }
 
     /// What the log has for an agent after a place.
@@ -238,4 +237,9 @@ impl Seat {
     pub fn closed(&self) -> Option<u16> {
         self.actions.iter().find_map(|action| if let Action::Close(code, _) = action { Some(*code) } else { None })
     }
+}
+
+/// On this stage nothing waits for anybody.
+fn no_mail() -> Caught {
+    Caught { posts: Vec::new(), known: Vec::new(), upto: None, done: true }
 }

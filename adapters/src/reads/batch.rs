@@ -38,6 +38,7 @@ pub(super) struct RowLine {
 pub(super) struct RowNow {
     pub due_at: Option<i64>,
     pub owner: Option<String>,
+    pub place: Option<i64>,
     pub listed: Option<i64>,
     pub body: String,
     /// Of a memory entry that can be found.
@@ -141,9 +142,11 @@ impl RowLine {
 impl RowNow {
     fn of(key: &RowKey, row: &Row) -> Result<Self, Error> {
         let index = row.index();
+        let (owner, place) = index.mail.unzip();
         Ok(Self {
             due_at: index.due_at.map(|time| time.0),
-            owner: index.owner.map(|agent| agent.to_string()),
+            owner: owner.map(|agent| agent.to_string()),
+            place: place.map(|place| place.0.cast_signed()),
             listed: index.listed_until.map(|time| time.0),
             body: text(row)?,
             search: index.search.map(|search| SearchLine::of(key, search)),

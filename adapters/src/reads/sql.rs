@@ -47,13 +47,13 @@ pub(super) const SCOPE: &str = "SELECT id FROM scopes WHERE tenant = ?1 AND flee
 /// Tenant, fleet.
 pub(super) const PUT_SCOPE: &str = "INSERT INTO scopes (tenant, fleet) VALUES (?1, ?2)";
 
-/// Partition, kind, scope, key, due, owner, listed, changed, body.
+/// Partition, kind, scope, key, due, owner, place, listed, changed, body.
 pub(super) const PUT_ROW: &str = "
-    INSERT INTO rows (partition, kind, scope, key, due_at, owner, listed, changed, body)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+    INSERT INTO rows (partition, kind, scope, key, due_at, owner, place, listed, changed, body)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
     ON CONFLICT (partition, kind, scope, key)
-    DO UPDATE SET due_at = excluded.due_at, owner = excluded.owner, listed = excluded.listed, changed = excluded.changed,
-        body = excluded.body";
+    DO UPDATE SET due_at = excluded.due_at, owner = excluded.owner, place = excluded.place, listed = excluded.listed,
+        changed = excluded.changed, body = excluded.body";
 
 /// Partition, kind, scope, key.
 pub(super) const REMOVE_ROW: &str = "DELETE FROM rows WHERE partition = ?1 AND kind = ?2 AND scope = ?3 AND key = ?4";
@@ -167,10 +167,13 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
             sql.push(" AND r.due_at <= ").push_bind(now.0);
             ("due_at, kind, tenant, fleet, key", limit)
         }
-        Find::Mail { scope, agent, limit } => {
+        Find::Mail { scope, agent, after, limit } => {
             of_scope(&mut sql, "r.", *scope);
             sql.push(" AND r.owner = ").push_bind(agent.to_string());
-            ("kind, key", limit)
+            if let Some(after) = after {
+                sql.push(" AND r.place > ").push_bind(after.0.cast_signed());
+            }
+            ("place, kind, key", limit)
         }
         Find::Listed { table, scope, which, after, limit } => {
             sql.push(" AND r.kind = ").push_bind(table.text().to_owned());

@@ -10,9 +10,9 @@ use crate::{
     code::Refusal,
     event::{At, Header},
     frame::{Frame, Shown},
-    ids::{AgentId, MessageId, Scope},
+    ids::{AgentId, CommandId, MessageId},
     interest::Audience,
-    limits::{Limits, MAIL_SECONDS_MAX, ttl_micros},
+    limits::{Limits, MAIL_SECONDS_MAX, TOLD_MAX, ttl_micros},
     row::{Needs, Row, RowKey, Rows},
     verdict::{Applied, Index, Stream},
 };
@@ -21,14 +21,15 @@ use crate::{
 pub(super) const EXPIRED: &str = "expired";
 
 /// Everything that the outcome of a message touches.
-fn needs_message(scope: Scope, id: MessageId, rows: &Rows, needs: &mut Needs) {
+fn needs_message(at: &Header, id: MessageId, rows: &Rows, needs: &mut Needs) {
+    let scope = at.scope();
     let key = RowKey::message(scope, id);
     if let Some(message) = rows.peek::<Message>(&key) {
         needs.row(RowKey::agent(scope, message.from));
         needs.rows.extend(counted(scope, message.to, message.from));
     }
     needs.row(key);
-    needs.row(RowKey::notice(scope, id));
+    needs.row(RowKey::notice(scope, at.command_id));
 }
 
 /// The message that an outcome is about.
@@ -40,18 +41,12 @@ fn message<'a>(at: &At, rows: &'a Rows, id: MessageId) -> Result<&'a Message, Re
     })
 }
 
-/// Keeps a status for a sender who is away.
-fn kept(at: &At, rows: &Rows, message: &Message) -> Option<Row> {
-    let scope = at.scope();
+/// Keeps a status for its sender, until its socket is said to have taken it.
+fn kept(at: &At, rows: &Rows, message: &Message) -> Row {
+    let (scope, id, place) = (at.scope(), at.header.command_id, at.position.offset);
     let away = rows.agent(scope, message.from).is_none_or(|sender| sender.session.is_none());
-    if !away {
-        return None;
-    }
-    let known: Option<&Notice> = rows.get(&RowKey::notice(scope, message.id));
-    let mut events = known.map(|known| known.events.clone()).unwrap_or_default();
-    events.push(at.position.offset);
     let expires_at = at.time.plus(ttl_micros(MAIL_SECONDS_MAX));
-    Some(Row::Notice(Notice { scope, message: message.id, owner: message.from, events, expires_at }))
+    Row::Notice(Notice { scope, id, message: message.id, owner: message.from, place, away, expires_at })
 }
 
 /// It no longer waits.
@@ -98,7 +93,7 @@ impl Act for Delivered {
     }
 
     fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
-        needs_message(at.scope(), self.message, rows, needs);
+        needs_message(at, self.message, rows, needs);
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<DeliveredEffect>, Refusal> {
@@ -108,8 +103,7 @@ impl Act for Delivered {
         }
         let effect = DeliveredEffect { from: message.from, to: message.to, echo: message.echo.clone() };
         let mut applied = Applied::new(effect);
-        applied.rows.extend(kept(at, rows, message));
-        applied = one_less(applied, rows, message);
+        applied = one_less(applied, rows, message).row(kept(at, rows, message));
         if message.ack {
             let expires_at = at.time.plus(ttl_micros(super::MAIL_URGENT_SECONDS));
             return Ok(applied.row(Row::Message(Message { delivered: true, expires_at, ..message.clone() })));
@@ -119,7 +113,7 @@ impl Act for Delivered {
 
     fn show(&self, _: &At, effect: &DeliveredEffect) -> Shown {
         let (to, frame) = tell("delivered", self.message, effect.from, effect.to, &effect.echo, None);
-        Shown::default().push(to, frame)
+        Shown::default().push(to, frame).tells(effect.from, self.message)
     }
 }
 
@@ -152,7 +146,7 @@ impl Act for Ack {
     }
 
     fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
-        needs_message(at.scope(), self.message_id, rows, needs);
+        needs_message(at, self.message_id, rows, needs);
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<AckEffect>, Refusal> {
@@ -163,7 +157,7 @@ impl Act for Ack {
         let (from, to, echo) = (message.from, message.to, message.echo.clone());
         let delivers = !message.delivered;
         let mut applied = Applied::new(AckEffect { from, to, echo, delivers });
-        applied.rows.extend(kept(at, rows, message));
+        applied = applied.row(kept(at, rows, message));
         if delivers {
             applied = one_less(applied, rows, message);
         }
@@ -178,35 +172,41 @@ impl Act for Ack {
             shown = shown.push(to, frame);
         }
         let (to, frame) = tell("acked");
-        shown.push(to, frame)
+        shown.push(to, frame).tells(effect.from, self.message_id)
     }
 }
 
-/// `direct.told`: the socket of the agent in the header took the statuses that waited for it.
+/// `direct.told`: the socket of the agent in the header took statuses of its messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
 pub struct Told {
-    /// The message they are about.
+    /// The message that the first of them is about.
     pub message: MessageId,
+    /// The commands they were born of.
+    #[serde(default)]
+    #[avro(default = "[]")]
+    pub statuses: Vec<CommandId>,
 }
 
 impl Act for Told {
     type Effect = ();
 
     fn check(&self, _: &Limits) -> Result<(), Refusal> {
-        Ok(())
+        if self.statuses.len() > TOLD_MAX { Err(Refusal::over("statuses", TOLD_MAX)) } else { Ok(()) }
     }
 
     fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
-        needs.row(RowKey::notice(at.scope(), self.message));
+        needs.rows.extend(self.statuses.iter().map(|id| RowKey::notice(at.scope(), *id)));
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
-        let key = RowKey::notice(at.scope(), self.message);
-        let known: Option<&Notice> = rows.get(&key);
-        match known.filter(|notice| Some(notice.owner) == at.header.agent_id) {
-            Some(_) => Ok(Applied::new(()).without(key)),
-            None => Err(Refusal::not_found("There is no such notice.")),
+        let keys = self.statuses.iter().map(|id| RowKey::notice(at.scope(), *id));
+        let mine = |key: &RowKey| rows.get(key).is_some_and(|kept: &Notice| Some(kept.owner) == at.header.agent_id);
+        let mut applied = Applied::new(());
+        applied.gone = keys.filter(mine).collect();
+        if applied.gone.is_empty() {
+            return Err(Refusal::not_found("There is no such notice."));
         }
+        Ok(applied)
     }
 
     fn show(&self, _: &At, (): &()) -> Shown {
@@ -214,11 +214,14 @@ impl Act for Told {
     }
 }
 
-/// `direct.expire`: the time of a message, of the wait for its receipt, or of its notices has passed.
+/// `direct.expire`: the time of a message, of the wait for its receipt, or of one of its statuses has passed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
 pub struct Expire {
     /// The message.
     pub message: MessageId,
+    /// The command that the status was born of, if it is about one.
+    #[serde(default)]
+    pub status: Option<CommandId>,
 }
 
 /// Whom to tell, if it was never delivered.
@@ -236,27 +239,27 @@ impl Act for Expire {
     }
 
     fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
-        needs_message(at.scope(), self.message, rows, needs);
+        match self.status {
+            Some(status) => needs.row(RowKey::notice(at.scope(), status)),
+            None => needs_message(at, self.message, rows, needs),
+        }
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<ExpireEffect>, Refusal> {
         let scope = at.scope();
-        let notice_key = RowKey::notice(scope, self.message);
-        let message: Option<&Message> = rows.get(&RowKey::message(scope, self.message));
-        let notice: Option<&Notice> = rows.get(&notice_key);
-        let message = message.filter(|message| message.expires_at <= at.time);
-        let over = notice.is_some_and(|notice| notice.expires_at <= at.time);
-        let mut applied = Applied::new(ExpireEffect { undelivered: None });
-        if over {
-            applied = applied.without(notice_key);
+        let early = || Refusal::not_found("It has not expired.");
+        let applied = Applied::new(ExpireEffect { undelivered: None });
+        if let Some(status) = self.status {
+            let key = RowKey::notice(scope, status);
+            let over = rows.get(&key).is_some_and(|kept: &Notice| kept.expires_at <= at.time);
+            return if over { Ok(applied.without(key)) } else { Err(early()) };
         }
-        let Some(message) = message else {
-            return if over { Ok(applied) } else { Err(Refusal::not_found("It has not expired.")) };
-        };
+        let message: Option<&Message> = rows.get(&RowKey::message(scope, self.message));
+        let message = message.filter(|message| message.expires_at <= at.time).ok_or_else(early)?;
+        let mut applied = applied.without(RowKey::message(scope, message.id));
         if !message.delivered {
             let (from, to) = (message.from, message.to);
-            applied.rows.extend(kept(at, rows, message).filter(|_| !over));
-            applied = one_less(applied, rows, message);
+            applied = one_less(applied, rows, message).row(kept(at, rows, message));
             applied.effect.undelivered = Some(DeliveredEffect { from, to, echo: message.echo.clone() });
             applied.index = Index {
                 stream: Some(Stream::Direct),
@@ -266,12 +269,12 @@ impl Act for Expire {
                 ..Index::default()
             };
         }
-        Ok(applied.without(RowKey::message(scope, message.id)))
+        Ok(applied)
     }
 
     fn show(&self, _: &At, effect: &ExpireEffect) -> Shown {
         let Some(lost) = &effect.undelivered else { return Shown::default() };
         let (to, frame) = tell("failed", self.message, lost.from, lost.to, &lost.echo, Some(EXPIRED));
-        Shown::default().push(to, frame)
+        Shown::default().push(to, frame).tells(lost.from, self.message)
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     catalog::Effect,
     code::Code,
+    limits::TOLD_MAX,
     presence::Started,
     world::{Folded, Member, World},
 };
@@ -39,8 +40,17 @@ fn mail(world: &World, id: MessageId) -> Option<&Message> {
     world.row(&RowKey::message(world.scope, id))
 }
 
-fn notice(world: &World, id: MessageId) -> Option<&Notice> {
-    world.row(&RowKey::notice(world.scope, id))
+/// What is kept of the status that this event is.
+fn notice<'a>(world: &'a World, status: &Folded) -> Option<&'a Notice> {
+    world.row(&RowKey::notice(world.scope, status.verdict.command_id))
+}
+
+fn told(message: MessageId, statuses: &[&Folded]) -> Told {
+    Told { message, statuses: statuses.iter().map(|status| status.verdict.command_id).collect() }
+}
+
+fn expire(message: MessageId) -> Expire {
+    Expire { message, status: None }
 }
 
 fn pair() -> (World, Member, Member) {
@@ -66,7 +76,9 @@ fn a_message_to_a_connected_agent_is_sent_and_then_delivered_once() {
     assert_eq!((&message["to"], message.get("ref")), (&json!(bob.agent), None));
     assert_eq!(told.verdict.index.parties, [ada.agent, bob.agent]);
     assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (1, 1));
-    assert_eq!(mail(&world, id).map(|mail| mail.index().owner), Some(Some(bob.agent)));
+    let sent = told.verdict.position.offset;
+    assert_eq!(mail(&world, id).map(|mail| mail.index().mail), Some(Some((bob.agent, sent))));
+    assert_eq!(told.shown.report, Some((bob.agent, Report::Delivered(id))));
 
     assert_eq!(world.internal(&eve, Delivered { message: id }).code(), Some(Code::NotFound), "not hers");
     let told = world.internal(&bob, Delivered { message: id });
@@ -75,7 +87,7 @@ fn a_message_to_a_connected_agent_is_sent_and_then_delivered_once() {
     assert_eq!(frame["to"], json!(bob.agent));
     assert_eq!([&ada, &bob].map(|member| world.inbox(&told, member).len()), [1, 0]);
     assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (0, 0));
-    assert!(mail(&world, id).is_none() && notice(&world, id).is_none());
+    assert_eq!((mail(&world, id), told.shown.report), (None, Some((ada.agent, Report::Told(id)))));
     assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound), "one outcome");
     assert_eq!(waiting_for(&world, &bob, None), 0);
 }
@@ -221,7 +233,7 @@ fn a_receipt_comes_after_the_delivery() {
     assert_eq!(told.pushed("message")["ack"], true);
     world.internal(&bob, Delivered { message: id });
     let kept = mail(&world, id).expect("waits for its receipt");
-    assert_eq!((kept.delivered, kept.index().owner), (true, None));
+    assert_eq!((kept.delivered, kept.index().mail), (true, None));
     assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound));
     assert_eq!(world.when(&ada, Ack { message_id: id }).code(), Some(Code::NotFound), "only the recipient's");
     let told = world.when(&bob, Ack { message_id: id });
@@ -259,9 +271,9 @@ fn an_expiry_tells_the_sender() {
     let told = world.submit(&header, send(json!({"to": "bob", "payload": 1, "ttl": 5, "correlation_id": "c"})));
     let id = id(&told);
     world.later(4);
-    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound), "too early");
+    assert_eq!(world.timer(expire(id)).code(), Some(Code::NotFound), "too early");
     world.later(1);
-    let told = world.timer(Expire { message: id });
+    let told = world.timer(expire(id));
     let failed = told.pushed("failed");
     assert_eq!(
         (&failed["reason"], &failed["correlation_id"], &failed["ref"]),
@@ -271,7 +283,7 @@ fn an_expiry_tells_the_sender() {
     assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (0, 0));
     assert!(mail(&world, id).is_none());
     assert_eq!(world.internal(&bob, Delivered { message: id }).code(), Some(Code::NotFound));
-    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound));
+    assert_eq!(world.timer(expire(id)).code(), Some(Code::NotFound));
 }
 
 #[test]
@@ -281,58 +293,69 @@ fn the_wait_for_a_receipt_ends_in_silence() {
     let id = id(&told);
     world.internal(&bob, Delivered { message: id });
     world.later(5);
-    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound), "the wait began with the delivery");
+    assert_eq!(world.timer(expire(id)).code(), Some(Code::NotFound), "the wait began with the delivery");
     world.later(86_400);
-    let told = world.timer(Expire { message: id });
+    let told = world.timer(expire(id));
     assert!(told.code().is_none() && told.pushes().is_empty());
     assert!(mail(&world, id).is_none());
     assert_eq!(waiting_for(&world, &bob, None), 0);
 }
 
 #[test]
-fn an_absent_sender_finds_what_became_of_its_message() {
+fn every_status_is_kept_until_its_sender_was_told() {
     let (mut world, ada, bob) = pair();
-    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
-    let id = id(&told);
+    let sent = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
+    let id = id(&sent);
+    let delivered = world.internal(&bob, Delivered { message: id });
+    let place = delivered.verdict.position.offset;
+    let kept = notice(&world, &delivered).expect("nobody knows yet whether its socket took it");
+    assert_eq!((kept.message, kept.away, kept.index().mail), (id, false, Some((ada.agent, place))));
     world.leaves(&ada);
-    let delivered = world.internal(&bob, Delivered { message: id }).event.at.position.offset;
-    let acked = world.when(&bob, Ack { message_id: id }).event.at.position.offset;
-    let kept = notice(&world, id).expect("waits for the sender");
-    assert_eq!(
-        (kept.owner, kept.events.clone(), kept.index().owner),
-        (ada.agent, vec![delivered, acked], Some(ada.agent))
-    );
+    let acked = world.when(&bob, Ack { message_id: id });
+    assert!(notice(&world, &acked).is_some_and(|kept| kept.away), "it cannot have seen this one");
     let again = Started { resumes: true, ..world.start(Some("ada")) };
     let (ada, _) = world.enters(again);
-    assert_eq!(world.internal(&bob, Told { message: id }).code(), Some(Code::NotFound), "not his to take");
-    assert!(world.internal(&ada, Told { message: id }).pushes().is_empty());
-    assert!(notice(&world, id).is_none());
-    assert_eq!(world.internal(&ada, Told { message: id }).code(), Some(Code::NotFound));
+    let told = |statuses: &[&Folded]| told(id, statuses);
+    assert_eq!(world.internal(&bob, told(&[&acked])).code(), Some(Code::NotFound), "not his to take");
+    assert_eq!(world.internal(&ada, told(&[])).code(), Some(Code::NotFound));
+    assert!(world.internal(&ada, told(&[&delivered])).pushes().is_empty());
+    assert!(notice(&world, &delivered).is_none() && notice(&world, &acked).is_some(), "only what was told");
+    world.internal(&ada, told(&[&delivered, &acked]));
+    assert!(notice(&world, &acked).is_none());
+    assert_eq!(world.internal(&ada, told(&[&acked])).code(), Some(Code::NotFound));
 }
 
 #[test]
-fn a_connected_sender_needs_no_notice() {
+fn statuses_are_told_many_at_a_time() {
     let (mut world, ada, bob) = pair();
-    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
-    world.internal(&bob, Delivered { message: id(&told) });
-    assert!(notice(&world, id(&told)).is_none());
+    let sent: Vec<_> = (0..3).map(|_| world.when(&ada, send(json!({"to": "bob", "payload": 1})))).collect();
+    let delivered: Vec<_> = sent.iter().map(|sent| world.internal(&bob, Delivered { message: id(sent) })).collect();
+    let all = told(id(&sent[0]), &delivered.iter().collect::<Vec<_>>());
+    assert_eq!(all.check(&Limits::default()), Ok(()));
+    world.internal(&ada, all.clone());
+    assert!(delivered.iter().all(|status| notice(&world, status).is_none()));
+    let statuses = vec![all.statuses[0]; TOLD_MAX + 1];
+    assert!(Told { statuses, ..all }.check(&Limits::default()).is_err());
 }
 
 #[test]
 fn an_expiry_waits_for_its_sender_and_is_forgotten_in_the_end() {
     let (mut world, ada, bob) = pair();
     world.leaves(&bob);
-    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ttl": 1})));
-    let id = id(&told);
+    let sent = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ttl": 1})));
+    let id = id(&sent);
     world.leaves(&ada);
     world.later(1);
-    world.timer(Expire { message: id });
-    let due = notice(&world, id).and_then(|notice| notice.index().due_at);
+    let failed = world.timer(expire(id));
+    let due = notice(&world, &failed).and_then(|notice| notice.index().due_at);
     assert_eq!(due, Some(world.now.plus(7 * 86_400 * 1_000_000)));
-    assert_eq!(world.timer(Expire { message: id }).code(), Some(Code::NotFound));
+    assert_eq!(world.timer(expire(id)).code(), Some(Code::NotFound));
+    let over = Expire { message: id, status: Some(failed.verdict.command_id) };
+    assert_eq!(world.timer(over.clone()).code(), Some(Code::NotFound), "too early");
     world.later(7 * 86_400);
-    assert!(world.timer(Expire { message: id }).pushes().is_empty());
-    assert!(notice(&world, id).is_none());
+    let forgotten = world.timer(over);
+    assert!(forgotten.code().is_none() && forgotten.pushes().is_empty());
+    assert!(notice(&world, &failed).is_none());
 }
 
 #[test]
@@ -357,11 +380,11 @@ fn a_message_says_what_its_delivery_reports_and_when_history_leaves_it_out() {
     let (ada, bob) = (world.joins("ada"), world.joins("bob"));
     let told = world.when(&ada, send(json!({ "to": "bob", "payload": 1, "ttl": 2 })));
     let message = id(&told);
-    assert_eq!(told.shown.report, Some((bob.agent, Delivered { message }.into())));
+    assert_eq!(told.shown.report, Some((bob.agent, Report::Delivered(message))));
     let lapse = told.shown.lapse.clone().expect("its time ends");
     assert_eq!((lapse.to, lapse.due), (bob.agent, told.event.at.time.plus(2_000_000)));
     world.later(3);
-    let over = world.timer(Expire { message });
+    let over = world.timer(expire(message));
     let index = &over.verdict.index;
     assert_eq!(
         (index.stream, index.label.as_deref()),

@@ -210,7 +210,7 @@ pub async fn rows_are_replaced_and_removed(subject: &dyn Subject) -> Outcome {
         filter.words.push(word.to_owned());
         Find::Memory(filter)
     };
-    let mail = |to| Find::Mail { scope: FLEET, agent: agent(to), limit: 10 };
+    let mail = |to| Find::Mail { scope: FLEET, agent: agent(to), after: None, limit: 10 };
     for (find, want) in [
         (word("text"), 0),
         (word("overtaken"), 0),
@@ -322,7 +322,7 @@ pub async fn nothing_of_others_appears(subject: &dyn Subject) -> Outcome {
     for find in [table, Find::Memory(MemoryFilter::all(FLEET, LogTime(0)))] {
         same(&format!("{find:?}"), &reads.find(ONE, &find).await?.rows, &vec![plain(FLEET, "key", "mine")])?;
     }
-    let mail = Find::Mail { scope: FLEET, agent: agent(2), limit: 10 };
+    let mail = Find::Mail { scope: FLEET, agent: agent(2), after: None, limit: 10 };
     same("mail", &reads.find(ONE, &mail).await?.rows, &vec![message(FLEET, 1, 2, 100)])?;
     let due = Find::Due { now: LogTime(100), limit: 10 };
     same("due of the partition", &reads.find(ONE, &due).await?.rows.len(), &3)?;

@@ -118,7 +118,7 @@ impl Kept {
                 self.found(self.table(*table, *scope, after.as_ref(), *limit))
             }
             Find::Due { now, limit } => self.found(self.due(*now, *limit)),
-            Find::Mail { scope, agent, limit } => self.found(self.mail(*scope, *agent, *limit)),
+            Find::Mail { scope, agent, after, limit } => self.found(self.mail(*scope, *agent, *after, *limit)),
             Find::Listed { table, scope, which, after, limit } => {
                 let listed = |row: &Row| self.is_listed(row, *which);
                 let after = after.as_ref().map(|after| RowKey::new(*table, *scope, after));
@@ -157,10 +157,13 @@ impl Kept {
         sorted.into_values().take(limit as usize).collect()
     }
 
-    fn mail(&self, scope: Scope, agent: AgentId, limit: u32) -> Vec<Row> {
-        let mine = |(key, row): &(&RowKey, &Row)| key.scope == scope && row.index().owner == Some(agent);
-        let named = |(key, row): (&RowKey, &Row)| ((key.table.text(), key.key.clone()), row.clone());
-        let sorted: BTreeMap<_, _> = self.rows.iter().filter(mine).map(named).collect();
+    fn mail(&self, scope: Scope, agent: AgentId, after: Option<Offset>, limit: u32) -> Vec<Row> {
+        let mine = |(key, row): (&RowKey, &Row)| {
+            let (owner, place) = row.index().mail.filter(|_| key.scope == scope)?;
+            let wanted = owner == agent && Some(place) > after;
+            wanted.then(|| ((place, key.table.text(), key.key.clone()), row.clone()))
+        };
+        let sorted: BTreeMap<_, _> = self.rows.iter().filter_map(mine).collect();
         sorted.into_values().take(limit as usize).collect()
     }
 

@@ -2,8 +2,9 @@
 
 use ringforge_domain::{
     cursor::Seal,
+    direct,
     frame::{Encoder, Frame},
-    ids::{AgentId, FleetId, Scope, SessionId, TenantId},
+    ids::{AgentId, FleetId, MessageId, Scope, SessionId, TenantId},
     limits::Limits,
     position::{Generation, LogTime, Partition, StreamRef},
     presence::Update,
@@ -13,7 +14,7 @@ use ringforge_ports::clock::{ManualClock, SeededIds};
 use super::*;
 use crate::{
     fanout::Viewpoint,
-    session::{Entered, Missed},
+    session::{Caught, Entered, Missed},
 };
 
 const SILENCE: Duration = Duration::from_secs(90);
@@ -55,8 +56,6 @@ fn entered() -> Entered {
         roster: Frame::new("presence", "roster", &()),
         started: Offset(1),
         missed: Missed::NotAsked,
-        mail: Vec::new(),
-        notices: Vec::new(),
         vitals: Update::default(),
     }
 }
@@ -84,6 +83,9 @@ impl World {
     fn enter(&mut self) {
         self.connection.done(Some(Input::Entered(Box::new(Ok(entered())))));
         self.write();
+        let no_mail = Caught { posts: Vec::new(), known: Vec::new(), upto: None, done: true };
+        self.connection.done(Some(Input::CaughtUp(no_mail)));
+        self.take();
         self.connection.done(Some(Input::Joined));
         assert!(self.connection.session().is_live());
     }
@@ -93,7 +95,7 @@ impl World {
             match job {
                 Job::Submit(asked) => self.appends.push(asked),
                 Job::Act(action) if matches!(*action, Action::Ask(..)) => self.asked += 1,
-                Job::Act(_) | Job::Enter(_) => {}
+                Job::Act(_) | Job::Enter(_) | Job::Report(_) => {}
             }
         }
     }
@@ -315,6 +317,18 @@ fn what_was_read_before_a_goodbye_is_submitted() {
     assert_eq!(world.submitted(), (0..count as u64).collect::<Vec<_>>());
     assert!(world.connection.is_over() && !world.connection.reads());
     assert_eq!((world.asked, world.connection.next_out()), (asked, None), "nobody waits for answers");
+}
+
+#[test]
+fn what_the_peer_took_before_a_goodbye_is_reported() {
+    let mut world = World::live(false);
+    let message = MessageId::from_bits(5);
+    world.connection.act(Action::Report(direct::Delivered { message }.into()));
+    world.connection.hang_up();
+    assert!(matches!(world.connection.jobs().as_slice(), [Job::Report(_)]));
+    assert!(!world.connection.is_submitted());
+    world.connection.reported();
+    assert!(world.connection.is_submitted());
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn whoever_catches_up_over_its_own_damaged_event_is_told_too() {
     stage.input(&mut bob, Input::Submitted(id, Ok(offset)));
     stage.input(&mut bob, Input::Lagged(Lagged::default()));
     let posts = bob.history([&update]);
-    stage.input(&mut bob, Input::CaughtUp(Caught { posts, upto: Some(offset), done: true }));
+    stage.input(&mut bob, Input::CaughtUp(Caught { posts, known: Vec::new(), upto: Some(offset), done: true }));
     assert_eq!(bob.frames.last().expect("it is told")["code"], "server_error");
 }
 

@@ -7,7 +7,6 @@ use ringforge_domain::{
     close::Close,
     code::{Code, Refusal},
     frame::{self, Encoder, Frame, Incoming, Shape},
-    ids::MessageId,
     limits::{self, Limits},
     position::Offset,
     presence::Update,
@@ -36,10 +35,6 @@ pub struct Entered {
     pub started: Offset,
     /// What it missed.
     pub missed: Missed,
-    /// Places of mail that waited, before `started` and not among what was missed.
-    pub mail: Vec<Offset>,
-    /// Messages whose statuses are among the mail.
-    pub notices: Vec<MessageId>,
     /// Its state as the log has it.
     pub vitals: Update,
 }
@@ -106,22 +101,21 @@ impl Session {
             Err(refusal) => return self.turn_away(&refusal),
         };
         let welcome = self.welcome(&entered);
-        let Entered { viewpoint, encoder, roster, started, missed, mail, notices, vitals, .. } = entered;
+        let Entered { viewpoint, encoder, roster, started, missed, vitals, .. } = entered;
         self.me = Some(Me { viewpoint, encoder, missed: missed.clone(), delivered: 0 });
         self.vitals.know(&vitals);
         self.send(&welcome);
         self.send(&roster);
-        self.told(notices);
         self.cursor = before(started);
-        let step = match (&missed, mail.is_empty()) {
-            (_, false) => Step::Mail(mail),
-            (Missed::After(after), true) => Step::Missed { after: Some(*after), before: started },
-            _ => Step::Live { after: self.cursor },
+        // What it goes on after, and mail that came later, is among what it missed.
+        let (before, resumes) = match missed {
+            Missed::After(after) => (after.next(), true),
+            Missed::NotAsked | Missed::Lost { .. } => (started, false),
         };
         if let Missed::Lost { .. } = missed {
             self.resumed();
         }
-        self.catch_up(step);
+        self.catch_up(Step::Mail { after: None, before, resumes });
     }
 
     fn welcome(&self, entered: &Entered) -> Frame {
@@ -153,20 +147,18 @@ impl Session {
     pub(super) fn on_caught_up(&mut self, caught: Caught) {
         let Phase::CatchingUp(step) = &self.phase else { return };
         let step = step.clone();
-        let started = self.cursor;
+        self.told.take(caught.known);
         self.show_all(caught.posts);
         if matches!(self.phase, Phase::Closed) {
             return;
         }
         let next = match (step, caught.done) {
-            (Step::Mail(_), _) => {
-                // Mail is older than everything else: the cursor stays where it was.
-                self.cursor = started;
-                match self.missed() {
-                    Missed::After(after) => Step::Missed { after: Some(after), before: next(started) },
-                    _ => Step::Live { after: started },
-                }
-            }
+            (Step::Mail { before, resumes, .. }, false) => Step::Mail { after: caught.upto, before, resumes },
+            // Mail is older than everything else: the cursor is where it was.
+            (Step::Mail { .. }, true) => match self.missed() {
+                Missed::After(after) => Step::Missed { after: Some(after), before: next(self.cursor) },
+                _ => Step::Live { after: self.cursor },
+            },
             (Step::Missed { before, .. }, false) => Step::Missed { after: caught.upto, before },
             (Step::Missed { before: start, .. }, true) => {
                 self.resumed();

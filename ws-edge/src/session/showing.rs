@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringforge_domain::{interest::Audience, verdict::First};
+use ringforge_domain::{direct, frame::Report, interest::Audience, verdict::First};
 
 use super::{Action, Phase, Session};
 use crate::{fanout::Post, hub::Lagged, presence};
@@ -74,10 +74,13 @@ impl Session {
                 me.delivered += 1;
             }
         }
-        if let (Some((to, report)), Some(me)) = (&delivery.report, &self.me)
-            && *to == me.viewpoint.agent
+        if let (Some((to, report)), Some(me)) = (delivery.report, &self.me)
+            && to == me.viewpoint.agent
         {
-            self.unflushed.push(report.clone());
+            match report {
+                Report::Delivered(message) => self.unflushed.push(direct::Delivered { message }.into()),
+                Report::Told(message) => self.told.show((message, delivery.command)),
+            }
         }
         if let Some((pattern, after)) = self.snapshots.next() {
             self.actions.push(Action::Snapshot(pattern, after));

@@ -103,7 +103,7 @@ fn the_next_page_of_a_catch_up_is_fetched_once_the_socket_took_the_last() {
     let update = stage.world.log.last().cloned().zip(stage.world.verdicts.last().cloned());
     let update = update.map(|(event, verdict)| Update { event: Some(event), verdict });
     let interest = stage.world.agent(&ada.agent).interest.clone();
-    let caught = |posts| Caught { posts, upto, done: false };
+    let caught = |posts| Caught { posts, known: Vec::new(), upto, done: false };
     stage.input(&mut ada, Input::CaughtUp(Caught { upto: Some(after), ..caught(Vec::new()) }));
     assert!(wants(&ada, catches_up), "there was nothing for it: at once");
     ada.actions.clear();

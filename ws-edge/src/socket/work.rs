@@ -9,6 +9,7 @@ use futures_util::{
 use ringforge_command_api::{Asked, Caller};
 use ringforge_domain::{
     auth::Auth,
+    catalog::Command,
     code::Refusal,
     glob,
     ids::CommandId,
@@ -42,6 +43,8 @@ pub enum Work {
     Submitted(Vec<(CommandId, Result<Offset, Refusal>)>),
     /// The gate let somebody in.
     Entered(Box<Result<edge::Inside, Refusal>>),
+    /// A report is in the log, or was lost.
+    Reported,
     /// Anything else: straight to the session.
     Done(Done),
     /// Nothing to say.
@@ -83,6 +86,7 @@ impl Worker {
         };
         match job {
             Job::Submit(asked) => inside.submit(asked).boxed(),
+            Job::Report(command) => inside.report(*command).boxed(),
             Job::Act(action) => inside.act(*action),
             Job::Enter(_) => unreachable!("done above"),
         }
@@ -92,6 +96,7 @@ impl Worker {
     pub fn finish(&mut self, work: Work, connection: &mut Connection) {
         match work {
             Work::Nothing => connection.done(None),
+            Work::Reported => connection.reported(),
             Work::Done(done) => connection.done(Some(done())),
             Work::Submitted(results) => {
                 let placed = results.iter().filter_map(|(_, result)| result.as_ref().ok());
@@ -142,18 +147,19 @@ impl Inside {
         Work::Submitted(ids.into_iter().zip(results).collect())
     }
 
+    /// Logs that the peer took something. If that fails it is sent again to the agent's next connection.
+    async fn report(self, command: Command) -> Work {
+        let (scope, partition) = (self.caller.scope, self.caller.stream.partition);
+        if let Ok(offset) = self.edge.gate.submit_internal(scope, partition, self.caller.agent, command).await {
+            self.feed.expect(offset);
+        }
+        Work::Reported
+    }
+
     /// The future that does what an action asks for.
     fn act(self, action: Action) -> BoxFuture<'static, Work> {
         let asker = Asker { agent: self.reader.viewpoint.agent, encoder: Arc::clone(&self.reader.encoder) };
         match action {
-            Action::Report(command) => async move {
-                let (scope, partition) = (self.caller.scope, self.caller.stream.partition);
-                if let Ok(offset) = self.edge.gate.submit_internal(scope, partition, self.caller.agent, command).await {
-                    self.feed.expect(offset);
-                }
-                Work::Nothing
-            }
-            .boxed(),
             Action::Heartbeat(load) => async move {
                 self.edge.heartbeat(&self.caller, load).await;
                 Work::Nothing
@@ -187,7 +193,7 @@ impl Inside {
             }
             .boxed(),
             // The connection keeps these to itself.
-            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) => {
+            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) | Action::Report(_) => {
                 future::ready(Work::Nothing).boxed()
             }
         }
@@ -198,7 +204,7 @@ impl Inside {
         let (services, reader) = (&self.edge.services, &self.reader);
         loop {
             let caught = match &step {
-                Step::Mail(places) => reader.mail(services, places.clone()).await,
+                Step::Mail { after, before, resumes } => reader.mail(services, *after, *before, *resumes).await,
                 Step::Missed { after, before } => reader.page(services, *after, Some(*before)).await,
                 Step::Live { after } => match self.join(*after).await {
                     Ok(true) => return None,

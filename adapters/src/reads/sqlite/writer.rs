@@ -222,9 +222,9 @@ impl Pen {
         let scope = self.scope(line.scope)?;
         let (kind, key) = (line.table.text(), line.key.as_str());
         match &line.now {
-            Some(RowNow { due_at, owner, listed, body, .. }) => {
+            Some(RowNow { due_at, owner, place, listed, body, .. }) => {
                 let mut put = self.connection.prepare_cached(sql::PUT_ROW)?;
-                put.execute(params![partition, kind, scope, key, due_at, owner, listed, upto, body])?;
+                put.execute(params![partition, kind, scope, key, due_at, owner, place, listed, upto, body])?;
             }
             None => {
                 self.connection.prepare_cached(sql::REMOVE_ROW)?.execute(params![partition, kind, scope, key])?;

@@ -8,11 +8,11 @@ use crate::{
     activity, answer,
     catalog::{CommandKind, Effect},
     direct, fleet,
-    ids::{AgentId, KeyId, MessageId, SessionId, TenantId},
+    ids::{AgentId, CommandId, KeyId, MessageId, SessionId, TenantId},
     presence::{self, Started},
     tenant,
     verdict::Verdict,
-    world::{Member, Store},
+    world::{Folded, Member, Store},
 };
 
 /// One thing that happens: numbers, read as the deed needs them.
@@ -42,6 +42,7 @@ struct Actors {
     members: Vec<(usize, usize, Member)>,
     tokens: Vec<(usize, Member, String)>,
     messages: Vec<(usize, MessageId)>,
+    statuses: Vec<(usize, CommandId)>,
     keyed: Option<(Header, Command)>,
 }
 
@@ -61,10 +62,26 @@ impl Actors {
     }
 
     fn message(&self, step: Step) -> MessageId {
-        let own: Vec<_> = self.messages.iter().filter(|(fleet, _)| *fleet == step.fleet).collect();
-        let at = usize::try_from(step.dice).unwrap_or_default() % own.len().max(1);
-        own.get(at).map_or(MessageId::from_bits(1), |(_, message)| *message)
+        one_of(&self.messages, step).unwrap_or(MessageId::from_bits(1))
     }
+
+    /// Remembers what later steps can mean.
+    fn saw(&mut self, step: Step, folded: &Folded) {
+        match &folded.verdict.outcome {
+            Outcome::Applied(Effect::DirectSend(effect)) => self.messages.push((step.fleet, effect.message)),
+            Outcome::Applied(Effect::DirectDelivered(_) | Effect::DirectAck(_) | Effect::DirectExpire(_)) => {
+                self.statuses.push((step.fleet, folded.verdict.command_id));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One of those of the step's fleet.
+fn one_of<T: Copy>(known: &[(usize, T)], step: Step) -> Option<T> {
+    let own: Vec<_> = known.iter().filter(|(fleet, _)| *fleet == step.fleet).collect();
+    let at = usize::try_from(step.dice).unwrap_or_default() % own.len().max(1);
+    own.get(at).map(|(_, one)| *one)
 }
 
 fn wire<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -119,9 +136,20 @@ fn house(world: &mut World, actors: &mut Actors, by: &Member, step: Step) {
             let asked = |key: u8| answer::Asked { agent: by.agent, key: key.to_string() };
             drop(world.timer(answer::Forget { asked: (0..3).map(asked).collect() }));
         }
-        4 => drop(world.timer(direct::Expire { message })),
-        5 => drop(world.internal(by, direct::Delivered { message })),
-        6 => drop(world.internal(by, direct::Told { message })),
+        4 => {
+            let status = one_of(&actors.statuses, step).filter(|_| step.dice & 64 == 64);
+            let told = world.timer(direct::Expire { message, status });
+            actors.saw(step, &told);
+        }
+        5 => {
+            let told = world.internal(by, direct::Delivered { message });
+            actors.saw(step, &told);
+        }
+        6 => {
+            let newest = actors.statuses.last().map(|(_, id)| *id);
+            let statuses = one_of(&actors.statuses, step).into_iter().chain(newest).collect();
+            drop(world.internal(by, direct::Told { message, statuses }));
+        }
         _ => {
             let scope = world.scope;
             world.scope = Scope::directory(TenantId::from_bits(u128::from(step.dice % 2)));
@@ -209,9 +237,7 @@ fn happened(steps: &[Step]) -> World {
             actors.keyed = Some((header.clone(), command.clone()));
         }
         let folded = world.submit(&header, command);
-        if let Outcome::Applied(Effect::DirectSend(effect)) = &folded.verdict.outcome {
-            actors.messages.push((step.fleet, effect.message));
-        }
+        actors.saw(step, &folded);
     }
     world
 }

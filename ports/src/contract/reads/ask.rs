@@ -1,7 +1,7 @@
 //! Promises about what `find` and `heads` answer.
 
 use ringforge_domain::{
-    ids::{MessageId, Scope},
+    ids::{CommandId, MessageId, Scope},
     limits::OFFLINE_SHOWN_MICROS,
     position::{LogTime, Offset},
     row::{Row, RowKey, Table},
@@ -11,7 +11,7 @@ use super::{
     Subject,
     make::{
         FLEET, ONE, SISTER, STRANGER, agent, begin, entry, head, json, keys, member, message, name, names, notice,
-        plain, step,
+        placed, plain, step,
     },
 };
 use crate::{
@@ -77,7 +77,7 @@ pub async fn due_comes_longest_due_first(subject: &dyn Subject) -> Outcome {
         RowKey::memory(FLEET, "tie"),
         RowKey::message(FLEET, id(4)),
         RowKey::message(SISTER, id(3)),
-        RowKey::notice(FLEET, id(9)),
+        RowKey::notice(FLEET, CommandId::from_bits(9)),
         RowKey::memory(SISTER, "memory"),
         RowKey::message(FLEET, id(1)),
     ];
@@ -89,20 +89,37 @@ pub async fn due_comes_longest_due_first(subject: &dyn Subject) -> Outcome {
     same("due in the end", &all.rows.len(), &8)
 }
 
-/// Mail and notices of one agent of one fleet, by kind and id, and not more than asked.
+/// Mail and notices of one agent of one fleet, by place, kind and id, after a place, and not more than asked.
 pub async fn mail_is_of_one_agent(subject: &dyn Subject) -> Outcome {
     let reads = subject.open().await;
     let mut taken = message(FLEET, 7, 2, 100);
     if let Row::Message(message) = &mut taken {
         message.delivered = true;
     }
-    let mine = [message(FLEET, 1, 2, 300), message(FLEET, 5, 2, 100), notice(FLEET, 3, 2, 50)];
+    let places = [2, 4, 4, 10, 11];
+    let mine = [
+        message(FLEET, 9, 2, 300),
+        message(FLEET, 1, 2, 100),
+        notice(FLEET, 8, 2, 50),
+        notice(FLEET, 3, 2, 50),
+        message(FLEET, 5, 2, 10),
+    ];
+    let mine: Vec<_> = mine.into_iter().zip(places).map(|(row, place)| placed(row, place)).collect();
     let others = [message(FLEET, 2, 3, 1), message(SISTER, 2, 2, 1), notice(STRANGER, 2, 2, 1), taken, head(FLEET, 1)];
-    begin(&*reads, ONE, [mine.to_vec(), others.to_vec()].concat(), Vec::new()).await?;
-    for limit in [0, 2, 3, 10] {
-        let found = reads.find(ONE, &Find::Mail { scope: FLEET, agent: agent(2), limit }).await?;
-        let want: Vec<_> = mine.iter().take(limit as usize).cloned().collect();
-        same(&format!("at most {limit}"), &found.rows, &want)?;
+    begin(&*reads, ONE, [mine.clone(), others.to_vec()].concat(), Vec::new()).await?;
+    for (after, limit, want) in [
+        (None, 0, 0..0),
+        (None, 2, 0..2),
+        (None, 10, 0..5),
+        (Some(1), 10, 0..5),
+        (Some(2), 1, 1..2),
+        (Some(4), 10, 3..5),
+        (Some(10), 1, 4..5),
+        (Some(11), 10, 5..5),
+    ] {
+        let after = after.map(Offset);
+        let found = reads.find(ONE, &Find::Mail { scope: FLEET, agent: agent(2), after, limit }).await?;
+        same(&format!("after {after:?}, at most {limit}"), &found.rows, &mine[want].to_vec())?;
     }
     Ok(())
 }

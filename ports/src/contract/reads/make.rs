@@ -118,8 +118,19 @@ pub fn message(scope: Scope, number: u128, to: u128, expires_at: i64) -> Row {
 
 /// A status that waits for its sender.
 pub fn notice(scope: Scope, number: u128, owner: u128, expires_at: i64) -> Row {
-    let (message, owner, expires_at) = (MessageId::from_bits(number), agent(owner), LogTime(expires_at));
-    Row::Notice(Notice { scope, message, owner, events: vec![Offset(5)], expires_at })
+    let (id, message) = (CommandId::from_bits(number), MessageId::from_bits(number));
+    let (owner, place, expires_at) = (agent(owner), Offset(5), LogTime(expires_at));
+    Row::Notice(Notice { scope, id, message, owner, place, away: true, expires_at })
+}
+
+/// The same mail at another place.
+pub fn placed(mut row: Row, at: u64) -> Row {
+    match &mut row {
+        Row::Message(message) => message.sent = Offset(at),
+        Row::Notice(notice) => notice.place = Offset(at),
+        _ => {}
+    }
+    row
 }
 
 /// The verdict of an event at `offset`, its log time 1,000 times that.

@@ -195,7 +195,10 @@ fn find(dice: &mut Dice) -> Find {
             limit: dice.limit(),
         },
         1 => Find::Due { now: dice.time(), limit: dice.limit() },
-        2 => Find::Mail { scope, agent: agent(dice.number()), limit: dice.limit() },
+        2 => {
+            let after = dice.maybe(2, |dice| Offset(dice.below(12)));
+            Find::Mail { scope, agent: agent(dice.number()), after, limit: dice.limit() }
+        }
         _ => Find::Memory(MemoryFilter {
             scope,
             now: dice.time(),

@@ -1,0 +1,150 @@
+//! Given mail that waits, when an agent comes, then it comes in pages, in order, whole and once.
+
+use futures_util::FutureExt;
+use ringforge_domain::{
+    cursor::Seal,
+    direct::{Ack, Delivered, Send},
+    frame::Report,
+    ids::MessageId,
+    position::{Generation, Partition, StreamRef},
+    schema,
+    world::{Folded, Member, World},
+};
+use ringforge_ports::{
+    clock::{ManualClock, SeededIds},
+    log::Record,
+    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    reads::Commit,
+};
+use serde_json::json;
+
+use super::*;
+
+/// Ports in memory are done at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("nothing to wait for")
+}
+
+/// What a world has come to, behind the ports.
+fn served(world: &World) -> Services {
+    let clock = ManualClock::at(world.now);
+    let log = MemoryLog::new(clock.clone(), 2, Generation(1));
+    let reads = Arc::new(MemoryReads::new());
+    let services = Services { log, reads, live: MemoryLive::new(clock.clone()), clock, ids: SeededIds::new(1) };
+    for event in &world.log {
+        let record = Record { scope: event.at.scope(), bytes: schema::encode(&event.at.header, &event.command).into() };
+        now(services.log.append(Partition::POOL, vec![record])).expect("appended");
+    }
+    let rows = world.store.rows.iter().map(|(key, row)| (key.clone(), Some(row.clone()))).collect();
+    let commit = Commit {
+        partition: Partition::POOL,
+        previous: Offset::ZERO,
+        upto: Offset(world.log.len() as u64),
+        time: world.now,
+        rows,
+        verdicts: world.verdicts.clone(),
+    };
+    now(services.reads.commit(&[commit])).expect("committed");
+    services
+}
+
+fn reader(of: &Member) -> Reader {
+    let stream = StreamRef { partition: Partition::POOL, epoch: 0 };
+    let encoder = Encoder { seal: Seal::new([7; 32]), scope: of.scope, stream, generation: Generation(1) };
+    let viewpoint = Viewpoint { agent: of.agent, session: of.session };
+    Reader { viewpoint, encoder: Arc::new(encoder), presence: PresenceMode::None }
+}
+
+fn sends(world: &mut World, by: &Member, to: &str, wire: &serde_json::Value) -> (MessageId, Folded) {
+    let mut body = json!({"to": to, "payload": 1});
+    body.as_object_mut().expect("an object").extend(wire.as_object().cloned().unwrap_or_default());
+    let told = world.when(by, serde_json::from_value::<Send>(body).expect("a message"));
+    (MessageId::of(told.verdict.command_id), told)
+}
+
+/// Every page until the last: the places, the receipts and what was known; and how many came at once at most.
+fn pages(
+    services: &Services,
+    of: &Member,
+    before: Offset,
+    resumes: bool,
+) -> (Vec<Post>, Vec<crate::session::Status>, usize) {
+    let (mut posts, mut known, mut most, mut after) = (Vec::new(), Vec::new(), 0, None);
+    loop {
+        let caught = now(reader(of).mail(services, after, before, resumes)).expect("read");
+        most = most.max(caught.posts.len());
+        posts.extend(caught.posts);
+        known.extend(caught.known);
+        if caught.done {
+            return (posts, known, most);
+        }
+        assert!(caught.upto > after, "it goes on");
+        after = caught.upto;
+    }
+}
+
+fn places(posts: &[Post]) -> Vec<Offset> {
+    posts.iter().map(|post| post.delivery.offset).collect()
+}
+
+fn place(told: &Folded) -> Offset {
+    told.verdict.position.offset
+}
+
+#[test]
+fn mail_comes_in_pages_by_place() {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let mut want = Vec::new();
+    // To a connected agent, so that more waits than its mailbox takes.
+    for at in 0..=3 * MAIL_PAGE_MAX {
+        let (message, sent) = sends(&mut world, &ada, "bob", &json!({}));
+        if at % 7 == 3 {
+            world.internal(&bob, Delivered { message });
+        } else {
+            want.push(place(&sent));
+        }
+    }
+    sends(&mut world, &ada, "bob", &json!({"ttl": 0.5}));
+    world.leaves(&bob);
+    world.later(1);
+    let bob = world.joins("bob");
+    let started = Offset(world.log.len() as u64 - 1);
+    let (_, late) = sends(&mut world, &ada, "bob", &json!({}));
+    assert!(place(&late) > started);
+    let services = served(&world);
+    let (posts, _, most) = pages(&services, &bob, started, false);
+    assert_eq!(places(&posts), want, "neither what was taken or is over, nor what comes live anyway");
+    assert!(most <= MAIL_PAGE_MAX as usize);
+    let (posts, ..) = pages(&services, &bob, want[40], false);
+    assert_eq!(places(&posts), want[..40], "a resume goes on from there");
+}
+
+#[test]
+fn statuses_and_messages_come_merged() {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let (first, _) = sends(&mut world, &ada, "bob", &json!({"ack": true}));
+    let (_, to_ada) = sends(&mut world, &bob, "ada", &json!({}));
+    let delivered = world.internal(&bob, Delivered { message: first });
+    world.leaves(&ada);
+    let (_, later) = sends(&mut world, &bob, "ada", &json!({}));
+    let acked = world.when(&bob, Ack { message_id: first });
+    let end = Offset(world.log.len() as u64);
+    let services = served(&world);
+    let (posts, known, _) = pages(&services, &ada, end, false);
+    assert_eq!(places(&posts), [&to_ada, &delivered, &later, &acked].map(place));
+    assert!(known.is_empty());
+    let told = posts.iter().filter_map(|post| post.delivery.report).filter_map(|(_, report)| match report {
+        Report::Told(message) => Some(message),
+        Report::Delivered(_) => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [first, first]);
+    let (posts, known, _) = pages(&services, &ada, end, true);
+    assert_eq!(
+        places(&posts),
+        [&to_ada, &later, &acked].map(place),
+        "who resumes has seen what came while it was here"
+    );
+    assert_eq!(known, [(first, delivered.verdict.command_id)]);
+}
