@@ -27,6 +27,9 @@ use crate::key;
 /// How long failures count against their origin.
 const WINDOW: Duration = Duration::from_mins(1);
 
+/// How long a look into the directory counts.
+const PERMISSION: Duration = Duration::from_millis(PERMISSION_MS);
+
 /// What a key opens: a fleet, and where its events are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entrance {
@@ -43,7 +46,8 @@ pub struct Entrance {
 /// Knows the directory, from rows that are at most a second old.
 pub struct Authenticator {
     services: Services,
-    rows: Cache<RowKey, Option<Row>>,
+    /// With when each was read. The cache itself knows no time: its clock is the machine's, ours is passed in.
+    rows: Cache<RowKey, (Duration, Row)>,
     failures: Mutex<BTreeMap<(IpAddr, String), Failures>>,
 }
 
@@ -56,11 +60,7 @@ struct Failures {
 impl Authenticator {
     /// Over these services.
     pub fn new(services: Services) -> Self {
-        let rows = Cache::builder()
-            .max_capacity(DIRECTORY_CACHE_MAX)
-            .time_to_live(Duration::from_millis(PERMISSION_MS))
-            .build();
-        Self { services, rows, failures: Mutex::default() }
+        Self { services, rows: Cache::new(DIRECTORY_CACHE_MAX), failures: Mutex::default() }
     }
 
     /// Lets an agent in, or says no in a way that gives nothing away.
@@ -126,8 +126,11 @@ impl Authenticator {
     }
 
     async fn row<T: State + Clone>(&self, key: &RowKey) -> Result<Option<T>, Refusal> {
-        if let Some(known) = self.rows.get(key) {
-            return Ok(known.as_ref().and_then(T::of).cloned());
+        let now = self.services.clock.monotonic();
+        if let Some((read_at, known)) = self.rows.get(key)
+            && now.saturating_sub(read_at) < PERMISSION
+        {
+            return Ok(T::of(&known).cloned());
         }
         let found = self.services.reads.load(Partition::DIRECTORY, &BTreeSet::from([key.clone()])).await;
         let found = found.map_err(|error| {
@@ -136,8 +139,9 @@ impl Authenticator {
         })?;
         let row = found.rows.into_iter().next();
         // What is not there is not remembered: a key may be made the next moment.
-        if row.is_some() {
-            self.rows.insert(key.clone(), row.clone());
+        match &row {
+            Some(row) => self.rows.insert(key.clone(), (now, row.clone())),
+            None => self.rows.invalidate(key),
         }
         Ok(row.as_ref().and_then(T::of).cloned())
     }

@@ -18,7 +18,7 @@ use ringforge_domain::{
 use ringforge_ports::{Error, Services, names, reads::Which};
 use ringforge_query_api::{Asker, Rosters, roster, unavailable};
 use tokio::sync::{oneshot, watch};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     fanout::Viewpoint,
@@ -213,7 +213,11 @@ impl Edge {
         caller.session = Some(session);
         let viewpoint = Viewpoint { agent: effect.agent, session };
         match self.entered(viewpoint, &encoder, effect, slug, resume_token, verdict, missed).await {
-            Ok(entered) => Ok(Inside { entered, caller, feed }),
+            Ok(entered) => {
+                let (fleet, agent) = (caller.scope.fleet, viewpoint.agent);
+                debug!(fleet.id = %fleet, agent.id = %agent, session.id = %session, "session began");
+                Ok(Inside { entered, caller, feed })
+            }
             Err(refusal) => {
                 self.leave(&caller, "not_admitted").await;
                 Err(refusal)
@@ -339,6 +343,7 @@ impl Edge {
     /// `unavailable`: again.
     pub async fn try_leave(&self, caller: &Caller, reason: &str) -> Result<(), Refusal> {
         let (Some(agent), Some(session)) = (caller.agent, caller.session) else { return Ok(()) };
+        debug!(fleet.id = %caller.scope.fleet, agent.id = %agent, session.id = %session, reason, "session ends");
         let ended = Command::SessionEnded(Ended { session, reason: reason.to_owned() });
         self.gate.submit_internal(caller.scope, caller.stream.partition, Some(agent), ended).await.map(|_| ())
     }
