@@ -261,9 +261,12 @@ fn relevance(sql: &mut Sql, filter: &MemoryFilter) {
 
 /// `FROM` and `WHERE` of the entries that match.
 fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
-    sql.push(" FROM memory m WHERE m.partition = ").push_bind(i64::from(partition.0));
-    of_scope(sql, "m.", filter.scope);
     let trigrams = trigrams(&filter.words);
+    // Where tags or words name the entries, name and key must not be taken for the way to find them (they are those of the
+    // whole fleet): the sign keeps them from being looked up.
+    let m = if filter.tags.is_empty() && trigrams.is_empty() { "m." } else { "+m." };
+    sql.push(format!(" FROM memory m WHERE {m}partition = ")).push_bind(i64::from(partition.0));
+    of_scope(sql, m, filter.scope);
     if !filter.tags.is_empty() {
         tagged_entries(sql, partition, filter);
     } else if !trigrams.is_empty() {
@@ -272,9 +275,9 @@ fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     }
     sql.push(" AND (m.expires_at IS NULL OR m.expires_at > ").push_bind(filter.now.0).push(")");
     if let Some(prefix) = &filter.prefix {
-        sql.push(" AND m.key >= ").push_bind(prefix.clone());
+        sql.push(format!(" AND {m}key >= ")).push_bind(prefix.clone());
         if let Some(end) = end_of(prefix) {
-            sql.push(" AND m.key < ").push_bind(end);
+            sql.push(format!(" AND {m}key < ")).push_bind(end);
         }
     }
     if let Some(author) = filter.author {
