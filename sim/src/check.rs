@@ -1,13 +1,17 @@
 //! The guarantees, checked over everything that was written, read, sent and answered. Each failure names its guarantee.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use ringforge_domain::{
     event::Event,
     ids::{AgentId, MessageId},
     presence::Agent,
-    row::{self, Row, State},
+    row::{self, Row, RowKey, State},
     verdict::Verdict,
 };
 use ringforge_ports::reads::{Reads, Which, every_row};
@@ -336,6 +340,22 @@ fn mail(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result
         if there && world.homes[fleet].scope == message.scope && !message.delivered {
             ensure!(written.contains_key(&message.id), "{} waits for an agent that is there", message.id);
         }
+    }
+    statuses(world, fleet, truth, offline)
+}
+
+/// What became of a message was written to its sender, or is kept for it.
+fn statuses(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result<()> {
+    let links = world.links.iter().filter(|link| world.clients[link.client].fleet == fleet);
+    let texts = links.flat_map(|link| &link.written).filter(|text| text.contains("\"direct\""));
+    let told = |text: &String| {
+        let frame = crate::client::flat(text);
+        Some((frame["position"].as_u64()?, what(&frame)?))
+    };
+    let written: BTreeSet<(u64, String)> = texts.filter_map(told).collect();
+    for (command, status) in &truth.statuses {
+        let kept = offline.store.rows.contains_key(&RowKey::notice(world.homes[fleet].scope, *command));
+        ensure!(kept || written.contains(status), "{status:?} is lost: it was not written and is not kept");
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use ringforge_domain::{
     code::Code,
     direct::Sent as Status,
     event::Event,
-    ids::{AgentId, MessageId, Scope, SessionId},
+    ids::{AgentId, CommandId, MessageId, Scope, SessionId},
     limits::ANSWER_MICROS,
     memory,
     position::Offset,
@@ -94,6 +94,9 @@ pub struct Truth {
     pub messages: BTreeMap<MessageId, (u64, AgentId)>,
     /// Messages whose sender was told that their time was over, and where.
     pub expired: BTreeMap<String, u64>,
+    /// What became of messages later than at once, by the command that made it so: where, and what its sender is shown. What
+    /// nobody fetched in time is left out.
+    pub statuses: BTreeMap<CommandId, (u64, String)>,
     /// Messages whose recipient's socket is said to have taken them.
     pub delivered: Vec<(MessageId, AgentId)>,
     spans: BTreeMap<AgentId, Vec<Span>>,
@@ -357,6 +360,7 @@ impl Truth {
                 first.into_iter().chain([direct("acked", taken.message_id, effect.from)]).collect()
             }
             (Command::DirectExpire(over), Effect::DirectExpire(effect)) => {
+                over.status.and_then(|status| self.statuses.remove(&status));
                 if effect.undelivered.is_some() {
                     self.expired.insert(format!("direct/message {}", over.message), offset);
                 }
@@ -364,6 +368,11 @@ impl Truth {
             }
             _ => Vec::new(),
         };
+        if let (Effect::DirectDelivered(_) | Effect::DirectAck(_) | Effect::DirectExpire(_), Some(last)) =
+            (effect, shown.last())
+        {
+            self.statuses.insert(event.at.header.command_id, (offset, last.what.clone()));
+        }
         self.shown.extend(shown);
     }
 
