@@ -9,8 +9,8 @@ use std::{
 use ringforge_domain::{
     catalog::Command,
     code::{Code, Effected, Refusal},
+    door::Meta,
     event::Header,
-    frame::Meta,
     ids::{AgentId, CommandId, Scope, SessionId},
     limits::{APPEND_BYTES_MAX, Limits},
     position::{LogTime, Offset, Partition, StreamRef},

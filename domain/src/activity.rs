@@ -5,17 +5,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     code::Refusal,
-    event::{At, Header},
     frame::{Frame, Shown},
+    header::{At, Header},
+    history::{Index, Stream},
     ids::AgentId,
     interest::{Audience, InterestChange, Topic},
     json::Json,
     limits::{Limits, SUBSCRIPTIONS_MAX},
     presence::{self, own},
     row::{Needs, Row, Rows},
-    verdict::{Applied, Index, Stream},
 };
 
 /// `type` of its frames.

@@ -3,48 +3,16 @@
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::row::answer::Answer;
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     code::Refusal,
-    event::{At, Header},
     frame::Shown,
-    ids::{AgentId, Scope},
+    header::{At, Header},
+    ids::AgentId,
     limits::Limits,
-    position::LogTime,
-    row::{Needs, RowIndex, RowKey, Rows},
-    verdict::{Applied, First, Outcome},
+    row::{Needs, RowKey, Rows},
 };
-
-/// The remembered answer to an idempotency key. Outlives the event it points to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    /// Whose.
-    pub scope: Scope,
-    /// The agent that asked.
-    pub agent: AgentId,
-    /// Its key.
-    pub key: String,
-    /// What it asked.
-    pub body_hash: String,
-    /// Where the first one stands.
-    pub first: First,
-    /// The last moment at which it counts.
-    pub due: LogTime,
-    /// What it was told.
-    pub outcome: Outcome,
-}
-
-impl Answer {
-    /// Whether it counts at `time`.
-    pub fn counts(&self, time: LogTime) -> bool {
-        time <= self.due
-    }
-
-    /// What stores index: when it is to be forgotten.
-    pub fn index(&self) -> RowIndex {
-        RowIndex { due_at: Some(self.due.plus(1)), ..RowIndex::default() }
-    }
-}
 
 /// An agent's idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]

@@ -7,46 +7,17 @@ use apache_avro::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
+    act::{Act, Applied},
     activity, answer,
     code::Refusal,
-    direct,
-    event::{At, Header},
-    fleet,
+    direct, fleet,
     frame::Shown,
+    header::{At, Header},
     limits::Limits,
     memory, presence, replay,
     row::{Needs, Rows},
     tenant,
-    verdict::Applied,
 };
-
-/// What a kind of command does, from the gate to the frames. All pure.
-pub trait Act: AvroSchema + Serialize + for<'de> Deserialize<'de> {
-    /// What its frames need beyond the event itself.
-    type Effect: Clone + PartialEq + std::fmt::Debug + Serialize + for<'de> Deserialize<'de>;
-
-    /// Whether a repeat under the same idempotency key takes effect again, although it is answered as the first time: its
-    /// effect may have ended with the session, and doing it twice changes nothing.
-    const RENEWS: bool = false;
-
-    /// Whether it is within bounds, before it is logged.
-    ///
-    /// # Errors
-    /// `invalid_message` or `payload_too_large`.
-    fn check(&self, limits: &Limits) -> Result<(), Refusal>;
-
-    /// Names the rows it touches. Asked twice, the second time with the rows loaded so far (use `Rows::peek`).
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs);
-
-    /// Decides. Touches nothing: what changes is in the answer.
-    ///
-    /// # Errors
-    /// It is refused and nothing of it stays.
-    fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<Self::Effect>, Refusal>;
-
-    /// What everyone sees of it once it is applied.
-    fn show(&self, at: &At, effect: &Self::Effect) -> Shown;
-}
 
 fn fields_of(schema: Schema) -> Vec<RecordField> {
     if let Schema::Record(record) = schema { record.fields } else { Vec::new() }

@@ -12,107 +12,27 @@ pub use outcome::{Ack, AckEffect, Delivered, DeliveredEffect, Expire, ExpireEffe
 
 use outcome::EXPIRED;
 
+pub use crate::row::direct::{Echo, MailCount, Message, Notice};
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     code::{Code, Refusal},
-    event::{At, Header},
     frame::{Frame, Lapse, Report, Shown},
-    ids::{AgentId, CommandId, MessageId, Scope},
+    header::{At, Header},
+    history::{Index, Stream},
+    ids::{AgentId, MessageId, Scope},
     interest::Audience,
     json::{self, Json},
     limits::{
         IN_FLIGHT_MAX, IN_FLIGHT_RETRY_MS, Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX,
         MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX, ttl_micros,
     },
-    position::{LogTime, Offset},
+    position::LogTime,
     presence::{self, Agent, own},
-    row::{Needs, Row, RowIndex, RowKey, Rows},
-    verdict::{Applied, Index, Stream},
+    row::{Needs, Row, RowKey, Rows},
 };
 
 /// `type` of its frames.
 const KIND: &str = "direct";
-
-/// A message that still has something to come: delivery, expiry, or a receipt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// Whose.
-    pub scope: Scope,
-    /// Its id.
-    pub id: MessageId,
-    /// The sender.
-    pub from: AgentId,
-    /// The recipient.
-    pub to: AgentId,
-    /// What the sender's statuses repeat.
-    pub echo: Echo,
-    /// Where it was sent.
-    pub sent: Offset,
-    /// Whether the sender wants a receipt.
-    pub ack: bool,
-    /// Whether the recipient's socket took it.
-    pub delivered: bool,
-    /// When it, or the wait for its receipt, ends.
-    pub expires_at: LogTime,
-}
-
-impl Message {
-    /// What stores index: mail of the recipient until it is delivered.
-    pub fn index(&self) -> RowIndex {
-        let mail = (!self.delivered).then_some((self.to, self.sent));
-        RowIndex { due_at: Some(self.expires_at), mail, ..RowIndex::default() }
-    }
-}
-
-/// What every status of a message repeats.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Echo {
-    /// As the sender gave it.
-    pub correlation_id: Option<Json>,
-    /// The `ref` of the send.
-    pub reference: Option<Json>,
-}
-
-/// A status that its sender's socket is not known to have taken. Whether it is connected does not matter: its socket may be
-/// gone before the log knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
-    /// Whose.
-    pub scope: Scope,
-    /// The command that the status was born of: its id.
-    pub id: CommandId,
-    /// The message it is about.
-    pub message: MessageId,
-    /// The sender of the message.
-    pub owner: AgentId,
-    /// Where the status stands.
-    pub place: Offset,
-    /// Whether the sender was known to be away when it came.
-    pub away: bool,
-    /// Until when it is kept.
-    pub expires_at: LogTime,
-}
-
-impl Notice {
-    /// What stores index: mail of the sender.
-    pub fn index(&self) -> RowIndex {
-        let mail = Some((self.owner, self.place));
-        RowIndex { due_at: Some(self.expires_at), mail, ..RowIndex::default() }
-    }
-}
-
-/// How many messages wait, if any do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MailCount {
-    /// Whose.
-    pub scope: Scope,
-    /// For whom.
-    pub to: AgentId,
-    /// From whom; none: from all.
-    pub from: Option<AgentId>,
-    /// How many.
-    pub count: u32,
-}
 
 /// `direct.send`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, AvroSchema)]

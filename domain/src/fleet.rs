@@ -3,77 +3,18 @@
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::row::fleet::{Fleet, Head, Slug};
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     code::{Code, Refusal},
-    event::{At, Header},
     frame::Shown,
-    ids::{FleetId, Scope, TenantId},
+    header::{At, Header},
+    ids::{FleetId, Scope},
     limits::Limits,
-    position::{LogTime, Offset, Partition, StreamRef},
-    row::{Needs, Row, RowKey, Rows, Table},
+    position::{Partition, StreamRef},
+    row::{Needs, Row, Rows},
     tenant::slug,
-    verdict::Applied,
 };
-
-/// A fleet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Fleet {
-    /// Tenant and id.
-    pub scope: Scope,
-    /// Its name within the tenant.
-    pub slug: String,
-    /// Where its events are.
-    pub stream: StreamRef,
-    /// Since when.
-    pub created_at: LogTime,
-}
-
-impl Fleet {
-    /// Its row's name.
-    pub fn row_key(&self) -> RowKey {
-        Self::key(self.scope)
-    }
-
-    /// The name of a fleet's row.
-    pub fn key(scope: Scope) -> RowKey {
-        RowKey::new(Table::Fleet, scope, "")
-    }
-}
-
-/// Which fleet of a tenant has a name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Slug {
-    /// Whose.
-    pub tenant: TenantId,
-    /// The name.
-    pub slug: String,
-    /// The fleet.
-    pub fleet: FleetId,
-}
-
-impl Slug {
-    /// Its row's name.
-    pub fn row_key(&self) -> RowKey {
-        Self::key(self.tenant, &self.slug)
-    }
-
-    /// The name of a slug's row.
-    pub fn key(tenant: TenantId, slug: &str) -> RowKey {
-        RowKey::new(Table::Slug, Scope::directory(tenant), slug)
-    }
-}
-
-/// The last event of a fleet: the end of its chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
-    /// Whose.
-    pub scope: Scope,
-    /// Its place.
-    pub last: Offset,
-    /// 32 bits of its record's hash.
-    pub hash: u32,
-}
 
 /// `fleet.created`: a fleet of the tenant in the header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, AvroSchema)]

@@ -7,6 +7,7 @@ use crate::{
     event::{At, Event},
     fleet::Head,
     ids::{CommandId, Scope},
+    json::Json,
     limits::{ANSWER_MICROS, LATE_MICROS},
     position::{LogTime, Offset, Position},
     row::{Needs, Row, RowKey, Rows},
@@ -146,7 +147,8 @@ fn answered(rows: &Rows, at: &At) -> Option<(Outcome, Option<First>)> {
     if answer.body_hash != at.body_hash {
         return Some((Outcome::Refused(Refusal::new(Code::IdempotencyMismatch)), None));
     }
-    Some((answer.outcome.clone(), Some(answer.first)))
+    let outcome = answer.outcome.read().expect("an answer holds the outcome that it was made of");
+    Some((outcome, Some(answer.first)))
 }
 
 /// Keeps the answer for those who ask again, unless it says that asking again may help.
@@ -162,7 +164,7 @@ fn remember(rows: &mut Rows, at: &At, outcome: &Outcome) {
         body_hash: at.body_hash.clone(),
         first: First { offset: at.position.offset, hash: at.hash },
         due: at.time.plus(ANSWER_MICROS),
-        outcome: outcome.clone(),
+        outcome: Json::of(outcome),
     })));
 }
 

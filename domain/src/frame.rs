@@ -1,24 +1,18 @@
-//! Frames: what goes over a socket. `frames_of` is the only producer of frames from events; only this module and its
-//! children know the envelope's two shapes, flat and wrapped.
-
-mod door;
-mod scan;
+//! Frames that go out over a socket, and who is meant by them. Only this module and the door, where frames come in, know the
+//! envelope's two shapes, flat and wrapped.
 
 use serde::Serialize;
 use serde_json::{Value, json};
-
-pub use door::{Incoming, Meta, Received, parse};
 
 use crate::{
     close::Close,
     code::Refusal,
     cursor::{Cursor, Seal},
-    event::{At, Event},
+    history::Stream,
     ids::{AgentId, MessageId, Scope, SessionId},
     interest::{Audience, InterestChange},
     json::Json,
-    position::{Generation, LogTime, Offset, StreamRef},
-    verdict::{First, Outcome, Stream, Verdict},
+    position::{First, Generation, LogTime, Offset, StreamRef},
 };
 
 /// How a connection wants its frames.
@@ -200,33 +194,6 @@ impl Shown {
         self.report = Some((sender, Report::Told(message)));
         self
     }
-}
-
-/// Everything that anyone sees of an event, by its verdict: live, in a gap, on resume, in a replay. Pure.
-pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
-    // The fold's time, which never runs backwards, stands in the rows too.
-    let at = &At { time: verdict.time, ..event.at.clone() };
-    let own = First { offset: at.position.offset, hash: at.hash };
-    let reference = at.header.reference.clone();
-    let mut shown = match &verdict.outcome {
-        Outcome::Refused(refusal) => Shown { reply: Some(Frame::error(refusal, None)), ..Shown::default() },
-        Outcome::Applied(effect) => event.command.show(at, effect),
-    };
-    if let Some(reply) = &mut shown.reply {
-        reply.reference = reference;
-        reply.stamp = Some(verdict.first.unwrap_or(own));
-    }
-    if verdict.first.is_some() {
-        let reply = shown.reply.map(|reply| reply.also(&json!({ "duplicate": true })));
-        return Shown { reply, snapshot: shown.snapshot, interest: shown.interest, ..Shown::default() };
-    }
-    for push in &mut shown.pushes {
-        push.frame.stamp = Some(own);
-        if let Some(frame) = &mut push.with_value {
-            frame.stamp = Some(own);
-        }
-    }
-    shown
 }
 
 /// Writes frames for one fleet: knows its stream and seals its event ids.

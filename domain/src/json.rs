@@ -6,7 +6,11 @@ use apache_avro::{
     AvroSchemaComponent, Schema,
     schema::{Name, NamespaceRef, RecordField},
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeOwned},
+    ser,
+};
 use serde_json::{Value, value::RawValue};
 
 /// A JSON value kept as its text, so that it comes back as it was given.
@@ -20,6 +24,22 @@ impl Json {
     /// The text is not JSON.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str::<&RawValue>(text).map(|raw| Self(raw.get().into()))
+    }
+
+    /// The JSON of anything that can be written as such.
+    ///
+    /// # Panics
+    /// It cannot: a map whose keys are no texts, for one.
+    pub fn of(value: &impl Serialize) -> Self {
+        Self(serde_json::to_string(value).expect("it serialises").into())
+    }
+
+    /// What the text says.
+    ///
+    /// # Errors
+    /// It says something else.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0)
     }
 
     /// The text.

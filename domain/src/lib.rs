@@ -1,5 +1,6 @@
 //! The pure heart: types, the catalogue of kinds, and the fold. No I/O, clock, randomness or unordered maps.
 
+pub mod act;
 pub mod activity;
 pub mod answer;
 pub mod auth;
@@ -9,6 +10,7 @@ pub mod close;
 pub mod code;
 pub mod cursor;
 pub mod direct;
+pub mod door;
 pub mod event;
 pub mod fleet;
 pub mod fold;
@@ -16,6 +18,8 @@ pub mod frame;
 pub mod glob;
 #[cfg(any(test, feature = "world"))]
 pub mod golden;
+pub mod header;
+pub mod history;
 pub mod ids;
 pub mod interest;
 pub mod json;

@@ -42,6 +42,15 @@ pub struct Position {
     pub offset: Offset,
 }
 
+/// The place of an event within its partition, by which it is known again: the first of several equal commands, for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct First {
+    /// Its place.
+    pub offset: Offset,
+    /// 32 bits of its record's hash.
+    pub hash: u32,
+}
+
 /// Which life of a stream an offset belongs to; drawn at random when a log is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -5,10 +5,10 @@ use serde::Deserialize;
 
 use crate::{
     code::Refusal,
+    history::Stream,
     limits::{Limits, REPLAY_DEFAULT, REPLAY_MAX, TOKEN_BYTES_MAX},
     position::LogTime,
     presence::bounded,
-    verdict::Stream,
 };
 
 /// Which end of the matches counts when there are more than `limit`.

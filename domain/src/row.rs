@@ -1,19 +1,28 @@
-//! Rows: what read models keep, state-shaped. `Rows` is the working set of a fold: loaded rows and what became of them.
+//! Rows: what read models keep, state-shaped, by area in `row/`. `Rows` is the working set of a fold: loaded rows and what became of them.
+
+pub mod answer;
+pub mod direct;
+pub mod fleet;
+pub mod memory;
+pub mod presence;
+pub mod tenant;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use self::{
     answer::Answer,
     direct::{MailCount, Message, Notice},
     fleet::{Fleet, Head, Slug},
-    ids::{AgentId, CommandId, MemoryId, MessageId, Scope},
-    json::Json,
     memory::Entry,
-    position::{LogTime, Offset},
     presence::{Agent, Name},
     tenant::{Key, Tenant},
+};
+use crate::{
+    ids::{AgentId, CommandId, MemoryId, MessageId, Scope},
+    json::Json,
+    position::{LogTime, Offset},
 };
 
 /// The kinds of rows. The text is the name in every store.

@@ -3,40 +3,16 @@
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::row::tenant::{Key, KeyType, Tenant};
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     code::Refusal,
-    event::{At, Header},
     frame::Shown,
-    ids::{FleetId, KeyId, Scope, TenantId},
+    header::{At, Header},
+    ids::{FleetId, KeyId},
     limits::Limits,
-    position::LogTime,
-    row::{Needs, Row, RowKey, Rows, Table},
-    verdict::Applied,
+    row::{Needs, Row, Rows},
 };
-
-/// A tenant.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tenant {
-    /// Its id.
-    pub id: TenantId,
-    /// Its name.
-    pub name: String,
-    /// Since when.
-    pub created_at: LogTime,
-}
-
-impl Tenant {
-    /// Its row's name.
-    pub fn row_key(&self) -> RowKey {
-        Self::key(self.id)
-    }
-
-    /// The name of a tenant's row.
-    pub fn key(id: TenantId) -> RowKey {
-        RowKey::new(Table::Tenant, Scope::directory(id), "")
-    }
-}
 
 /// `tenant.created`: the tenant is the one in the header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, AvroSchema)]
@@ -66,47 +42,6 @@ impl Act for Created {
 
     fn show(&self, _: &At, (): &()) -> Shown {
         Shown::default()
-    }
-}
-
-/// What a key is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, AvroSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
-pub enum KeyType {
-    // Agents in production.
-    #[default]
-    Live,
-    // Agents in a sandbox.
-    Test,
-    // Administration.
-    Admin,
-}
-
-/// An API key, by its hash.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Key {
-    /// SHA-256 of the key, in hex.
-    pub hash: String,
-    /// Its id, for logs and provenance.
-    pub id: KeyId,
-    /// Whose; `TenantId::NONE` for the operator.
-    pub tenant: TenantId,
-    /// The only fleet it is good for, if there is one.
-    pub fleet: Option<FleetId>,
-    /// What it is for.
-    pub key_type: KeyType,
-}
-
-impl Key {
-    /// Its row's name.
-    pub fn row_key(&self) -> RowKey {
-        Self::key(&self.hash)
-    }
-
-    /// The name of a key's row. It is the one row found without knowing whose it is.
-    pub fn key(hash: &str) -> RowKey {
-        RowKey::new(Table::Key, Scope::OPERATOR, hash)
     }
 }
 

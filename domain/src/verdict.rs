@@ -1,14 +1,20 @@
-//! What the fold says of one event, and what an area's `apply` hands to the fold.
+//! What the fold says of one event, and what everyone sees of it: `frames_of` is the only producer of frames from events.
 
-use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+pub use crate::{
+    history::{Index, Stream},
+    position::First,
+};
 
 use crate::{
     catalog::Effect,
     code::Refusal,
+    event::{At, Event},
+    frame::{Frame, Shown},
     ids::{AgentId, CommandId, Scope},
     position::{LogTime, Offset, Position},
-    row::{Row, RowKey},
 };
 
 /// What came of an event. A pure function of the log up to it.
@@ -34,15 +40,6 @@ pub struct Verdict {
     pub index: Index,
 }
 
-/// Where the first of several equal commands stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct First {
-    /// Its place.
-    pub offset: Offset,
-    /// 32 bits of its record's hash.
-    pub hash: u32,
-}
-
 /// Applied, with what the event itself does not say, or refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,95 +50,29 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
-/// The part of history an event belongs to, as `replay.streams` names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, AvroSchema)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the schema derive allows no docs on variants")]
-pub enum Stream {
-    // Broadcasts.
-    Activity,
-    // Joined, left, changed.
-    Presence,
-    // Changes of memory entries.
-    Memory,
-    // Direct messages.
-    Direct,
-}
-
-impl Stream {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Activity, Self::Presence, Self::Memory, Self::Direct];
-
-    /// Its name in every store and on the wire.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Activity => "activity",
-            Self::Presence => "presence",
-            Self::Memory => "memory",
-            Self::Direct => "direct",
+/// Everything that anyone sees of an event, by its verdict: live, in a gap, on resume, in a replay. Pure.
+pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
+    // The fold's time, which never runs backwards, stands in the rows too.
+    let at = &At { time: verdict.time, ..event.at.clone() };
+    let own = First { offset: at.position.offset, hash: at.hash };
+    let reference = at.header.reference.clone();
+    let mut shown = match &verdict.outcome {
+        Outcome::Refused(refusal) => Shown { reply: Some(Frame::error(refusal, None)), ..Shown::default() },
+        Outcome::Applied(effect) => event.command.show(at, effect),
+    };
+    if let Some(reply) = &mut shown.reply {
+        reply.reference = reference;
+        reply.stamp = Some(verdict.first.unwrap_or(own));
+    }
+    if verdict.first.is_some() {
+        let reply = shown.reply.map(|reply| reply.also(&json!({ "duplicate": true })));
+        return Shown { reply, snapshot: shown.snapshot, interest: shown.interest, ..Shown::default() };
+    }
+    for push in &mut shown.pushes {
+        push.frame.stamp = Some(own);
+        if let Some(frame) = &mut push.with_value {
+            frame.stamp = Some(own);
         }
     }
-}
-
-/// The index columns of a verdict.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Index {
-    /// Which part of history; none: it is never replayed.
-    pub stream: Option<Stream>,
-    /// The activity kind, or what happened.
-    pub label: Option<String>,
-    /// What it is about: a memory key, a message id.
-    pub subject: Option<String>,
-    /// Event tags and routing tags.
-    pub tags: Vec<String>,
-    /// If not empty, only the author and those interested in one of these tags (or in the label) see it.
-    pub routing: Vec<String>,
-    /// If not empty, only these agents may ever see it.
-    pub parties: Vec<AgentId>,
-}
-
-/// What an area's `apply` hands to the fold.
-#[derive(Clone, Debug)]
-pub struct Applied<E> {
-    /// What the frames need and the event does not say.
-    pub effect: E,
-    /// Rows as they are now.
-    pub rows: Vec<Row>,
-    /// Rows that are no more.
-    pub gone: Vec<RowKey>,
-    /// How searches find it.
-    pub index: Index,
-}
-
-impl<E> Applied<E> {
-    /// An effect and no changed row.
-    pub fn new(effect: E) -> Self {
-        Self { effect, rows: Vec::new(), gone: Vec::new(), index: Index::default() }
-    }
-
-    /// With this row as it is now.
-    #[must_use]
-    pub fn row(mut self, row: Row) -> Self {
-        self.rows.push(row);
-        self
-    }
-
-    /// Without this row.
-    #[must_use]
-    pub fn without(mut self, key: RowKey) -> Self {
-        self.gone.push(key);
-        self
-    }
-
-    /// Found by this.
-    #[must_use]
-    pub fn indexed(mut self, index: Index) -> Self {
-        self.index = index;
-        self
-    }
-
-    /// The same with another effect around it.
-    pub fn map<F>(self, wrap: impl FnOnce(E) -> F) -> Applied<F> {
-        Applied { effect: wrap(self.effect), rows: self.rows, gone: self.gone, index: self.index }
-    }
+    shown
 }

@@ -18,7 +18,7 @@ use crate::{
     presence::{self, Agent},
     row::{self, Needs, Row, RowKey, Rows, State},
     schema,
-    verdict::{Outcome, Verdict},
+    verdict::{Outcome, Verdict, frames_of},
 };
 
 /// When every world begins.
@@ -251,7 +251,7 @@ impl World {
         let verdict = verdicts.pop().expect("an event has a verdict");
         self.log.push(event.clone());
         self.verdicts.push(verdict.clone());
-        let shown = frame::frames_of(&event, &verdict);
+        let shown = frames_of(&event, &verdict);
         Folded { event, verdict, shown }
     }
 

@@ -7,13 +7,15 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use ringforge_domain::{
     catalog::Command,
     cursor::Seal,
+    door::{Incoming, parse},
     fold::fold,
-    frame::{Encoder, Incoming, Shape, frames_of, parse},
+    frame::{Encoder, Shape},
     ids::{AgentId, FleetId, Scope, TenantId},
     limits::{Limits, READ_RECORDS_MAX},
     position::{Generation, LogTime, Offset, Partition, Position, StreamRef},
     row::Rows,
     schema::{decode, encode},
+    verdict::frames_of,
     world::{Folded, Member, World},
 };
 

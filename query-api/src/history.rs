@@ -2,7 +2,7 @@
 
 use ringforge_domain::{
     code::Refusal,
-    frame::{Frame, frames_of},
+    frame::Frame,
     ids::AgentId,
     limits::SEEK_MAX,
     position::{LogTime, Offset, Partition, Position},
@@ -10,7 +10,7 @@ use ringforge_domain::{
     replay::{Order, Request},
     row::{RowKey, State},
     schema,
-    verdict::{First, Verdict},
+    verdict::{First, Verdict, frames_of},
 };
 use ringforge_ports::{
     Error, Services,

@@ -1,6 +1,8 @@
 //! The rules of the house as tests over the sources and `cargo metadata`. Each rule also meets a small bad world, which
 //! shows that it can fail. A rule is mended in the code that breaks it, not here.
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/layout.rs"]
 mod layout;
 #[path = "tidy/names.rs"]
@@ -272,6 +274,27 @@ fn a_forbidden_dependency_is_found() {
         whats,
         ["tokio", "ringforge-adapters", "sqlx", "ringforge-command-api", "ringforge-projectors", "ringforge-utils"]
     );
+}
+
+#[test]
+fn the_domain_has_no_circles() {
+    holds(circles::domain);
+}
+
+#[test]
+fn a_circle_is_found() {
+    let files = [
+        ("domain/src/catalog.rs", "use crate::{\n    ids::{self, Id},\n    memory::{Set, op::Op},\n};\n"),
+        (
+            "domain/src/memory.rs",
+            "mod op;\npub use op::Op;\nuse crate::ids::Id;\n#[cfg(test)]\nuse crate::catalog::Command;\n",
+        ),
+        ("domain/src/memory/op.rs", "use super::Set;\nfn f() {\n    crate::row::put();\n}\n"),
+        ("domain/src/memory/tests.rs", "use crate::catalog::Command;\n"),
+        ("domain/src/row.rs", "//! `crate::ids`\nuse crate::{ids, memory};\n"),
+        ("domain/src/ids.rs", "pub struct Id;\n"),
+    ];
+    finds(circles::domain, &files, &[("domain/src/memory/op.rs", 3), ("domain/src/row.rs", 2)]);
 }
 
 #[test]

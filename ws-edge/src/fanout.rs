@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 use ringforge_domain::{
     close::Close,
     code::{Code, Refusal},
-    frame::{Encoder, Frame, Lapse, Push, Report, Shape, Shown, frames_of},
+    frame::{Encoder, Frame, Lapse, Push, Report, Shape, Shown},
     ids::{AgentId, CommandId, SessionId},
     interest::{Audience, Interest, InterestChange, Wanted},
     limits::PUSHES_MAX,
     position::Offset,
-    verdict::{First, Outcome, Verdict},
+    verdict::{First, Outcome, Verdict, frames_of},
 };
 use ringforge_ports::reads::Update;
 

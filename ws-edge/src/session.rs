@@ -16,7 +16,8 @@ use ringforge_domain::{
     catalog::{Command, Query, Signal},
     close::Close,
     code::{Code, Refusal},
-    frame::{self, Encoder, Frame, Incoming, Meta, Received, Shape, encode},
+    door::{self, Incoming, Meta, Received},
+    frame::{Encoder, Frame, Shape, encode},
     ids::CommandId,
     json::Json,
     limits::{ASKED_MAX, Limits, PENDING_MAX, TOLD_MAX},
@@ -357,7 +358,7 @@ impl Session {
         self.heard_at = self.now;
         match self.phase {
             Phase::Greeting(_) => self.on_auth(text),
-            Phase::CatchingUp(_) | Phase::Live => match frame::parse(text, &self.config.limits) {
+            Phase::CatchingUp(_) | Phase::Live => match door::parse(text, &self.config.limits) {
                 Ok(received) => self.on_received(received, id),
                 Err((reference, refusal)) => self.refuse(&refusal, reference),
             },

@@ -6,8 +6,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ringforge_domain::{
     catalog::Command,
     cursor::Seal,
+    door::Meta,
     event::Event,
-    frame::{Encoder, Frame, Meta},
+    frame::{Encoder, Frame},
     ids::CommandId,
     interest::Interest,
     limits::Limits,

@@ -6,15 +6,15 @@ use serde_json::json;
 
 use super::{Echo, KIND, Message, Notice, count, counted, status};
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     code::Refusal,
-    event::{At, Header},
     frame::{Frame, Shown},
+    header::{At, Header},
+    history::{Index, Stream},
     ids::{AgentId, CommandId, MessageId},
     interest::Audience,
     limits::{Limits, MAIL_SECONDS_MAX, TOLD_MAX, ttl_micros},
     row::{Needs, Row, RowKey, Rows},
-    verdict::{Applied, Index, Stream},
 };
 
 /// How the index calls a message that was never delivered.

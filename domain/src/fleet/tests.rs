@@ -1,7 +1,7 @@
 //! Given a tenant, when fleets are made, then each name is one fleet's.
 
 use super::*;
-use crate::world::World;
+use crate::{ids::TenantId, world::World};
 
 fn created(id: u128, slug: &str) -> Created {
     Created { id: FleetId::from_bits(id), slug: slug.to_owned(), partition: 1 }

@@ -7,6 +7,7 @@ use crate::{
     catalog::Effect,
     limits::{self, SUBSCRIPTIONS_MAX},
     presence,
+    row::RowIndex,
     world::{Folded, World, flat},
 };
 

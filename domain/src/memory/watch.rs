@@ -6,16 +6,15 @@ use serde_json::json;
 
 use super::KIND;
 use crate::{
+    act::{Act, Applied},
     activity::interested,
-    catalog::Act,
     code::Refusal,
-    event::{At, Header},
     frame::Shown,
     glob,
+    header::{At, Header},
     interest::{InterestChange, Topic, Watch},
     limits::Limits,
     row::{Needs, Rows},
-    verdict::Applied,
 };
 
 /// What of a key can be watched.

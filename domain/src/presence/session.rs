@@ -6,17 +6,16 @@ use serde_json::Value;
 
 use super::{Agent, Current, Name, State, frame, index};
 use crate::{
-    catalog::Act,
+    act::{Act, Applied},
     close::Close,
     code::{Code, Refusal},
-    event::{At, Header},
     frame::Shown,
+    header::{At, Header},
     ids::{AgentId, EdgeId, KeyId, SessionId},
     interest::{Audience, InterestChange, Presence},
     json::Json,
     limits::{Limits, OFFLINE_SHOWN_MICROS},
     row::{Needs, Row, RowKey, Rows},
-    verdict::Applied,
 };
 
 /// `session.started`: somebody came in with a good key. The fold says who it is.

@@ -8,6 +8,7 @@ use crate::{
     catalog::Effect,
     close::Close,
     code::Code,
+    ids::AgentId,
     interest::Topic,
     memory,
     world::{Folded, World},

@@ -1,7 +1,10 @@
 //! Given a directory, when tenants and keys are made, then these rows.
 
 use super::*;
-use crate::world::World;
+use crate::{
+    ids::{Scope, TenantId},
+    world::World,
+};
 
 fn key(hash: &str) -> KeyCreated {
     KeyCreated { id: KeyId::from_bits(5), hash: hash.repeat(64), key_type: KeyType::Live, fleet: None }

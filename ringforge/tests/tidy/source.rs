@@ -57,7 +57,7 @@ impl Source {
         let mut from = 0;
         while let Some(at) = find(&self.code, what, from) {
             from = at + what.chars().count();
-            let rest = self.code[from..].iter().take(200).collect();
+            let rest = self.code[from..].iter().take(2_000).collect();
             found.push((line_of(&self.code, at), rest));
         }
         found

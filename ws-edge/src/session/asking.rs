@@ -3,7 +3,8 @@
 use ringforge_domain::{
     catalog::{Command, Query},
     code::Refusal,
-    frame::{Frame, Meta},
+    door::Meta,
+    frame::Frame,
     ids::CommandId,
     json::Json,
     limits::PENDING_MAX,

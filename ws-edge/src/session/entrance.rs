@@ -6,7 +6,8 @@ use ringforge_domain::{
     auth::VERSIONS,
     close::Close,
     code::{Code, Refusal},
-    frame::{self, Encoder, Frame, Incoming, Shape},
+    door::{self, Incoming},
+    frame::{self, Encoder, Frame, Shape},
     limits::{self, Limits},
     position::Offset,
     presence::Update,
@@ -63,7 +64,7 @@ impl Session {
     }
 
     pub(super) fn on_auth(&mut self, text: &str) {
-        let received = match frame::parse(text, &self.config.limits) {
+        let received = match door::parse(text, &self.config.limits) {
             Ok(received) => received,
             // What cannot be read is refused as what it is; whatever else it may be, it is not `auth`.
             Err((_, refusal)) if refusal.code == Code::InvalidMessage && text.contains("\"auth\"") => {

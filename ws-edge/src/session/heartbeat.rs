@@ -2,7 +2,8 @@
 
 use ringforge_domain::{
     catalog::Command,
-    frame::{Frame, Meta},
+    door::Meta,
+    frame::Frame,
     ids::CommandId,
     json::Json,
     presence::{State, Update},
@@ -51,7 +52,7 @@ fn bucket(load: f64) -> u8 {
 
 impl Session {
     pub(super) fn on_heartbeat(&mut self, update: Update, reference: Option<Json>, id: CommandId) {
-        use ringforge_domain::catalog::Act as _;
+        use ringforge_domain::act::Act as _;
         if let Err(refusal) = update.check(&self.config.limits) {
             return self.refuse(&refusal, reference);
         }

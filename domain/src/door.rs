@@ -1,11 +1,13 @@
 //! Text to meaning: merges the wrapped shape into the flat one, then reads the payload of the kind the catalogue knows.
 
+mod scan;
+
 use std::cell::Cell;
 
 use serde::{Deserialize, de::value::MapDeserializer};
 use serde_json::value::RawValue;
 
-use super::scan::scan;
+use self::scan::scan;
 use crate::{
     auth::Auth,
     catalog::{Command, CommandKind, Query, QueryKind, Signal, SignalKind},

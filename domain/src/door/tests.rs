@@ -49,7 +49,7 @@ fn a_value_comes_back_as_it_was_written() {
     assert_eq!(set.check(&Limits::default()), Ok(()));
 }
 
-use crate::catalog::Act as _;
+use crate::act::Act as _;
 
 #[test]
 fn null_is_a_value_and_absence_is_not() {
