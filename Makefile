@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim examples bench
+.PHONY: help run test lint unit gen drift sim examples bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -14,7 +14,7 @@ BENCH ?=
 ARGS ?=
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: ## start everything in one process
 	cargo run --locked -p ringforge -- $(ARGS)
@@ -53,8 +53,11 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 	scripts/test-examples
 	scripts/test-readme
 
-bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it)
+bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)
+
+bench-peers: ## the same beside nats-server (needs go) and the Centrifugo that CENTRIFUGO_BIN names
+	loadtest/bench.sh --peers $(BENCH)
 
 $(TARGET)/venv/done:
 	python3 -m venv $(TARGET)/venv

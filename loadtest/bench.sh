@@ -1,62 +1,97 @@
 #!/usr/bin/env bash
-# Measures the server and writes loadtest/RESULTS.md. Usage: loadtest/bench.sh [--quick]
-# Needs two cores (server on core 0, client on core 1), taskset, and 127.0.0.1. After the build, the full run takes about
-# seven minutes, --quick about three. Ends with 1 if a check failed; the results are written all the same.
+# Measures the server. Usage: loadtest/bench.sh [--quick] [--peers] [--only NAME].. [--others PERCENT]
+#   --quick   less of everything, in about four minutes
+#   --peers   beside nats-server (built here) and, where CENTRIFUGO_BIN names a binary, Centrifugo
+#   --only    rows whose name holds NAME, as in `--only fanout`: printed, not written
+#   --others  per cent of a core that others may use while a round is measured (5)
+# Without --only it writes loadtest/RESULTS.md. Needs two cores (server on core 0, client on core 1) that nobody else
+# uses, taskset, cc and strip. Ends with 1 if a check failed; the results are written all the same. A missed bar is told,
+# and is no failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-quick=no
-case "${1:-}" in
-"") ;;
---quick) quick=yes ;;
-*) echo "usage: loadtest/bench.sh [--quick]" >&2 && exit 2 ;;
-esac
+quick=no peers=no only=() others=5 said="$*"
+while [ $# -gt 0 ]; do
+	case "$1" in
+	--quick) quick=yes ;;
+	--peers) peers=yes ;;
+	--only) only+=("${2:?--only needs a name}") && shift ;;
+	--others) others="${2:?--others needs a number}" && shift ;;
+	*) sed -n '2,6p' "$0" >&2 && exit 2 ;;
+	esac
+	shift
+done
 
-target="${CARGO_TARGET_DIR:-target}"
+target="$(realpath -m "${CARGO_TARGET_DIR:-target}")"
 results=loadtest/RESULTS.md
 ulimit -n "$(ulimit -Hn)"
 
 cargo build --locked --profile perf -p ringforge -p ringforge-loadtest
 server="$target/perf/ringforge"
 load="$target/perf/ringforge-load"
+shipped="$server"
+if [ -x "$target/release/ringforge" ]; then shipped="$target/release/ringforge"; fi
+
+# Who else takes part in fan-out, in what is acknowledged, and in what is idle.
+fanout_peers=() ingest_peers=() idle_peers=()
+if [ $peers = yes ]; then
+	nats="$target/peers/nats-server"
+	if [ ! -x "$nats" ]; then GOBIN="$target/peers" go install github.com/nats-io/nats-server/v2@v2.14.5; fi
+	fanout_peers=(--nats "$nats") ingest_peers=(--jetstream "$nats") idle_peers=(--nats "$nats")
+	if [ -n "${CENTRIFUGO_BIN:-}" ]; then
+		fanout_peers+=(--centrifugo "$CENTRIFUGO_BIN") ingest_peers+=(--centrifugo "$CENTRIFUGO_BIN")
+		idle_peers+=(--centrifugo "$CENTRIFUGO_BIN")
+	else
+		echo "SKIPPED: Centrifugo, because CENTRIFUGO_BIN names no binary" >&2
+	fi
+fi
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 new="$work/results.md"
 failed=no
 
-# One measurement: its report goes to the terminal and into the results, its failure is remembered.
-measure() {
-	echo "-- $*" >&2
-	if ! "$load" "$@" >"$work/part.md" 2>"$work/error"; then
-		failed=yes
-		cat "$work/error" >&2
-		if [ -s "$work/error" ]; then printf '### %s\n\n**FAILED**: %s\n' "$*" "$(tail -n 1 "$work/error")" >>"$work/part.md"; fi
-	fi
-	printf '`ringforge-load %s`\n\n' "${*//$server/ringforge}" >>"$work/part.md"
-	cat "$work/part.md"
-	cat "$work/part.md" >>"$new"
+wanted() {
+	[ ${#only[@]} = 0 ] && return
+	local name
+	for name in "${only[@]}"; do [[ "$1" == *"$name"* ]] && return; done
+	return 1
 }
 
-# What is shipped is the release build; without one, the measured build, stripped the same way.
-size_of() {
-	strip --strip-debug -o "$work/stripped" "$1" 2>/dev/null || cp "$1" "$work/stripped"
-	awk -v bytes="$(stat -c %s "$work/stripped")" 'BEGIN { printf "%.1f MB", bytes / 1e6 }'
+# One row: its name, the command, and its sizes, full and quick. The report goes to the terminal and into the results, a
+# failure is remembered. The options of `common` go with all but `disk`.
+common=(--server "$server" --others "$others")
+row() {
+	local name=$1 command=$2 full=$3 less=$4
+	shift 4
+	wanted "$name" || return 0
+	local sizes=$full
+	if [ $quick = yes ]; then sizes=$less; fi
+	local options=() judged=()
+	if [ "$command" != disk ]; then options=("${common[@]}") judged=(--row "$name"); fi
+	# Sizes are words.
+	# shellcheck disable=SC2206
+	local run=($command ${judged[@]+"${judged[@]}"} ${options[@]+"${options[@]}"} $sizes "$@")
+	echo "-- $name: ringforge-load ${run[*]}" >&2
+	if ! "$load" "${run[@]}" >"$work/part.md" 2>"$work/error"; then
+		failed=yes
+		cat "$work/error" >&2
+		if [ -s "$work/error" ]; then printf '### %s\n\n**FAILED**: %s\n' "$name" "$(tail -n 1 "$work/error")" >>"$work/part.md"; fi
+	fi
+	printf '\n`ringforge-load %s`\n\n' "${run[*]//$target\//}" >>"$work/part.md"
+	sed "1s/^### /### $name: /" "$work/part.md" | tee -a "$new"
 }
-if [ -x "$target/release/ringforge" ]; then
-	size="$(size_of "$target/release/ringforge") (release, thin LTO)"
-else
-	size="$(size_of "$server") (perf build, no LTO; the release is smaller)"
-fi
 
 revision="$(git rev-parse --short HEAD)"
 git diff --quiet HEAD -- . ':!loadtest/RESULTS.md' || revision="$revision with uncommitted changes"
 cat >"$new" <<EOF
 # Measurements
 
-Written by \`loadtest/bench.sh\`$([ $quick = yes ] && echo " --quick"). Do not edit; run it again. Figures of one machine at one time: compare runs
+Written by \`loadtest/bench.sh${said:+ $said}\`. Do not edit; run it again. Figures of one machine at one time: compare runs
 only on the same machine. The server has core 0, the client core 1, everything goes over 127.0.0.1. Ratios to the bare
-fan-out server (same runtime, same socket settings, no log, no JSON) are what travels best between machines.
+fan-out server (same runtime, no log, no JSON) in the same round are what travels best between machines. Latencies count
+from the time at which something was due. A round in which others had more than $others % of a core is measured again.
+What was missed or has failed stands in its row.
 
 | condition | value |
 |---|---|
@@ -64,50 +99,54 @@ fan-out server (same runtime, same socket settings, no log, no JSON) are what tr
 | revision | $revision |
 | cores | $(nproc), $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1) |
 | memory | $(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1e6 }' /proc/meminfo) |
-| load average before | $(cut -d ' ' -f 1-3 /proc/loadavg): well above 1, the times below are somebody else's |
+| load average before | $(cut -d ' ' -f 1-3 /proc/loadavg) |
 | kernel | $(uname -sr) |
 | compiler | $(rustc --version) |
-| build | profile \`perf\` (release without LTO) |
-| binary, stripped | $size |
+| build | profile \`perf\` (release without LTO); weighed: ${shipped#"$target"/} |
 
 EOF
 
-if [ $quick = yes ]; then
-	starts=3 rounds=3 seconds=5 ingest=5 events=20000 replays=10 hold=2
-else
-	starts=10 rounds=5 seconds=12 ingest=15 events=100000 replays=100 hold=10
+row disk disk "" ""
+row start start "--rounds 10" "--rounds 3" --shipped "$shipped"
+row idle idle "--agents 9000 --fleets 90 --bare" "--agents 1800 --fleets 18 --rounds 1 --hold 2 --bare" "${idle_peers[@]}"
+row fanout fanout "--fleets 10 --agents 100 --rate 50 --seconds 12 --bare" "--fleets 10 --agents 100 --rate 50 --seconds 4 --bare" "${fanout_peers[@]}"
+row small-fleets fanout "--fleets 100 --agents 10 --rate 20 --seconds 12 --bare" "--fleets 100 --agents 10 --rate 20 --seconds 4 --rounds 1 --bare" "${fanout_peers[@]}"
+row durable fanout "--fleets 100 --agents 10 --rate 50 --seconds 12" "--fleets 100 --agents 10 --rate 50 --seconds 4 --rounds 1" "${ingest_peers[@]}"
+row fanout-300k fanout "--fleets 10 --agents 100 --rate 300 --seconds 12" "--fleets 10 --agents 100 --rate 300 --seconds 4 --rounds 1" "${fanout_peers[@]}"
+row fanout-600k fanout "--fleets 10 --agents 100 --rate 600 --seconds 12" "--fleets 10 --agents 100 --rate 600 --seconds 4 --rounds 1" "${fanout_peers[@]}"
+row one-publisher ingest "--publishers 1 --fleets 1" "--publishers 1 --fleets 1 --seconds 4 --rounds 1" "${ingest_peers[@]}"
+row closed-loop ingest "--publishers 64" "--publishers 64 --seconds 4 --rounds 1" "${ingest_peers[@]}"
+row pipelined ingest "--publishers 64 --window 32 --seconds 31" "--publishers 64 --window 32 --seconds 5 --rounds 1" "${ingest_peers[@]}"
+row closed-loop-slow-disk ingest "--publishers 64 --fsync-ms 4" "--publishers 64 --fsync-ms 4 --seconds 4 --rounds 1"
+row pipelined-slow-disk ingest "--publishers 64 --window 32 --seconds 31 --fsync-ms 4" "--publishers 64 --window 32 --seconds 5 --fsync-ms 4 --rounds 1"
+row memory-cas ingest "--kind memory-cas --publishers 64" "--kind memory-cas --publishers 64 --seconds 4 --rounds 1"
+row memory-get ingest "--kind memory-get --publishers 64" "--kind memory-get --publishers 64 --seconds 4 --rounds 1"
+row replay replay "--events 100000 --matches 100" "--events 20000 --matches 100 --replays 10 --rounds 1"
+
+if wanted pieces; then
+	echo "-- criterion benches" >&2
+	criterion=(--noplot)
+	if [ $quick = yes ]; then criterion+=(--warm-up-time 0.2 --measurement-time 0.5); else criterion+=(--warm-up-time 1 --measurement-time 3); fi
+	for bench in "ringforge-loadtest domain" "ringforge-ws-edge session" "ringforge-adapters log"; do
+		cargo bench --locked --profile perf -p "${bench% *}" --bench "${bench#* }" -- "${criterion[@]}" | tee -a "$work/criterion" || failed=yes
+	done
+	{
+		printf '### pieces, on one core (criterion)\n\n| what | median | range |\n|---|---|---|\n'
+		# A name of its own line or before `time: [low median high]`.
+		awk '
+			/time: *\[/ && !/%/ {
+				name = $1 == "time:" ? last : $1
+				sub(/.*time: *\[/, ""); sub(/\].*/, "")
+				split($0, part, " ")
+				printf "| %s | %s %s | %s %s to %s %s |\n", name, part[3], part[4], part[1], part[2], part[5], part[6]
+			}
+			{ if ($1 != "") last = $1 }
+		' "$work/criterion"
+	} >>"$new"
 fi
 
-measure disk
-measure start --server "$server" --starts $starts
-measure idle --server "$server" --agents 5000 --fleets 50 --hold $hold
-measure fanout --server "$server" --bare --fleets 10 --agents 100 --rate 50 --rounds $rounds --seconds $seconds
-for kind in broadcast memory-set; do
-	measure ingest --server "$server" --kind $kind --publishers 64 --seconds $ingest
-	measure ingest --server "$server" --kind $kind --publishers 64 --window 32 --seconds $ingest
-done
-measure replay --server "$server" --events $events --matches 100 --rounds $replays
-
-echo "-- criterion benches" >&2
-criterion=(--noplot)
-if [ $quick = yes ]; then criterion+=(--warm-up-time 0.5 --measurement-time 1); else criterion+=(--warm-up-time 1 --measurement-time 3); fi
-for bench in "ringforge-loadtest domain" "ringforge-ws-edge session" "ringforge-adapters log"; do
-	cargo bench --locked --profile perf -p "${bench% *}" --bench "${bench#* }" -- "${criterion[@]}" | tee -a "$work/criterion" || failed=yes
-done
-{
-	printf '### Pieces on one core (criterion)\n\n| what | median | range |\n|---|---|---|\n'
-	# A name of its own line or before `time: [low median high]`.
-	awk '
-		/time: *\[/ && !/%/ {
-			name = $1 == "time:" ? last : $1
-			sub(/.*time: *\[/, ""); sub(/\].*/, "")
-			split($0, part, " ")
-			printf "| %s | %s %s | %s %s to %s %s |\n", name, part[3], part[4], part[1], part[2], part[5], part[6]
-		}
-		{ if ($1 != "") last = $1 }
-	' "$work/criterion"
-} >>"$new"
-
-cp "$new" $results
-echo "wrote $results" >&2
-if [ $failed = yes ]; then echo "a check failed: see FAILED in $results" >&2 && exit 1; fi
+if [ ${#only[@]} = 0 ]; then
+	cp "$new" $results
+	echo "wrote $results" >&2
+fi
+if [ $failed = yes ]; then echo "a check failed: see FAILED above" >&2 && exit 1; fi

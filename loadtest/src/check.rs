@@ -145,6 +145,11 @@ impl Acks {
         self.answer(number, Answer::Applied(position));
     }
 
+    /// The question `number` was answered; answers have no place in the order.
+    pub fn answered(&mut self, number: usize) {
+        self.answer(number, Answer::Refused);
+    }
+
     /// The command `number` was refused.
     pub fn refused(&mut self, number: usize) {
         self.answer(number, Answer::Refused);

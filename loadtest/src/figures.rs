@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use hdrhistogram::Histogram;
 
+use crate::bars::{BARS, Bar};
+
 /// The longest latency told apart, in microseconds.
 const LONGEST_MICROS: u64 = 60_000_000;
 
@@ -28,6 +30,11 @@ impl Latencies {
         self.record(seen_micros.saturating_sub(due_micros));
     }
 
+    /// Those of another one as well.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("the bounds are the same");
+    }
+
     /// How many.
     pub fn count(&self) -> u64 {
         self.0.len()
@@ -49,6 +56,11 @@ impl fmt::Display for Latencies {
 #[expect(clippy::cast_precision_loss, reason = "a minute in microseconds is exact in an f64")]
 fn millis(micros: u64) -> f64 {
     micros as f64 / 1e3
+}
+
+/// Microseconds between two times.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A count as a number to divide.
@@ -77,6 +89,15 @@ pub fn spread(values: &[f64]) -> (f64, f64, f64) {
     (median, *first, *last)
 }
 
+/// The slope of the straight line through these points; not a number of fewer than two.
+pub fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = number(points.len() as u64);
+    let mean = |value: fn(&(f64, f64)) -> f64| points.iter().map(value).sum::<f64>() / count;
+    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
+    let rise: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
+    rise / points.iter().map(|point| (point.0 - x).powi(2)).sum::<f64>()
+}
+
 /// Median and range as text, with this many decimals.
 pub fn shown_spread(values: &[f64], decimals: usize) -> String {
     let (median, low, high) = spread(values);
@@ -87,8 +108,17 @@ pub fn shown_spread(values: &[f64], decimals: usize) -> String {
 #[derive(Debug, Default)]
 pub struct Report {
     title: String,
-    rows: Vec<(String, String)>,
+    rows: Vec<Row>,
     failures: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Row {
+    what: String,
+    shown: String,
+    /// The figure's name and value, if it can be judged.
+    metric: Option<(&'static str, f64)>,
+    bar: Option<&'static Bar>,
 }
 
 impl Report {
@@ -99,7 +129,16 @@ impl Report {
 
     /// One more line.
     pub fn row(&mut self, what: impl Into<String>, value: impl fmt::Display) {
-        self.rows.push((what.into(), value.to_string()));
+        self.rows.push(Row { what: what.into(), shown: value.to_string(), metric: None, bar: None });
+    }
+
+    /// One more line, with a figure that has a name: the median of its values.
+    pub fn metric(&mut self, metric: &'static str, what: impl Into<String>, values: &[f64], decimals: usize) {
+        let (median, ..) = spread(values);
+        let median = if values.is_empty() { f64::NAN } else { median };
+        let shown = if values.len() == 1 { format!("{median:.decimals$}") } else { shown_spread(values, decimals) };
+        let what = format!("**{}**", what.into());
+        self.rows.push(Row { what, shown, metric: Some((metric, median)), bar: None });
     }
 
     /// Something that must not happen, if it did.
@@ -109,7 +148,20 @@ impl Report {
         }
     }
 
-    /// Whether nothing happened that must not.
+    /// Puts the bars of a row beside its figures. A figure that is not there is a failure.
+    pub fn judge(&mut self, row: &str) {
+        let mut bars = BARS.iter().filter(|bar| bar.row == row).peekable();
+        self.fail_if(bars.peek().is_none(), format!("there are no bars for `{row}`"));
+        for bar in bars {
+            let measured = self.rows.iter_mut().find(|row| row.metric.is_some_and(|(name, _)| name == bar.metric));
+            match measured {
+                Some(row) => row.bar = Some(bar),
+                None => self.failures.push(format!("`{}` of `{row}` was not measured", bar.metric)),
+            }
+        }
+    }
+
+    /// Whether nothing happened that must not. A bar that is missed is no failure.
     pub fn passed(&self) -> bool {
         self.failures.is_empty()
     }
@@ -117,12 +169,18 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "### {}\n\n| what | measured |\n|---|---|", self.title)?;
-        for (what, value) in &self.rows {
-            writeln!(out, "| {what} | {value} |")?;
+        writeln!(out, "### {}\n\n| what | measured | bar | moonshot | |\n|---|---|---|---|---|", self.title)?;
+        for Row { what, shown, metric, bar } in &self.rows {
+            match (metric, bar) {
+                (Some((_, value)), Some(bar)) => {
+                    let (sign, verdict) = (bar.sign(), bar.verdict(*value));
+                    writeln!(out, "| {what} | {shown} | {sign} {} | {sign} {} | {verdict} |", bar.bar, bar.moonshot)?;
+                }
+                _ => writeln!(out, "| {what} | {shown} | | | |")?,
+            }
         }
         for failure in &self.failures {
-            writeln!(out, "| **FAILED** | {failure} |")?;
+            writeln!(out, "| **FAILED** | {failure} | | | |")?;
         }
         Ok(())
     }
@@ -167,9 +225,41 @@ mod tests {
         assert!(report.passed());
         report.fail_if(true, "1 missing");
         assert!(!report.passed());
-        assert_eq!(
-            report.to_string(),
-            "### idle\n\n| what | measured |\n|---|---|\n| agents | 5 |\n| **FAILED** | 1 missing |\n"
-        );
+        let head = "### idle\n\n| what | measured | bar | moonshot | |\n|---|---|---|---|---|\n";
+        assert_eq!(report.to_string(), format!("{head}| agents | 5 | | | |\n| **FAILED** | 1 missing | | | |\n"));
+    }
+
+    #[test]
+    fn a_figure_is_judged_by_its_row_and_must_be_there() {
+        let mut report = Report::new("replay");
+        report.metric("p50_ms", "p50, ms", &[2.0, 1.0, 4.0], 1);
+        report.metric("p99_ms", "p99, ms", &[13.0], 0);
+        report.judge("replay");
+        assert!(report.passed());
+        let text = report.to_string();
+        assert!(text.contains("| **p50, ms** | 2.0 (1.0 to 4.0) | <= 3 | <= 0.5 | met |"), "{text}");
+        assert!(text.contains("| **p99, ms** | 13 | <= 12 | <= 2.5 | **missed** |"), "{text}");
+        report.judge("query");
+        assert!(report.passed());
+        report.judge("storm");
+        assert!(report.to_string().contains("| **FAILED** | `back_s` of `storm` was not measured |"));
+        let mut report = Report::new("no such row");
+        report.judge("no such row");
+        assert!(!report.passed());
+    }
+
+    #[test]
+    fn memory_is_a_slope() {
+        assert!((slope(&[(1.0, 105.0), (2.0, 110.0), (3.0, 115.0)]) - 5.0).abs() < 1e-9);
+        assert!(slope(&[(1.0, 9.0), (2.0, 8.0)]) < 0.0);
+        assert!(slope(&[(1.0, 9.0)]).is_nan() && slope(&[]).is_nan());
+    }
+
+    #[test]
+    fn nothing_measured_is_a_bar_missed() {
+        let mut report = Report::new("query");
+        report.metric("p99_ms", "p99", &[], 0);
+        report.judge("query");
+        assert!(report.to_string().contains("**missed**"));
     }
 }

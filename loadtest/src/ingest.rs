@@ -7,18 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::value_parser;
-use futures_util::SinkExt;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    agent::{Socket, connect_all, next_text},
-    check::{Acks, Faults},
-    figures::{Latencies, Report, micros_each, per_second},
-    process::{Place, Server, own_cpu, raise_open_files},
-    wire::{Seen, quiet_broadcast, set},
+    agent::{Hello, connect_all, name},
+    check::{Acks, Faults, Receiver},
+    dialect::{Dialect, Heard},
+    figures::{Latencies, Report, micros, micros_each, per_second, shown_spread},
+    peer::Systems,
+    process::{Server, raise_open_files},
+    quiet::{Cost, Meter, Noise, Rounds, rounds},
+    socket::Socket,
+    wire::{Stamp, compare_and_set, get, quiet_broadcast, set},
 };
 
 /// Answers of the first second are checked but not measured.
@@ -33,13 +35,19 @@ pub enum Kind {
     Broadcast,
     /// One of the publisher's hundred keys.
     MemorySet,
+    /// The publisher's one key, from the version it knows.
+    MemoryCas,
+    /// Reads the publisher's one key.
+    MemoryGet,
 }
 
 /// `ringforge-load ingest`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Ingest {
     #[command(flatten)]
-    place: Place,
+    systems: Systems,
+    #[command(flatten)]
+    rounds: Rounds,
     /// What is published.
     #[arg(long, value_enum, default_value_t = Kind::Broadcast)]
     kind: Kind,
@@ -74,58 +82,140 @@ impl Tally {
     }
 }
 
+/// What one round found.
+struct Round {
+    acked: u64,
+    latencies: Latencies,
+    lag: Duration,
+    cost: Cost,
+    sent: usize,
+    failures: Vec<String>,
+}
+
 /// Runs it.
 ///
 /// # Errors
-/// The server or a connection failed.
+/// A server or a connection failed.
 pub async fn run(ingest: &Ingest) -> Result<Report> {
     raise_open_files(u64::from(ingest.publishers) + 100)?;
-    let Ingest { kind, window, .. } = *ingest;
-    let bytes = ingest.bytes as usize;
-    let server = Server::at(&ingest.place, ingest.fleets as usize)?;
-    let doors = server.ready.doors(ingest.fleets as usize)?;
-    let sockets = connect_all(&doors, 0..ingest.publishers as usize, "none").await?;
+    let systems = ingest.systems.list()?;
+    let Ingest { kind, publishers, window, bytes, seconds, .. } = *ingest;
+    let mut report = Report::new(format!("Ingest of {kind:?}: {publishers} publishers x {window} in flight"));
+    report.row("payload, fleets, seconds a round", format!("{bytes} bytes, {}, {seconds}", ingest.fleets));
+    let one = async |_| {
+        let (mut found, mut noise) = (Vec::new(), Noise::default());
+        for system in &systems {
+            let server = ingest.systems.start(*system, ingest.fleets as usize).await?;
+            let round = round(ingest, *system, &server).await?;
+            noise = noise.and(round.cost.noise);
+            found.push(round);
+        }
+        Ok((found, noise))
+    };
+    let found = rounds(ingest.rounds, &mut report, one).await?;
+    for (place, system) in systems.iter().enumerate() {
+        show(&mut report, *system, &found.iter().map(|round| &round[place]).collect::<Vec<_>>());
+    }
+    Ok(report)
+}
+
+fn show(report: &mut Report, system: Dialect, rounds: &[&Round]) {
+    let values = |value: &dyn Fn(&Round) -> f64| rounds.iter().map(|round| value(round)).collect::<Vec<_>>();
+    let name = system.name();
+    for (metric, what, values, decimals) in [
+        ("acked_s", "acked/s", values(&|round| per_second(round.acked, round.cost.wall)), 0),
+        ("ack_p50_ms", "ack latency p50, ms", values(&|round| round.latencies.quantile_ms(0.5)), 2),
+        ("ack_p99_ms", "ack latency p99, ms", values(&|round| round.latencies.quantile_ms(0.99)), 2),
+        ("lag_ms", "last command to last ack and own event, ms", values(&|round| round.lag.as_secs_f64() * 1e3), 1),
+    ] {
+        if system == Dialect::Ringforge {
+            report.metric(metric, format!("{name}: {what}"), &values, decimals);
+        } else {
+            report.row(format!("{name}: {what}"), shown_spread(&values, decimals));
+        }
+    }
+    let each = values(&|round| micros_each(round.cost.server, round.acked));
+    report.row(format!("{name}: server CPU a command, us"), shown_spread(&each, 1));
+    report.row(
+        format!("{name}: server CPU, % of its core"),
+        shown_spread(&values(&|round| round.cost.server_percent()), 0),
+    );
+    report.row(
+        format!("{name}: client CPU, % of its core"),
+        shown_spread(&values(&|round| round.cost.client_percent()), 0),
+    );
+    report.row(format!("{name}: acks checked"), rounds.iter().map(|round| round.sent).sum::<usize>());
+    for round in rounds {
+        report.fail_if(round.acked == 0, format!("{name}: nothing was acknowledged"));
+        round.failures.iter().for_each(|failure| report.fail_if(true, format!("{name}: {failure}")));
+    }
+}
+
+async fn round(ingest: &Ingest, system: Dialect, server: &Server) -> Result<Round> {
+    let Ingest { kind, window, bytes, seconds, .. } = *ingest;
+    let doors = server.doors(ingest.fleets as usize)?;
+    let mut sockets = connect_all(&doors, 0..ingest.publishers as usize, &Hello::default()).await?;
     let tally: Arc<Mutex<Tally>> = Arc::default();
+    if kind == Kind::MemoryGet {
+        for (publisher, socket) in &mut sockets {
+            let make = |number| (number < 1).then(|| set(*publisher, number, bytes as usize));
+            publish(socket, 1, make, Instant::now()..Instant::now(), &tally).await?;
+        }
+    }
     let from = Instant::now() + WARM_UP;
-    let until = from + Duration::from_secs(ingest.seconds.into()).saturating_sub(WARM_UP);
+    let until = from + Duration::from_secs(seconds.into()).saturating_sub(WARM_UP);
     let publishers: Vec<_> = sockets
         .into_iter()
         .map(|(publisher, mut socket)| {
-            let tally = Arc::clone(&tally);
+            let (tally, fleet) = (Arc::clone(&tally), doors[publisher % doors.len()].fleet);
             let make = move |number| {
-                (Instant::now() < until).then(|| match kind {
-                    Kind::Broadcast => quiet_broadcast(number, bytes),
-                    Kind::MemorySet => set(publisher, number, bytes),
-                })
+                (Instant::now() < until).then(|| command(kind, system, fleet, publisher, number, bytes as usize))
             };
-            tokio::spawn(async move { publish(&mut socket, window as usize, make, from..until, &tally).await })
+            tokio::spawn(async move {
+                let flight = publish(&mut socket, window as usize, make, from..until, &tally).await?;
+                anyhow::Ok((flight, Instant::now()))
+            })
         })
         .collect();
     tokio::time::sleep_until(from.into()).await;
-    let (server_before, client_before) = (server.cpu()?, own_cpu()?);
+    let (meter, fsyncs) = (Meter::start(server)?, server.fsyncs());
     tokio::time::sleep_until(until.into()).await;
-    let (server_cpu, client_cpu) = (server.cpu_since(server_before)?, own_cpu()?.saturating_sub(client_before));
-    let (mut faults, mut sent) = (Faults::default(), 0);
+    let (cost, fsyncs) = (meter.stop(server)?, server.fsyncs() - fsyncs);
+    let (mut faults, mut sent, mut last, mut failures) = (Faults::default(), 0, until, Vec::new());
     for publisher in publishers {
-        let acks = publisher.await??;
-        faults.add(&acks.faults());
-        sent += acks.count();
+        let (flight, ended) = publisher.await??;
+        faults.add(&flight.faults());
+        sent += flight.acks.count();
+        last = last.max(ended);
+        if kind == Kind::Broadcast && system == Dialect::Ringforge && flight.own.is_none() {
+            failures.push("a publisher saw none of its own events".to_owned());
+        }
     }
     let tally = std::mem::take(&mut *tally.lock().unwrap_or_else(PoisonError::into_inner));
-    let acked = tally.latencies.count();
-    let time = until - from;
-    let mut report = Report::new(format!("Ingest of {kind:?}: {} publishers x {window} in flight", ingest.publishers));
-    report.row("payload, fleets, seconds measured", format!("{bytes} bytes, {}, {}", ingest.fleets, time.as_secs()));
-    report.row("**acked/s**", format!("{:.0}", per_second(acked, time)));
-    report.row("**ack latency p50 / p99 / max**", &tally.latencies);
-    report.row("server CPU a command, us", format!("{:.1}", micros_each(server_cpu, acked)));
-    report.row("server CPU, % of its core", format!("{:.0}", 100.0 * server_cpu.as_secs_f64() / time.as_secs_f64()));
-    report.row("client CPU, % of its core", format!("{:.0}", 100.0 * client_cpu.as_secs_f64() / time.as_secs_f64()));
-    report.row("acks checked", sent);
-    report.fail_if(acked == 0, "nothing was acknowledged");
-    report.fail_if(!faults.none(), faults.to_string());
-    report.fail_if(!tally.refusals.is_empty(), format!("refused: {}", tally.refusals()));
-    Ok(report)
+    if !faults.none() {
+        failures.push(faults.to_string());
+    }
+    if !tally.refusals.is_empty() {
+        failures.push(format!("refused: {}", tally.refusals()));
+    }
+    if system == Dialect::Ringforge && ingest.systems.is_slowed() && fsyncs == 0 {
+        failures.push("the server made nothing durable by fsync: the delay was not felt".to_owned());
+    }
+    Ok(Round { acked: tally.latencies.count(), latencies: tally.latencies, lag: last - until, cost, sent, failures })
+}
+
+/// The command with this number. Other servers know only events; theirs go to the fleet.
+fn command(kind: Kind, system: Dialect, fleet: usize, publisher: usize, number: usize, bytes: usize) -> String {
+    if system != Dialect::Ringforge {
+        let stamp = Stamp { publisher: 0, sequence: number as u64, due: 0 };
+        return system.publish(fleet, &name(publisher), number, stamp, bytes);
+    }
+    match kind {
+        Kind::Broadcast => quiet_broadcast(number, bytes),
+        Kind::MemorySet => set(publisher, number, bytes),
+        Kind::MemoryCas => compare_and_set(publisher, number, bytes),
+        Kind::MemoryGet => get(number, &format!("load/{publisher}/0")),
+    }
 }
 
 /// Publishes what `make` makes of each number until it makes nothing, and waits for the last answer. Latencies are
@@ -139,82 +229,149 @@ pub async fn publish(
     mut make: impl FnMut(usize) -> Option<String>,
     measured: std::ops::Range<Instant>,
     tally: &Mutex<Tally>,
-) -> Result<Acks> {
-    let mut acks = Acks::default();
-    let mut sent_at: Vec<Instant> = Vec::new();
+) -> Result<Flight> {
+    let mut flight = Flight { acks: Acks::default(), sent_at: Vec::new(), own: None };
     let mut has_more = true;
     loop {
-        while has_more && acks.waiting() < window {
-            let Some(text) = make(acks.count()) else {
+        while has_more && flight.acks.waiting() < window {
+            let Some(text) = make(flight.acks.count()) else {
                 has_more = false;
                 break;
             };
-            acks.sent();
-            sent_at.push(Instant::now());
-            socket.feed(Message::text(text)).await.context("send")?;
+            flight.acks.sent();
+            flight.sent_at.push(Instant::now());
+            socket.feed(text.as_bytes());
         }
-        socket.flush().await.context("send")?;
-        if acks.waiting() == 0 {
-            return Ok(acks);
+        socket.flush().await?;
+        if flight.is_complete() {
+            return Ok(flight);
         }
-        let Ok(text) = timeout(ANSWER_WITHIN, next_text(socket)).await else { return Ok(acks) };
-        for line in text?.split('\n') {
-            answer(line, &mut acks, &sent_at, &measured, tally)?;
+        let mut failure = None;
+        let dialect = socket.dialect();
+        let take = |message: &[u8]| {
+            let now = Instant::now();
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            dialect.lines(message, |heard| {
+                // Where events go to the fleet, they are of others as well.
+                if dialect != Dialect::Ringforge && matches!(heard, Heard::Event(..)) {
+                    return;
+                }
+                failure = failure.take().or(flight.take(&heard, now, &measured, &mut tally).err());
+            });
+        };
+        let Ok(read) = timeout(ANSWER_WITHIN, socket.read(take)).await else { return Ok(flight) };
+        read?;
+        if let Some(failure) = failure {
+            return Err(failure);
         }
     }
 }
 
-/// Counts a message if it is an answer; a publisher sees its own events as well.
-fn answer(
-    line: &str,
-    acks: &mut Acks,
-    sent_at: &[Instant],
-    measured: &std::ops::Range<Instant>,
-    tally: &Mutex<Tally>,
-) -> Result<()> {
-    let seen = Seen::read(line).map_err(|error| anyhow!("{error} in {line}"))?;
-    if seen.kind == "error" {
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        *tally.refusals.entry(seen.code().to_owned()).or_default() += 1;
-    }
-    let Some(number) = seen.number() else { return Ok(()) };
-    if seen.kind == "error" {
-        acks.refused(number);
-    } else if seen.is_ack() {
-        acks.applied(number, seen.position);
-        let now = Instant::now();
-        if let (true, Some(sent)) = (measured.contains(&now), sent_at.get(number)) {
-            let micros = u64::try_from((now - *sent).as_micros()).unwrap_or(u64::MAX);
-            tally.lock().unwrap_or_else(PoisonError::into_inner).latencies.record(micros);
+/// What one publisher has under way.
+#[derive(Debug)]
+pub struct Flight {
+    /// What its commands were answered.
+    pub acks: Acks,
+    sent_at: Vec<Instant>,
+    /// Its own events, if it sees any.
+    own: Option<Receiver>,
+}
+
+impl Flight {
+    /// What went wrong: with the answers, and with its own events if there were any.
+    pub fn faults(&self) -> Faults {
+        let mut faults = self.acks.faults();
+        if let Some(own) = &self.own {
+            faults.add(&own.faults(&[self.acks.count() as u64]));
         }
+        faults
     }
-    Ok(())
+
+    fn is_complete(&self) -> bool {
+        let sent = [self.acks.count() as u64];
+        self.acks.waiting() == 0 && self.own.as_ref().is_none_or(|own| own.complete(&sent))
+    }
+
+    /// Counts what came; a publisher sees its own events as well.
+    fn take(
+        &mut self,
+        heard: &Heard<'_>,
+        now: Instant,
+        measured: &std::ops::Range<Instant>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let number = match *heard {
+            Heard::Event(stamp, position) => {
+                self.own.get_or_insert_with(|| Receiver::new(1, true)).saw(0, stamp.sequence, position);
+                return Ok(());
+            }
+            Heard::Ack(number, position) => {
+                self.acks.applied(number, position);
+                number
+            }
+            Heard::Answer(number) => {
+                self.acks.answered(number);
+                number
+            }
+            Heard::Refused(number, code) => {
+                *tally.refusals.entry(code.to_owned()).or_default() += 1;
+                if let Some(number) = number {
+                    self.acks.refused(number);
+                }
+                return Ok(());
+            }
+            Heard::Unreadable => return Err(anyhow!("a message that cannot be read")),
+            Heard::Other => return Ok(()),
+        };
+        if let (true, Some(sent)) = (measured.contains(&now), self.sent_at.get(number)) {
+            tally.latencies.record(micros(now - *sent));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn taken(heard: &[Heard<'_>]) -> (Flight, Tally) {
+        let (now, mut tally) = (Instant::now(), Tally::default());
+        let mut flight = Flight { acks: Acks::default(), sent_at: vec![now; 3], own: None };
+        while flight.acks.count() < 3 {
+            flight.acks.sent();
+        }
+        for heard in heard {
+            flight.take(heard, now, &(now..now + Duration::from_mins(1)), &mut tally).expect("readable");
+        }
+        (flight, tally)
+    }
+
+    fn own(sequence: u64) -> Heard<'static> {
+        Heard::Event(Stamp { publisher: 0, sequence, due: 0 }, Some(sequence + 1))
+    }
+
     #[test]
     fn answers_are_counted_once_and_own_events_are_not_answers() {
-        let tally = Mutex::new(Tally::default());
-        let mut acks = Acks::default();
-        let now = Instant::now();
-        let (sent_at, measured) = ([now; 3], now..now + Duration::from_mins(1));
-        for _ in 0..3 {
-            acks.sent();
-        }
-        for line in [
-            r#"{"type":"activity","event":"broadcast_ok","ref":0,"position":7}"#,
-            r#"{"type":"activity","event":"broadcast","position":7,"activity":{"data":{}}}"#,
-            r#"{"type":"error","ref":1,"code":"busy"}"#,
-        ] {
-            answer(line, &mut acks, &sent_at, &measured, &tally).expect("readable");
-        }
-        assert_eq!(acks.faults(), Faults { missing: 1, ..Faults::default() });
-        let tally = tally.into_inner().expect("not poisoned");
+        let (flight, tally) = taken(&[Heard::Ack(0, Some(7)), own(0), Heard::Refused(Some(1), "busy"), own(1), own(2)]);
+        assert_eq!(flight.faults(), Faults { missing: 1, ..Faults::default() });
         assert_eq!((tally.refusals(), tally.latencies.count()), ("1 busy".to_owned(), 1));
-        let mut acks = Acks::default();
-        assert!(answer("no JSON", &mut acks, &[], &measured, &Mutex::default()).is_err());
+    }
+
+    #[test]
+    fn an_own_event_that_is_missing_is_waited_for_and_a_fault() {
+        let acks = [Heard::Ack(0, Some(1)), Heard::Ack(1, Some(2)), Heard::Ack(2, Some(3))];
+        assert!(taken(&acks).0.is_complete());
+        let mut heard = Vec::from(acks);
+        heard.extend([own(0), own(2)]);
+        let (flight, _) = taken(&heard);
+        assert!(!flight.is_complete());
+        assert_eq!(flight.faults(), Faults { missing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_a_publisher() {
+        let (mut flight, mut tally) = taken(&[]);
+        let now = Instant::now();
+        assert!(flight.take(&Heard::Unreadable, now, &(now..now), &mut tally).is_err());
     }
 }

@@ -3,12 +3,19 @@
 
 pub mod agent;
 pub mod bare;
+pub mod bars;
 pub mod check;
+pub mod dialect;
 pub mod fanout;
 pub mod figures;
 pub mod idle;
 pub mod ingest;
+pub mod load;
+pub mod pace;
+pub mod peer;
 pub mod process;
+pub mod quiet;
 pub mod replay;
+pub mod socket;
 pub mod start;
 pub mod wire;

@@ -20,6 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    /// The row of the results whose bars the run is judged by.
+    #[arg(long, global = true)]
+    row: Option<String>,
     #[command(subcommand)]
     what: What,
 }
@@ -43,7 +46,7 @@ enum Measure {
 #[derive(Subcommand)]
 enum What {
     #[command(flatten)]
-    Measure(Measure),
+    Measure(Box<Measure>),
     /// Be the bare fan-out server: no log, no JSON, ws://127.0.0.1:PORT/fleet/N.
     Bare {
         /// Port; 0 is any free one.
@@ -53,10 +56,13 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let what = Arguments::parse().what;
+    let Arguments { row, what } = Arguments::parse();
     let result = match what {
         What::Bare { port } => serve_bare(port).map(|()| true),
-        What::Measure(what) => measure(&what).and_then(|report| {
+        What::Measure(what) => measure(&what).and_then(|mut report| {
+            if let Some(row) = row {
+                report.judge(&row);
+            }
             write!(stdout(), "{report}").context("print the report")?;
             Ok(report.passed())
         }),

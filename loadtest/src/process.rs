@@ -1,6 +1,7 @@
 //! Processes: starts a server on its own core, reads what it costs from /proc, keeps this client on another core.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -14,16 +15,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::agent::Door;
+use crate::{agent::Door, dialect::Dialect};
 
-/// The core of the servers.
-const SERVER_CORE: &str = "0";
-/// The core of this client.
-const CLIENT_CORE: &str = "1";
+/// The core of the servers and the core of this client.
+pub const CORES: [usize; 2] = [0, 1];
 /// A server that is not ready by then has failed.
 const READY_WITHIN: Duration = Duration::from_mins(1);
-/// `utime` and `stime` are in these, on every Linux.
-const TICKS_A_SECOND: u64 = 100;
+/// /proc counts time in these, on every Linux.
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// Which server to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -37,6 +36,9 @@ pub struct Place {
     /// Process of that server.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// Milliseconds that the server started here waits longer for every fsync.
+    #[arg(long, default_value_t = 0, requires = "server")]
+    pub fsync_ms: u32,
 }
 
 /// The line that a server prints when it is ready, as far as it is needed.
@@ -70,9 +72,6 @@ impl Ready {
     /// # Errors
     /// The server has fewer.
     pub fn doors(&self, count: usize) -> Result<Vec<Door>> {
-        if self.tenants.is_empty() {
-            return Ok((0..count).map(|fleet| Door::bare(format!("{}/fleet/{fleet}", self.ws_url))).collect());
-        }
         let fleets = self.tenants.iter().flat_map(|tenant| &tenant.fleets);
         let doors: Vec<_> = fleets.take(count).map(|fleet| Door::new(&self.ws_url, &fleet.agent_key)).collect();
         ensure!(doors.len() == count, "the server has {} fleets, the run needs {count}", doors.len());
@@ -87,43 +86,45 @@ pub struct Server {
     pub ready: Ready,
     /// From the start of the process to its ready line.
     pub wall: Duration,
+    /// When the process was started.
+    pub begun: Instant,
+    dialect: Dialect,
     pid: u32,
-    child: Option<Child>,
-    _data: Option<TempDir>,
+    child: Option<Running>,
+    folder: Option<TempDir>,
 }
 
 impl Server {
-    /// The server of `place`, with `fleets` fleets if it is started here.
+    /// The server of `place`, with a tenant for each number of fleets if it is started here.
     ///
     /// # Errors
     /// No server is named, or it does not get ready.
-    pub fn at(place: &Place, fleets: usize) -> Result<Self> {
+    pub fn at(place: &Place, tenants: &[usize]) -> Result<Self> {
         match (&place.server, &place.ready, place.pid) {
-            (Some(binary), ..) => Self::ringforge(binary, fleets),
+            (Some(binary), ..) => Self::ringforge(binary, tenants, place.fsync_ms),
             (None, Some(file), Some(pid)) => {
                 let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
                 let ready = serde_json::from_str(text.lines().next().unwrap_or_default())
                     .with_context(|| format!("read the ready line in {}", file.display()))?;
-                Ok(Self { ready, wall: Duration::ZERO, pid, child: None, _data: None })
+                Ok(Self { ready, pid, ..Self::before(Dialect::Ringforge) })
             }
             _ => bail!("name a server: --server PATH, or --ready FILE with --pid N"),
         }
     }
 
-    /// Starts a ringforge binary with one tenant of `fleets` fleets.
+    /// Starts a ringforge binary with tenants of these many fleets.
     ///
     /// # Errors
     /// It does not get ready.
-    pub fn ringforge(binary: &Path, fleets: usize) -> Result<Self> {
+    pub fn ringforge(binary: &Path, tenants: &[usize], fsync_ms: u32) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a data directory")?;
-        let bootstrap = folder.path().join("bootstrap.toml");
-        let names: Vec<String> = (0..fleets.max(1)).map(|fleet| format!("\"load-{fleet}\"")).collect();
-        let text = format!("[[tenant]]\nname = \"load\"\nfleets = [{}]\n", names.join(", "));
-        fs::write(&bootstrap, text).context("write the bootstrap file")?;
-        let data = folder.path().join("data");
-        let arguments = ["all", "--port", "0", "--bind", "127.0.0.1", "--json", "--no-demo", "--data"];
-        let mut command = pinned(binary);
-        command.args(arguments).arg(data).arg("--bootstrap").arg(bootstrap);
+        let mut text = String::new();
+        for (tenant, fleets) in tenants.iter().enumerate() {
+            let names: Vec<String> = (0..*fleets).map(|fleet| format!("\"load-{fleet}\"")).collect();
+            writeln!(text, "[[tenant]]\nname = \"load-{tenant}\"\nfleets = [{}]", names.join(", "))?;
+        }
+        fs::write(folder.path().join("bootstrap.toml"), text).context("write the bootstrap file")?;
+        let command = ringforge(binary, folder.path(), fsync_ms)?;
         Self::start(command, folder)
     }
 
@@ -135,7 +136,79 @@ impl Server {
         let folder = tempfile::tempdir().context("make a folder for the server's log")?;
         let mut command = pinned(&std::env::current_exe().context("find this binary")?);
         command.arg("bare");
+        Ok(Self { dialect: Dialect::Bare, ..Self::start(command, folder)? })
+    }
+
+    /// Ends the server, lets `change` work on its data directory, and starts it again.
+    ///
+    /// # Errors
+    /// It cannot be ended, changed or started.
+    pub fn restart(mut self, binary: &Path, change: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let folder = self.folder.take().context("only a server that was started here is started again")?;
+        let status = Command::new("kill").arg(self.pid.to_string()).status().context("end the server")?;
+        ensure!(status.success(), "the server cannot be ended");
+        if let Some(mut child) = self.child.take() {
+            child.0.wait().context("wait for the server's end")?;
+        }
+        change(&folder.path().join("data"))?;
+        let command = ringforge(binary, folder.path(), 0)?;
         Self::start(command, folder)
+    }
+
+    /// A way in for each of `count` fleets.
+    ///
+    /// # Errors
+    /// The server has fewer.
+    pub fn doors(&self, count: usize) -> Result<Vec<Door>> {
+        let url = &self.ready.ws_url;
+        let mut doors = match self.dialect {
+            Dialect::Ringforge => self.ready.doors(count)?,
+            Dialect::Bare => (0..count).map(|fleet| Door::bare(url, fleet)).collect(),
+            dialect => {
+                let door = Door { url: url.clone(), dialect, key: String::new(), fleet: 0 };
+                vec![door; count]
+            }
+        };
+        doors.iter_mut().enumerate().for_each(|(fleet, door)| door.fleet = fleet);
+        Ok(doors)
+    }
+
+    /// Of a server before its ready line.
+    pub(crate) fn before(dialect: Dialect) -> Self {
+        let (ready, begun) = (Ready::default(), Instant::now());
+        Self { ready, wall: Duration::ZERO, begun, dialect, pid: 0, child: None, folder: None }
+    }
+
+    /// Runs a command that is no RingForge, its output in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn run(mut command: Command, dialect: Dialect, url: String, folder: TempDir) -> Result<Self> {
+        let log = fs::File::create(folder.path().join("server.log")).context("make the server's log")?;
+        let errors = log.try_clone().context("share the server's log")?;
+        let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+        let child = child.with_context(|| format!("start {}", command.get_program().display()))?;
+        let mut server =
+            Self { pid: child.id(), child: Some(Running(child)), folder: Some(folder), ..Self::before(dialect) };
+        server.ready.ws_url = url;
+        Ok(server)
+    }
+
+    /// Whether a server started here still runs.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.0.try_wait(), Ok(None)))
+    }
+
+    /// What a server started here wrote, for an error message.
+    pub(crate) fn said(&self) -> String {
+        let log = self.folder.as_ref().map(|folder| folder.path().join("server.log"));
+        log.and_then(|log| fs::read_to_string(log).ok()).unwrap_or_default()
+    }
+
+    /// How often a server with `--fsync-ms` made a file durable so far.
+    pub fn fsyncs(&self) -> u64 {
+        let count = self.folder.as_ref().map(|folder| folder.path().join(FSYNCS));
+        count.and_then(|count| fs::metadata(count).ok()).map_or(0, |count| count.len())
     }
 
     fn start(mut command: Command, folder: TempDir) -> Result<Self> {
@@ -151,7 +224,7 @@ impl Server {
         let stdout = child.stdout.take().context("take the server's stdout")?;
         let pid = child.id();
         let mut server =
-            Self { ready: Ready::default(), wall: Duration::ZERO, pid, child: Some(child), _data: Some(folder) };
+            Self { pid, begun, child: Some(Running(child)), folder: Some(folder), ..Self::before(Dialect::Ringforge) };
         let (sender, lines) = sync_channel(1);
         // Reads on after the first line, so that the server never waits for a full pipe.
         thread::spawn(move || {
@@ -160,7 +233,7 @@ impl Server {
             }
         });
         let Ok((at, line)) = lines.recv_timeout(READY_WITHIN) else {
-            bail!("the server did not get ready; it said:\n{}", fs::read_to_string(&log).unwrap_or_default());
+            bail!("the server did not get ready; it said:\n{}", server.said());
         };
         server.wall = at - begun;
         server.ready = serde_json::from_str(&line).with_context(|| format!("read the ready line: {line}"))?;
@@ -196,13 +269,15 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+/// A child that ends with its owner.
+#[derive(Debug)]
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -217,16 +292,14 @@ pub fn own_cpu() -> Result<Duration> {
 fn cpu(process: &str) -> Result<Duration> {
     let path = format!("/proc/{process}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    ticks(&text)
-        .map(|ticks| Duration::from_millis(ticks * 1000 / TICKS_A_SECOND))
-        .with_context(|| format!("read {path}"))
+    ticks(&text).map(|ticks| TICK * ticks).with_context(|| format!("read {path}"))
 }
 
 /// `utime` and `stime`: fields 14 and 15, counted behind the name, which may hold anything.
-fn ticks(stat: &str) -> Option<u64> {
+fn ticks(stat: &str) -> Option<u32> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
     Some(user + system)
 }
 
@@ -235,13 +308,39 @@ fn two_cores() -> bool {
     Path::new("/sys/devices/system/cpu/cpu1").exists()
 }
 
-fn pinned(binary: &Path) -> Command {
+pub(crate) fn pinned(binary: &Path) -> Command {
     if !two_cores() {
         return Command::new(binary);
     }
     let mut command = Command::new("taskset");
-    command.arg("-c").arg(SERVER_CORE).arg(binary);
+    command.arg("-c").arg(CORES[0].to_string()).arg(binary);
     command
+}
+
+/// Counts the fsyncs of a server, by its length.
+const FSYNCS: &str = "fsyncs";
+
+/// The command for a server whose bootstrap file and data are in `folder`.
+fn ringforge(binary: &Path, folder: &Path, fsync_ms: u32) -> Result<Command> {
+    let mut command = pinned(binary);
+    command.args(["all", "--port", "0", "--bind", "127.0.0.1", "--json", "--no-demo", "--data"]);
+    command.arg(folder.join("data")).arg("--bootstrap").arg(folder.join("bootstrap.toml"));
+    if fsync_ms > 0 {
+        command.env("LD_PRELOAD", slow_fsync(folder)?);
+        command.env("SLOW_FSYNC_MS", fsync_ms.to_string()).env("SLOW_FSYNC_COUNT", folder.join(FSYNCS));
+    }
+    Ok(command)
+}
+
+/// Compiles what makes fsync slow.
+fn slow_fsync(folder: &Path) -> Result<PathBuf> {
+    let (source, library) = (folder.join("slow_fsync.c"), folder.join("slow_fsync.so"));
+    fs::write(&source, include_str!("slow_fsync.c")).context("write slow_fsync.c")?;
+    let arguments = ["-shared", "-fPIC", "-O2", "-o"];
+    let output =
+        Command::new("cc").args(arguments).arg(&library).arg(&source).arg("-ldl").output().context("run cc")?;
+    ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(library)
 }
 
 /// Keeps this process on its core. Call it before any other thread exists.
@@ -253,7 +352,7 @@ pub fn pin_client() -> Result<()> {
         return Ok(());
     }
     let id = std::process::id().to_string();
-    let output = Command::new("taskset").args(["-cp", CLIENT_CORE, &id]).output().context("run taskset")?;
+    let output = Command::new("taskset").args(["-cp", &CORES[1].to_string(), &id]).output().context("run taskset")?;
     ensure!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
@@ -301,13 +400,28 @@ mod tests {
     }
 
     #[test]
+    fn every_fsync_of_a_server_is_slower_and_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/zero", "bs=1", "count=1", "conv=fdatasync", "status=none"]);
+        command.arg(format!("of={}", folder.path().join("file").display()));
+        let count = folder.path().join(FSYNCS);
+        command.env("LD_PRELOAD", slow_fsync(folder.path()).expect("a C compiler"));
+        command.env("SLOW_FSYNC_MS", "50").env("SLOW_FSYNC_COUNT", &count);
+        let begun = Instant::now();
+        assert!(command.status().expect("dd").success());
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        assert_eq!(fs::metadata(count).expect("counted").len(), 1);
+    }
+
+    #[test]
     fn doors_come_from_the_ready_line() {
         let line = r#"{"ready":true,"version":"0.1.0","ready_ms":210,"ws_url":"ws://127.0.0.1:4000/ws","tenants":[
             {"name":"load","fleets":[{"slug":"a","agent_key":"k1"},{"slug":"b","agent_key":"k2"}]}]}"#;
         let ready: Ready = serde_json::from_str(line).expect("a ready line");
         assert_eq!(ready.doors(2).expect("two").len(), 2);
         assert!(ready.doors(3).is_err());
-        let bare = Ready { ws_url: "ws://127.0.0.1:1".into(), ..Ready::default() };
+        let bare = Server::before(Dialect::Bare);
         assert_eq!(bare.doors(3).expect("any number").len(), 3);
     }
 }

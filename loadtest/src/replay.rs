@@ -8,16 +8,16 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::value_parser;
-use futures_util::SinkExt;
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
-    agent::{Socket, connect, next_text},
-    figures::{Latencies, Report, per_second},
+    agent::{Hello, connect},
+    figures::{Latencies, Report, micros, per_second},
     ingest::{Tally, publish},
     process::{Place, Server},
-    wire::{Seen, WANTED_KIND, WANTED_TAG, history, replay},
+    quiet::{Meter, Rounds, rounds},
+    socket::Socket,
+    wire::{Seen, WANTED_KIND, WANTED_TAG, find_stamp, history, replay},
 };
 
 /// Events in flight while the history is written: less than a connection's send queue holds.
@@ -36,9 +36,11 @@ pub struct Replay {
     /// Events that match, evenly spread.
     #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1_000))]
     matches: u32,
-    /// Replays by each filter.
+    #[command(flatten)]
+    rounds: Rounds,
+    /// Replays by each filter in a round.
     #[arg(long, default_value_t = 40, value_parser = value_parser!(u32).range(1..=10_000))]
-    rounds: u32,
+    replays: u32,
     /// Pause between replays: a server may bound the items a second.
     #[arg(long, default_value_t = 120, value_parser = value_parser!(u32).range(0..=60_000))]
     pause_ms: u32,
@@ -52,50 +54,65 @@ pub struct Replay {
 /// # Errors
 /// The server, the connection or a replay failed.
 pub async fn run(arguments: &Replay) -> Result<Report> {
-    let Replay { events, matches, rounds, .. } = *arguments;
+    let Replay { events, matches, replays, .. } = *arguments;
     ensure!(matches <= events, "no more matches than events");
-    let server = Server::at(&arguments.place, 1)?;
-    let doors = server.ready.doors(1)?;
-    let mut socket = connect(&doors[0], "load-0", "none").await?;
+    let server = Server::at(&arguments.place, &[1])?;
+    let mut socket = connect(&server.doors(1)?[0], "load-0", &Hello::default()).await?;
     let every = (events / matches) as usize;
     let wanted: Vec<u64> = (0..u64::from(matches)).map(|item| item * every as u64).collect();
     let mut report = Report::new(format!("Replay of {matches} events among {events}"));
-
-    let begun = Instant::now();
-    let tally = Mutex::new(Tally::default());
     let is_wanted = |number: usize| number.is_multiple_of(every) && number / every < matches as usize;
-    let make = |number: usize| {
-        (number < events as usize).then(|| history(number, arguments.bytes as usize, is_wanted(number)))
-    };
-    let acks = publish(&mut socket, FILL_WINDOW, make, begun..begun, &tally).await.context("write the history")?;
-    let faults = acks.faults();
-    report.row("history written by one agent, events/s", format!("{:.0}", per_second(events.into(), begun.elapsed())));
-    report.fail_if(!faults.none(), format!("history: {faults}"));
-    let refusals = tally.into_inner().map(|tally| tally.refusals()).unwrap_or_default();
-    report.fail_if(!refusals.is_empty(), format!("history refused: {refusals}"));
-    sleep(Duration::from_secs(1)).await;
+    fill(&mut socket, events, |number| history(number, arguments.bytes as usize, is_wanted(number)), &mut report)
+        .await?;
 
-    for (filter, value) in [("kinds", WANTED_KIND), ("tags", WANTED_TAG)] {
-        let mut latencies = Latencies::default();
-        let cpu_before = server.cpu()?;
-        for round in 0..rounds as usize {
-            let begun = Instant::now();
-            let asked = ask(&mut socket, round, filter, value, &wanted);
-            let result = timeout(REPLAYED_WITHIN, asked).await;
-            let result = result.map_err(|_| anyhow!("no end in {REPLAYED_WITHIN:?}")).flatten();
-            if let Err(error) = result {
-                report.fail_if(true, format!("replay {round} by {filter}: {error:#}"));
-                return Ok(report);
+    let one = async |_| {
+        let meter = Meter::start(&server)?;
+        let mut latencies = [Latencies::default(), Latencies::default()];
+        for round in 0..replays as usize {
+            for (filter, (name, value)) in [("kinds", WANTED_KIND), ("tags", WANTED_TAG)].into_iter().enumerate() {
+                let begun = Instant::now();
+                let asked = timeout(REPLAYED_WITHIN, ask(&mut socket, round, name, value, &wanted)).await;
+                asked
+                    .map_err(|_| anyhow!("no end in {REPLAYED_WITHIN:?}"))
+                    .flatten()
+                    .with_context(|| format!("replay {round} by {name}"))?;
+                latencies[filter].record(micros(begun.elapsed()));
+                sleep(Duration::from_millis(arguments.pause_ms.into())).await;
             }
-            latencies.record(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-            sleep(Duration::from_millis(arguments.pause_ms.into())).await;
         }
-        let cpu = server.cpu_since(cpu_before)?.as_secs_f64() * 1e3 / f64::from(rounds);
-        report.row(format!("**by {filter}: request to end, p50 / p99 / max**"), &latencies);
-        report.row(format!("by {filter}: server CPU a replay, ms"), format!("{cpu:.1}"));
+        let cost = meter.stop(&server)?;
+        Ok(((latencies, cost.server), cost.noise))
+    };
+    let found = rounds(arguments.rounds, &mut report, one).await?;
+    let worse = |quantile: f64| -> Vec<f64> {
+        found.iter().map(|([kinds, tags], _)| kinds.quantile_ms(quantile).max(tags.quantile_ms(quantile))).collect()
+    };
+    report.metric("p50_ms", "request to end p50, ms, the slower filter", &worse(0.5), 2);
+    report.metric("p99_ms", "request to end p99, ms, the slower filter", &worse(0.99), 2);
+    for ([kinds, tags], cpu) in &found {
+        report.row("by kinds; by tags: p50 / p99 / max", format!("{kinds}; {tags}"));
+        let each = cpu.as_secs_f64() * 1e3 / f64::from(replays * 2);
+        report.row("server CPU a replay, ms", format!("{each:.1}"));
     }
-    report.row("replays checked", rounds * 2);
+    report.row("replays checked", found.len() * replays as usize * 2);
     Ok(report)
+}
+
+/// Writes this many things, all of which must be acknowledged.
+///
+/// # Errors
+/// The connection failed.
+pub async fn fill(socket: &mut Socket, count: u32, make: impl Fn(usize) -> String, report: &mut Report) -> Result<()> {
+    let (begun, tally) = (Instant::now(), Mutex::new(Tally::default()));
+    let next = |number: usize| (number < count as usize).then(|| make(number));
+    let flight = publish(socket, FILL_WINDOW, next, begun..begun, &tally).await.context("write what is to be found")?;
+    let faults = flight.faults();
+    report.row("written before by one agent, a second", format!("{:.0}", per_second(count.into(), begun.elapsed())));
+    report.fail_if(!faults.none(), format!("written before: {faults}"));
+    let refusals = tally.into_inner().map(|tally| tally.refusals()).unwrap_or_default();
+    report.fail_if(!refusals.is_empty(), format!("written before, refused: {refusals}"));
+    sleep(Duration::from_secs(1)).await;
+    Ok(())
 }
 
 /// One replay, from the request to its end: it must bring exactly the events `wanted`, by their numbers, in order.
@@ -103,10 +120,10 @@ pub async fn run(arguments: &Replay) -> Result<Report> {
 /// # Errors
 /// It brought anything else, or was refused.
 pub async fn ask(socket: &mut Socket, number: usize, filter: &str, value: &str, wanted: &[u64]) -> Result<()> {
-    socket.send(Message::text(replay(number, filter, value, wanted.len() as u64))).await?;
+    socket.send(replay(number, filter, value, wanted.len() as u64).as_bytes()).await?;
     let mut items = Items { number, wanted, seen: 0 };
     loop {
-        for line in next_text(socket).await?.split('\n') {
+        for line in String::from_utf8(socket.next().await?)?.split('\n') {
             if items.take(line)? {
                 return Ok(());
             }
@@ -134,8 +151,8 @@ impl Items<'_> {
             "start" => ensure!(message.total == Some(all), "total {:?} instead of {all}", message.total),
             "item" => {
                 let original = message.original.context("an item without its frame")?;
-                let original = Seen::read(original.get()).context("read an item's frame")?;
-                let sequence = original.stamp().context("an item of another kind")?.sequence;
+                Seen::read(original.get()).context("read an item's frame")?;
+                let sequence = find_stamp(original.get().as_bytes()).context("an item of another kind")?.0.sequence;
                 let expected = self.wanted.get(self.seen);
                 ensure!(expected == Some(&sequence), "event {sequence} instead of {expected:?}");
                 ensure!(message.index == Some(self.seen as u64), "index {:?} instead of {}", message.index, self.seen);
@@ -158,7 +175,7 @@ mod tests {
 
     fn item(index: u64, sequence: u64) -> String {
         format!(
-            r#"{{"type":"replay","event":"item","ref":4,"index":{index},"original":{{"type":"activity","event":"broadcast","activity":{{"data":{{"publisher":0,"sequence":{sequence},"due":0}}}}}}}}"#
+            r#"{{"type":"replay","event":"item","ref":4,"index":{index},"original":{{"type":"activity","event":"broadcast","activity":{{"data":"~0.{sequence}.0~"}}}}}}"#
         )
     }
 

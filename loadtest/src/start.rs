@@ -4,16 +4,20 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::value_parser;
 use tokio::time::sleep;
 
 use crate::{
-    figures::{Latencies, Report, number, shown_spread},
+    agent::{Hello, connect},
+    figures::{Latencies, Report, micros, number, shown_spread},
     process::Server,
+    quiet::{Meter, Rounds, rounds},
+    wire::{Seen, watch},
 };
 
 /// Memory at rest is read this long after the server got ready.
@@ -25,9 +29,11 @@ pub struct Start {
     /// Binary to start.
     #[arg(long, value_name = "PATH")]
     server: PathBuf,
-    /// Starts, each with a fresh data directory.
-    #[arg(long, default_value_t = 10, value_parser = value_parser!(u32).range(1..=1_000))]
-    starts: u32,
+    #[command(flatten)]
+    rounds: Rounds,
+    /// What is shipped, to be stripped and weighed; else the binary that is started.
+    #[arg(long, value_name = "PATH")]
+    shipped: Option<PathBuf>,
 }
 
 /// `ringforge-load disk`.
@@ -41,27 +47,49 @@ pub struct Disk {
     writes: u32,
 }
 
-/// Starts the server again and again.
+/// Starts the server again and again, each time with a fresh data directory.
 ///
 /// # Errors
 /// It does not get ready.
 pub async fn run(start: &Start) -> Result<Report> {
-    let (mut walls, mut own, mut rss) = (Vec::new(), Vec::new(), Vec::new());
-    let mut version = String::new();
-    for _ in 0..start.starts {
-        let server = Server::ringforge(&start.server, 2)?;
-        walls.push(server.wall.as_secs_f64() * 1e3);
-        own.push(server.ready.ready_ms);
+    let mut report = Report::new("Start, fresh data directory");
+    let one = async |_| {
+        let server = Server::ringforge(&start.server, &[2], 0)?;
+        // The cores are looked at from here on: while it starts, the server's work is not known yet.
+        let meter = Meter::start(&server)?;
+        let mut socket = connect(&server.doors(1)?[0], "load-0", &Hello::default()).await?;
+        socket.send(watch(0, "load/*").as_bytes()).await?;
+        loop {
+            let text = String::from_utf8(socket.next().await?)?;
+            let seen = Seen::read(&text).with_context(|| format!("read {text}"))?;
+            ensure!(seen.kind != "error", "refused: {text}");
+            if seen.is_ack() {
+                break;
+            }
+        }
+        let subscribed = server.begun.elapsed().as_secs_f64() * 1e3;
         sleep(REST).await;
-        rss.push(number(server.rss()?) / 1e6);
-        version.clone_from(&server.ready.version);
-    }
-    let mut report = Report::new(format!("Start: {} times, fresh data directory", start.starts));
-    report.row("server", version);
-    report.row("**exec to ready line, ms**, median (range)", shown_spread(&walls, 0));
-    report.row("`ready_ms` of that line, median (range)", shown_spread(&own, 0));
-    report.row(format!("**RSS at rest after {} s, MB**, median (range)", REST.as_secs()), shown_spread(&rss, 1));
+        let noise = meter.stop(&server)?.noise;
+        let rss = number(server.rss()?) / 1e6;
+        Ok(([subscribed, server.wall.as_secs_f64() * 1e3, server.ready.ready_ms, rss], noise))
+    };
+    let found = rounds(start.rounds, &mut report, one).await?;
+    let column = |column: usize| found.iter().map(|row| row[column]).collect::<Vec<_>>();
+    report.metric("subscribed_ms", "exec to first agent subscribed, ms", &column(0), 0);
+    report.row("exec to ready line, ms", shown_spread(&column(1), 0));
+    report.row("`ready_ms` of that line", shown_spread(&column(2), 0));
+    report.metric("rss_mb", format!("RSS after {} s with one idle agent, MB", REST.as_secs()), &column(3), 1);
+    let shipped = start.shipped.as_deref().unwrap_or(&start.server);
+    report.metric("binary_mb", "stripped binary, MB", &[number(stripped(shipped)?) / 1e6], 1);
     Ok(report)
+}
+
+fn stripped(binary: &Path) -> Result<u64> {
+    let folder = tempfile::tempdir().context("make a folder for the stripped binary")?;
+    let out = folder.path().join("stripped");
+    let output = Command::new("strip").arg("-o").arg(&out).arg(binary).output().context("run strip")?;
+    ensure!(output.status.success(), "strip: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(out.metadata().context("weigh the stripped binary")?.len())
 }
 
 /// Writes and makes durable, again and again.
@@ -83,7 +111,7 @@ fn probe(folder: Option<&Path>, writes: u32) -> Result<Latencies> {
         let begun = Instant::now();
         file.write_all(&[7; 4_096])?;
         file.sync_data()?;
-        latencies.record(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        latencies.record(micros(begun.elapsed()));
     }
     Ok(latencies)
 }

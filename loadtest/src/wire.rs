@@ -1,16 +1,20 @@
 //! The few messages of the public protocol that the client sends and understands.
 
+use anyhow::{Context, Result, bail};
+use memchr::{memchr, memmem};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-/// What a load event says of itself, in its `data`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+use crate::{agent::Hello, socket::Socket};
+
+/// What a load event says of itself: its `data` is the text `~publisher.sequence.due~` and a filling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Which publisher of the fleet.
     pub publisher: usize,
     /// Counts that publisher's events from 0.
     pub sequence: u64,
-    /// When it was due, in microseconds since the run began.
+    /// When it was due, in microseconds since the run began; 0: not to be measured.
     pub due: u64,
 }
 
@@ -45,11 +49,6 @@ pub struct Seen<'a> {
     pub original: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Content {
-    data: Option<Stamp>,
-}
-
 impl<'a> Seen<'a> {
     /// Reads one message.
     ///
@@ -78,39 +77,82 @@ impl<'a> Seen<'a> {
     pub fn is_ack(&self) -> bool {
         self.event().ends_with("_ok")
     }
+}
 
-    /// The stamp of a load event, live or sent back by the bare server.
-    pub fn stamp(&self) -> Option<Stamp> {
-        let content = match (self.kind, self.activity, self.event) {
-            ("activity", Some(activity), _) => activity,
-            ("activity", None, Some(event)) if event.get().starts_with('{') => event,
-            _ => return None,
-        };
-        serde_json::from_str::<Content>(content.get()).ok().and_then(|content| content.data)
+/// Up to `auth_ok`.
+///
+/// # Errors
+/// It is refused, or the connection ends.
+pub async fn enter(socket: &mut Socket, key: &str, name: &str, hello: &Hello) -> Result<()> {
+    loop {
+        let text = String::from_utf8(socket.next().await?).context("read what is no text")?;
+        for line in text.split('\n') {
+            match Seen::read(line).with_context(|| format!("read {line}"))?.kind {
+                "auth_required" => socket.send(auth(key, name, hello).as_bytes()).await?,
+                "auth_ok" => return Ok(()),
+                "auth_error" | "error" => bail!("refused: {line}"),
+                _ => {}
+            }
+        }
     }
 }
 
 /// The one answer to `auth_required`.
-pub fn auth(key: &str, name: &str, presence: &str) -> String {
-    json!({ "type": "auth", "api_key": key, "agent": { "name": name }, "presence": presence }).to_string()
+fn auth(key: &str, name: &str, hello: &Hello) -> String {
+    let Hello { presence, batch, last_event_id, .. } = hello;
+    let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name }, "presence": presence });
+    if *batch {
+        auth["batch"] = true.into();
+    }
+    if let Some(id) = last_event_id {
+        auth["last_event_id"] = id.as_str().into();
+    }
+    auth.to_string()
 }
 
 /// The answer to a `ping`.
 pub const PONG: &str = r#"{"type":"pong"}"#;
 
-/// The stamp as `data` of exactly `bytes` bytes, unless it needs more.
-fn data(stamp: Stamp, bytes: usize) -> String {
+/// The stamp as `data` of exactly `bytes` bytes of JSON, unless it needs more.
+pub fn data(stamp: Stamp, bytes: usize) -> String {
     let Stamp { publisher, sequence, due } = stamp;
-    let bare = format!(r#"{{"publisher":{publisher},"sequence":{sequence},"due":{due},"pad":""}}"#);
-    let pad = "x".repeat(bytes.saturating_sub(bare.len()));
-    format!(r#"{}{pad}"}}"#, &bare[..bare.len() - 2])
+    let mut text = format!(r#""~{publisher}.{sequence}.{due}~"#);
+    text.extend(std::iter::repeat_n('x', bytes.saturating_sub(text.len() + 1)));
+    text.push('"');
+    text
 }
 
-/// An event for the whole fleet, without `ref`.
-pub fn broadcast(stamp: Stamp, bytes: usize) -> String {
-    let data = data(stamp, bytes);
+/// The stamp of a load event, wherever in it, and where it ends.
+pub fn find_stamp(line: &[u8]) -> Option<(Stamp, usize)> {
+    let begin = memmem::find(line, b"\"~")? + 2;
+    let end = begin + memchr(b'~', line.get(begin..)?)?;
+    let mut numbers = line[begin..end].split(|byte| *byte == b'.').map(digits);
+    let (publisher, sequence, due) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    Some((Stamp { publisher: usize::try_from(publisher).ok()?, sequence, due }, end))
+}
+
+/// The number that follows a key of JSON.
+pub fn number_behind(line: &[u8], key: &[u8]) -> Option<u64> {
+    let rest = &line[memmem::find(line, key)? + key.len()..];
+    let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits(&rest[..length])
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// An event for the whole fleet, with this `data`.
+pub fn broadcast(number: Option<usize>, data: &str) -> String {
+    let reference = number.map(|number| format!(r#""ref":{number},"#)).unwrap_or_default();
     format!(
-        r#"{{"type":"activity","action":"broadcast","event":{{"kind":"custom","description":"load","data":{data}}}}}"#
+        r#"{{"type":"activity","action":"broadcast",{reference}"event":{{"kind":"custom","description":"load","data":{data}}}}}"#
     )
 }
 
@@ -143,6 +185,29 @@ pub fn set(publisher: usize, number: usize, bytes: usize) -> String {
     format!(r#"{{"type":"memory","action":"set","ref":{number},"key":"load/{publisher}/{key}","value":"{value}"}}"#)
 }
 
+/// Writes a publisher's one key, from the version that its command before made.
+pub fn compare_and_set(publisher: usize, number: usize, bytes: usize) -> String {
+    let value = "x".repeat(bytes);
+    format!(
+        r#"{{"type":"memory","action":"set","ref":{number},"key":"load/{publisher}","value":"{value}","expected_version":{number}}}"#
+    )
+}
+
+/// Reads a key.
+pub fn get(number: usize, key: &str) -> String {
+    format!(r#"{{"type":"memory","action":"get","ref":{number},"key":"{key}"}}"#)
+}
+
+/// Asks for a sign of life.
+pub fn ping(number: usize) -> String {
+    format!(r#"{{"type":"ping","ref":{number}}}"#)
+}
+
+/// Subscribes to memory.
+pub fn watch(number: usize, pattern: &str) -> String {
+    format!(r#"{{"type":"memory","action":"subscribe","ref":{number},"pattern":"{pattern}"}}"#)
+}
+
 /// Asks for all events with `"kinds"` or `"tags"` as given.
 pub fn replay(number: usize, filter: &str, value: &str, items: u64) -> String {
     format!(r#"{{"type":"replay","action":"request","ref":{number},"{filter}":["{value}"],"limit":{items}}}"#)
@@ -157,21 +222,20 @@ mod tests {
     #[test]
     fn a_payload_has_the_bytes_asked_for() {
         assert_eq!(data(STAMP, 256).len(), 256);
-        assert!(data(STAMP, 0).len() < 80);
+        assert!(data(STAMP, 0).len() < 30);
     }
 
     #[test]
-    fn a_stamp_comes_back_from_both_servers() {
-        let sent = broadcast(STAMP, 256);
-        let bare = Seen::read(&sent).expect("our own message");
-        assert_eq!((bare.stamp(), bare.position), (Some(STAMP), None));
-        let content = data(STAMP, 256);
-        let frame = format!(
-            r#"{{"type":"activity","event":"broadcast","event_id":"e","position":9,"from":{{"name":"a"}},"activity":{{"kind":"custom","tags":[],"data":{content}}}}}"#
-        );
-        let live = Seen::read(&frame).expect("a frame");
-        assert_eq!((live.stamp(), live.position, live.event()), (Some(STAMP), Some(9), "broadcast"));
-        assert!(!live.is_ack());
+    fn a_stamp_is_found_where_it_is_and_nowhere_else() {
+        let frame = format!(r#"{{"type":"activity","position":9,"activity":{{"data":{}}}}}"#, data(STAMP, 256));
+        assert_eq!(find_stamp(frame.as_bytes()).map(|(stamp, _)| stamp), Some(STAMP));
+        for wrong in
+            ["", "\"~", "\"~1.2.3", "\"~1.2~", "\"~1.2.x~", "\"~1..3~", "~1.2.3~", "\"~1.2.99999999999999999999~"]
+        {
+            assert_eq!(find_stamp(wrong.as_bytes()), None, "{wrong}");
+        }
+        assert_eq!(number_behind(frame.as_bytes(), br#""position":"#), Some(9));
+        assert_eq!(number_behind(br#"{"position":null}"#, br#""position":"#), None);
     }
 
     #[test]
@@ -185,12 +249,18 @@ mod tests {
 
     #[test]
     fn every_message_is_json() {
+        let hello = Hello { batch: true, last_event_id: Some("evt_1".to_owned()), ..Hello::default() };
         let messages = [
-            auth("key", "name \"quoted\"", "none"),
+            auth("key", "name \"quoted\"", &hello),
             PONG.to_owned(),
+            broadcast(Some(1), &data(STAMP, 256)),
             quiet_broadcast(1, 256),
             history(2, 256, true),
             set(1, 205, 10),
+            compare_and_set(1, 205, 10),
+            get(1, "key"),
+            ping(1),
+            watch(1, "load/*"),
             replay(3, "kinds", WANTED_KIND, 100),
         ];
         for message in messages {

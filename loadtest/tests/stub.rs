@@ -10,10 +10,11 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use ringforge_loadtest::{
-    agent::{Door, Socket, connect},
+    agent::{Door, Hello, connect},
     check::Faults,
     ingest::{Tally, publish},
     replay::ask,
+    socket::Socket,
     wire::{WANTED_KIND, history, set},
 };
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ fn replayed(habit: Habit, asked: &Value, log: &[Value]) -> Vec<Value> {
 
 async fn agent(habit: Habit) -> Socket {
     let door = Door::new(&format!("ws://{}/ws", stub(habit).await), "good");
-    connect(&door, "agent", "none").await.expect("let in")
+    connect(&door, "agent", &Hello::default()).await.expect("let in")
 }
 
 fn always() -> Range<Instant> {
@@ -98,7 +99,7 @@ fn always() -> Range<Instant> {
 #[tokio::test]
 async fn a_bad_key_is_an_error_not_a_wait() {
     let door = Door::new(&format!("ws://{}/ws", stub(Habit::Honest).await), "bad");
-    let error = connect(&door, "agent", "none").await.expect_err("refused");
+    let error = connect(&door, "agent", &Hello::default()).await.expect_err("refused");
     assert!(format!("{error:#}").contains("auth_error"), "{error:#}");
 }
 
@@ -115,9 +116,9 @@ async fn acks_are_checked_over_a_socket() {
             let tally = Mutex::new(Tally::default());
             // One more command after the last repetition, so that it is read as well.
             let make = |number| (number < 101).then(|| set(0, number, 64));
-            let acks = publish(&mut socket, window, make, always(), &tally).await.expect("connected");
-            assert_eq!((acks.count(), acks.waiting()), (101, 0));
-            assert_eq!(acks.faults(), faults, "window {window}");
+            let flight = publish(&mut socket, window, make, always(), &tally).await.expect("connected");
+            assert_eq!((flight.acks.count(), flight.acks.waiting()), (101, 0));
+            assert_eq!(flight.faults(), faults, "window {window}");
         }
     }
 }

@@ -1,0 +1,227 @@
+//! What a stretch of time cost, and whether the two cores were ours alone: a round in which somebody else had them is
+//! measured again.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::value_parser;
+
+use crate::{
+    figures::Report,
+    process::{CORES, Server, TICK, own_cpu},
+};
+
+/// A round may be thrown away so often for each that is wanted.
+const TRIES_A_ROUND: u32 = 3;
+
+/// How often to measure, and how quiet it must be.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Rounds {
+    /// Rounds.
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Per cent of a core that others may use while a round is measured; more, and it is measured again.
+    #[arg(long, default_value_t = 5.0)]
+    pub others: f64,
+}
+
+/// Time that was not ours, as shares of a core: the worse of both.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Noise {
+    /// Used by other processes.
+    pub others: f64,
+    /// Taken by the machine below.
+    pub stolen: f64,
+}
+
+impl Noise {
+    /// The worse of two.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { others: self.others.max(other.others), stolen: self.stolen.max(other.stolen) }
+    }
+
+    /// Per cent of a core, whoever had it.
+    pub fn percent(self) -> f64 {
+        (self.others + self.stolen) * 100.0
+    }
+}
+
+/// What a stretch of time cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// CPU of the server.
+    pub server: Duration,
+    /// CPU of this process.
+    pub client: Duration,
+    /// Its length.
+    pub wall: Duration,
+    /// What others had of it.
+    pub noise: Noise,
+}
+
+impl Cost {
+    /// The client's share of its core, in per cent. Near 100, the client is what is measured.
+    pub fn client_percent(&self) -> f64 {
+        100.0 * self.client.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    }
+
+    /// The server's share of its core, in per cent.
+    pub fn server_percent(&self) -> f64 {
+        100.0 * self.server.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    }
+}
+
+/// A stretch of time that has begun.
+#[derive(Debug)]
+pub struct Meter {
+    server: Duration,
+    client: Duration,
+    cores: [Core; 2],
+    begun: Instant,
+}
+
+impl Meter {
+    /// Begins now.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn start(server: &Server) -> Result<Self> {
+        Ok(Self { server: server.cpu()?, client: own_cpu()?, cores: cores()?, begun: Instant::now() })
+    }
+
+    /// Ends now.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn stop(&self, server: &Server) -> Result<Cost> {
+        let (cores, wall) = (cores()?, self.begun.elapsed());
+        let server = server.cpu_since(self.server)?;
+        let client = own_cpu()?.saturating_sub(self.client);
+        // Where there is one core for both, it is listed twice and both are on it.
+        let ours = if cores[0].number == cores[1].number { [server + client; 2] } else { [server, client] };
+        let noise = (0..2).map(|side| noise(&self.cores[side], &cores[side], ours[side], wall));
+        let noise = noise.reduce(Noise::and).unwrap_or_default();
+        Ok(Cost { server, client, wall, noise })
+    }
+}
+
+/// A line of /proc/stat.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Core {
+    number: usize,
+    busy: Duration,
+    stolen: Duration,
+}
+
+fn cores() -> Result<[Core; 2]> {
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let core = |number: usize| core(&text, number);
+    let first = core(CORES[0]).context("no first core in /proc/stat")?;
+    Ok([first, core(CORES[1]).unwrap_or(first)])
+}
+
+/// user nice system idle iowait irq softirq steal. Interrupts count as busy: most kernels charge them to the process that
+/// was interrupted, so that they are in our figures as well.
+fn core(stat: &str, number: usize) -> Option<Core> {
+    let name = format!("cpu{number} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let ticks: Vec<u32> = line.split_whitespace().map_while(|ticks| ticks.parse().ok()).collect();
+    let [user, nice, system, _, _, irq, softirq, stolen, ..] = ticks[..] else { return None };
+    Some(Core { number, busy: TICK * (user + nice + system + irq + softirq), stolen: TICK * stolen })
+}
+
+fn noise(before: &Core, after: &Core, ours: Duration, wall: Duration) -> Noise {
+    let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(1e-9);
+    let busy = after.busy.saturating_sub(before.busy);
+    Noise { others: share(busy.saturating_sub(ours)), stolen: share(after.stolen.saturating_sub(before.stolen)) }
+}
+
+/// Measures until enough rounds were quiet, or it was tried too often: then the quietest of them stand in, and the report
+/// says so. `one` makes the round with this number.
+///
+/// # Errors
+/// A round failed.
+pub async fn rounds<T>(
+    wanted: Rounds,
+    report: &mut Report,
+    mut one: impl AsyncFnMut(u32) -> Result<(T, Noise)>,
+) -> Result<Vec<T>> {
+    let mut found: Vec<(f64, T)> = Vec::new();
+    let quiet = |found: &[(f64, T)]| found.iter().filter(|(noise, _)| *noise <= wanted.others).count();
+    let mut tries = 0;
+    while quiet(&found) < wanted.rounds as usize && tries < wanted.rounds * TRIES_A_ROUND {
+        let (round, noise) = one(tries).await?;
+        found.push((noise.percent(), round));
+        tries += 1;
+    }
+    let missing = (wanted.rounds as usize).saturating_sub(quiet(&found));
+    found.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    let thrown: Vec<_> = found.drain(wanted.rounds as usize..).collect();
+    let worst = |rounds: &[(f64, T)]| rounds.last().map_or(0.0, |(noise, _)| *noise);
+    let mut shown = format!("{} (others had up to {:.1} % of a core)", wanted.rounds, worst(&found));
+    if !thrown.is_empty() {
+        write!(shown, "; {} thrown away (up to {:.1} %)", thrown.len(), worst(&thrown))?;
+    }
+    report.row("rounds", shown);
+    report.fail_if(
+        missing > 0,
+        format!("not quiet: in {missing} rounds others had more than {} % of a core", wanted.others),
+    );
+    Ok(found.into_iter().map(|(_, round)| round).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str =
+        "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 100 10 50 800 5 3 7 20 0 0\ncpu1 0 0 0 900 0 0 0 0 0 0\nintr 1\n";
+
+    #[test]
+    fn a_core_is_read() {
+        assert_eq!(core(STAT, 0), Some(Core { number: 0, busy: TICK * 170, stolen: TICK * 20 }));
+        assert_eq!(core(STAT, 1), Some(Core { number: 1, ..Core::default() }));
+        assert_eq!(core(STAT, 2), None);
+        assert_eq!(core("cpu0 1 2", 0), None);
+    }
+
+    #[test]
+    fn what_others_used_is_what_is_left() {
+        let before = Core::default();
+        let after = Core { number: 0, busy: Duration::from_millis(700), stolen: Duration::from_millis(50) };
+        let found = noise(&before, &after, Duration::from_millis(400), Duration::from_secs(1));
+        assert!((found.others - 0.3).abs() < 1e-9 && (found.stolen - 0.05).abs() < 1e-9);
+        assert!((found.percent() - 35.0).abs() < 1e-9);
+        assert!(noise(&before, &after, Duration::from_secs(2), Duration::from_secs(1)).others.abs() < 1e-9);
+    }
+
+    async fn run(shares: &[f64], wanted: u32) -> (Vec<usize>, Report) {
+        let mut report = Report::new("rounds");
+        let one = async |round: u32| {
+            let others = shares[round as usize % shares.len()];
+            Ok((round as usize, Noise { others, stolen: 0.0 }))
+        };
+        let wanted = Rounds { rounds: wanted, others: 5.0 };
+        let found = rounds(wanted, &mut report, one).await.expect("no round fails");
+        (found, report)
+    }
+
+    #[tokio::test]
+    async fn a_loud_round_is_thrown_away_and_said() {
+        let (found, report) = run(&[0.0, 0.5, 0.01], 3).await;
+        assert_eq!(found, [0, 3, 2]);
+        assert!(report.passed() && report.to_string().contains("1 thrown away (up to 50.0 %)"), "{report}");
+    }
+
+    #[tokio::test]
+    async fn it_ends_where_it_is_never_quiet_and_that_is_a_failure() {
+        let (found, report) = run(&[0.5, 0.3, 0.4], 2).await;
+        assert_eq!(found.len(), 2);
+        assert!(!report.passed() && report.to_string().contains("not quiet: in 2 rounds"), "{report}");
+    }
+}
