@@ -27,8 +27,8 @@ pub trait Act: AvroSchema + Serialize + for<'de> Deserialize<'de> {
     /// `invalid_message` or `payload_too_large`.
     fn check(&self, limits: &Limits) -> Result<(), Refusal>;
 
-    /// Names the rows it touches. Asked twice, the second time with the rows loaded so far (use `Rows::peek`).
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs);
+    /// Names the rows it touches. If it peeks at rows, it is asked again when more are known.
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>);
 
     /// Decides. Touches nothing: what changes is in the answer.
     ///

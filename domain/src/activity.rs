@@ -139,9 +139,9 @@ impl Act for Broadcast {
         }
     }
 
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         if let (ActivityScope::Direct, Some(to)) = (self.scope, &self.to) {
-            presence::needs_agent(at.scope(), to, rows, needs);
+            presence::needs_agent(at.scope(), to, needs);
         }
     }
 
@@ -172,27 +172,21 @@ impl Act for Broadcast {
 
     fn show(&self, at: &At, effect: &BroadcastEffect) -> Shown {
         let author = at.header.agent_id;
-        let mut content = json!({ "kind": self.kind, "description": self.description, "tags": self.shown_tags() });
-        for (name, value) in [("data", &self.data), ("metadata", &self.metadata)] {
-            if let Some(value) = value {
-                content[name] = value.value();
-            }
-        }
-        let mut body = json!({
-            "from": { "agent_id": author, "name": effect.name },
-            "timestamp": at.time.rfc3339(),
-            "scope": self.scope,
-            "activity": content,
-        });
-        if let Some(to) = effect.to {
-            body["to"] = json!(to);
-        }
-        if self.scope == ActivityScope::Tagged {
-            body["tags"] = json!(self.routing());
-        }
-        if let Some(cause) = &at.header.caused_by {
-            body["caused_by"] = json!(cause);
-        }
+        let body = Told {
+            from: Author { agent_id: author, name: effect.name.as_deref() },
+            timestamp: at.time.rfc3339(),
+            scope: self.scope,
+            activity: Said {
+                kind: &self.kind,
+                description: self.description.as_deref(),
+                tags: self.shown_tags(),
+                data: self.data.as_ref(),
+                metadata: self.metadata.as_ref(),
+            },
+            to: effect.to,
+            tags: (self.scope == ActivityScope::Tagged).then(|| self.routing()),
+            caused_by: at.header.caused_by.as_deref(),
+        };
         let audience = match (self.scope, effect.to) {
             (ActivityScope::Tagged, _) => {
                 Audience::Tagged { tags: self.routing().to_vec(), kind: self.kind.clone(), author }
@@ -202,6 +196,40 @@ impl Act for Broadcast {
         };
         Shown::ack(KIND, "broadcast_ok", &()).push(audience, Frame::new(KIND, "broadcast", &body))
     }
+}
+
+/// The fields of a `broadcast` frame.
+#[derive(Serialize)]
+struct Told<'a> {
+    from: Author<'a>,
+    timestamp: String,
+    scope: ActivityScope,
+    activity: Said<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<AgentId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caused_by: Option<&'a str>,
+}
+
+/// Its author.
+#[derive(Serialize)]
+struct Author<'a> {
+    agent_id: Option<AgentId>,
+    name: Option<&'a str>,
+}
+
+/// Its content.
+#[derive(Serialize)]
+struct Said<'a> {
+    kind: &'a str,
+    description: Option<&'a str>,
+    tags: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Json>,
 }
 
 /// `activity.subscribe`: tagged activity with one of these tags, or of one of these kinds.
@@ -245,7 +273,7 @@ impl Act for Subscribe {
         check_topics(limits, &self.tags, &self.kinds)
     }
 
-    fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
+    fn needs(&self, _: &Header, _: &mut Needs<'_>) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
         interested(at, rows, &InterestChange::Add(topics(&self.tags, &self.kinds)))
@@ -265,7 +293,7 @@ impl Act for Unsubscribe {
         check_topics(limits, &self.tags, &self.kinds)
     }
 
-    fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
+    fn needs(&self, _: &Header, _: &mut Needs<'_>) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
         interested(at, rows, &InterestChange::Remove(topics(&self.tags, &self.kinds)))

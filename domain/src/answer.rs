@@ -37,7 +37,7 @@ impl Act for Forget {
         Ok(())
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         for asked in &self.asked {
             needs.row(RowKey::answer(at.scope(), asked.agent, &asked.key));
         }

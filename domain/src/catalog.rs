@@ -123,8 +123,8 @@ macro_rules! commands {
             }
 
             /// See [`Act::needs`].
-            pub fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
-                match self { $(Self::$name(payload) => payload.needs(at, rows, needs)),+ }
+            pub fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
+                match self { $(Self::$name(payload) => payload.needs(at, needs)),+ }
             }
 
             /// See [`Act::apply`].

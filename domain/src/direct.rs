@@ -160,14 +160,14 @@ impl Act for Send {
         limits.ttl(self.ttl, MAIL_SECONDS_MAX)
     }
 
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         let scope = at.scope();
         needs.row(RowKey::message(scope, MessageId::of(at.command_id)));
-        presence::needs_agent(scope, &self.to, rows, needs);
+        presence::needs_agent(scope, &self.to, needs);
         let by_id = self.to.parse().ok();
-        let by_name = rows.peek::<presence::Name>(&RowKey::name(scope, &self.to)).map(|name| name.agent);
+        let by_name = needs.peek::<presence::Name>(&RowKey::name(scope, &self.to)).map(|name| name.agent);
         for (to, from) in by_id.into_iter().chain(by_name).zip(at.agent_id.into_iter().cycle()) {
-            needs.rows.extend(counted(scope, to, from));
+            needs.rows(counted(scope, to, from));
         }
     }
 

@@ -37,7 +37,7 @@ impl Act for Created {
             .map_err(|_| Refusal::invalid("partition", "`partition` must be a small number."))
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         needs.row(Fleet::key(Scope { tenant: at.tenant_id, fleet: self.id }));
         needs.row(Slug::key(at.tenant_id, &self.slug));
     }

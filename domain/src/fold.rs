@@ -14,9 +14,10 @@ use crate::{
     verdict::{First, Index, Outcome, Verdict},
 };
 
-/// Names every row that folding `event` touches, as far as `rows` tells: asked until everything named is loaded. It may need
-/// more once an earlier event of its batch was folded (that one gave an agent its name), so it is asked again right before.
-pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
+/// Names every row that folding `event` touches, as far as the known rows tell, and says whether they had a part in it. If so
+/// it is asked again until everything named is loaded, and once more right before its fold: an earlier event of its batch
+/// may have given an agent its name.
+pub fn needs(event: &Event, needs: &mut Needs<'_>) -> bool {
     let header = &event.at.header;
     let scope = header.scope();
     needs.row(RowKey::head(scope));
@@ -26,7 +27,8 @@ pub fn needs(event: &Event, rows: &Rows, needs: &mut Needs) {
             needs.row(RowKey::answer(scope, agent, key));
         }
     }
-    event.command.needs(header, rows, needs);
+    event.command.needs(header, needs);
+    needs.peeked()
 }
 
 /// Decides one event and writes what changed into `rows`.
@@ -62,7 +64,7 @@ pub struct Damaged {
 }
 
 /// Names the row that [`damaged`] touches.
-pub fn needs_damaged(record: &Damaged, needs: &mut Needs) {
+pub fn needs_damaged(record: &Damaged, needs: &mut Needs<'_>) {
     needs.row(RowKey::head(record.scope));
 }
 

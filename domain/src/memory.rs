@@ -229,7 +229,7 @@ impl Act for Set {
         }
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         needs.row(RowKey::memory(at.scope(), &self.key));
         self.reads.iter().for_each(|read| needs.row(RowKey::memory(at.scope(), &read.key)));
     }
@@ -277,12 +277,10 @@ impl Act for Set {
     }
 
     fn show(&self, at: &At, effect: &SetEffect) -> Shown {
-        let mut body = json!({ "id": effect.id, "key": self.key, "version": effect.version });
-        let value = effect.value.as_ref().or(self.value.as_ref());
-        if let Some(value) = &effect.value {
-            body["value"] = value.value();
-        }
+        let made = effect.value.as_ref();
+        let body = SetOk { id: effect.id, key: &self.key, version: effect.version, value: made };
         let mut shown = Shown::ack(KIND, "set_ok", &body);
+        let value = made.or(self.value.as_ref());
         let change = if effect.created { "create" } else { "update" };
         if let Some(version) = effect.expired {
             shown.pushes.push(notice(at, &self.key, "expire", version, None, None));
@@ -292,19 +290,40 @@ impl Act for Set {
     }
 }
 
+/// The fields of `set_ok`. The value only if an `op` made it: else the asker knows it.
+#[derive(Serialize)]
+struct SetOk<'a> {
+    id: MemoryId,
+    key: &'a str,
+    version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a Json>,
+}
+
+/// The fields of `changed`.
+#[derive(Serialize)]
+struct Changed<'a> {
+    key: &'a str,
+    change: &'a str,
+    action: &'static str,
+    author: Option<AgentId>,
+    version: u64,
+    timestamp: String,
+}
+
+/// What `changed` has more for those who asked for values.
+#[derive(Serialize)]
+struct ChangedTo<'a> {
+    value: &'a Json,
+}
+
 /// The `changed` notice to whoever watches the key.
 fn notice(at: &At, key: &str, change: &str, version: u64, author: Option<AgentId>, value: Option<&Json>) -> Push {
     let deletes = matches!(change, "delete" | "expire");
-    let body = json!({
-        "key": key,
-        "change": change,
-        "action": if deletes { "delete" } else { "set" },
-        "author": author,
-        "version": version,
-        "timestamp": at.time.rfc3339(),
-    });
+    let action = if deletes { "delete" } else { "set" };
+    let body = Changed { key, change, action, author, version, timestamp: at.time.rfc3339() };
     let frame = Frame::new(KIND, "changed", &body);
-    let with_value = value.map(|value| frame.clone().also(&json!({ "value": value })));
+    let with_value = value.map(|value| frame.clone().also(&ChangedTo { value }));
     Push { audience: Audience::Watchers { key: key.to_owned(), deletes }, frame, with_value }
 }
 
@@ -336,7 +355,7 @@ impl Act for Delete {
         check_reads(&self.reads, self.expected_version, limits)
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         needs.row(RowKey::memory(at.scope(), &self.key));
         self.reads.iter().for_each(|read| needs.row(RowKey::memory(at.scope(), &read.key)));
     }
@@ -379,7 +398,7 @@ impl Act for Expire {
         Ok(())
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         needs.row(RowKey::memory(at.scope(), &self.key));
     }
 

@@ -110,7 +110,7 @@ impl Act for Update {
         limits.metadata(self.metadata.as_ref())
     }
 
-    fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
+    fn needs(&self, _: &Header, _: &mut Needs<'_>) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<UpdateEffect>, Refusal> {
         let before = own(at, rows)?;
@@ -178,12 +178,12 @@ pub(crate) fn own<'a>(at: &At, rows: &'a Rows) -> Result<&'a Agent, Refusal> {
 }
 
 /// Names the rows behind an agent id or name: ids before names when both match.
-pub(crate) fn needs_agent(scope: Scope, id_or_name: &str, rows: &Rows, needs: &mut Needs) {
+pub(crate) fn needs_agent(scope: Scope, id_or_name: &str, needs: &mut Needs<'_>) {
     if let Ok(id) = id_or_name.parse() {
         needs.row(RowKey::agent(scope, id));
     }
     let name = RowKey::name(scope, id_or_name);
-    if let Some(known) = rows.peek::<Name>(&name) {
+    if let Some(known) = needs.peek::<Name>(&name) {
         needs.row(RowKey::agent(scope, known.agent));
     }
     needs.row(name);

@@ -304,22 +304,46 @@ mod states {
     }
 }
 
-/// The rows that some commands touch.
-#[derive(Clone, Debug, Default)]
-pub struct Needs {
-    /// By name, each once.
-    pub rows: BTreeSet<RowKey>,
+/// The rows that some commands touch, as far as the rows that are known tell.
+#[derive(Debug)]
+pub struct Needs<'a> {
+    known: &'a Rows,
+    unknown: BTreeSet<RowKey>,
+    peeked: bool,
 }
 
-impl Needs {
-    /// Asks for one row.
-    pub fn row(&mut self, key: RowKey) {
-        self.rows.insert(key);
+impl<'a> Needs<'a> {
+    /// Of nothing yet.
+    pub fn of(known: &'a Rows) -> Self {
+        Self { known, unknown: BTreeSet::new(), peeked: false }
     }
 
-    /// What of it `rows` does not know yet. Load it and name the needs again, until this is empty.
-    pub fn unknown(self, rows: &Rows) -> BTreeSet<RowKey> {
-        self.rows.into_iter().filter(|key| !rows.knows(key)).collect()
+    /// Asks for one row.
+    pub fn row(&mut self, key: RowKey) {
+        if !self.known.knows(&key) {
+            self.unknown.insert(key);
+        }
+    }
+
+    /// Asks for some rows.
+    pub fn rows(&mut self, keys: impl IntoIterator<Item = RowKey>) {
+        keys.into_iter().for_each(|key| self.row(key));
+    }
+
+    /// A row that names others, if it is known by now.
+    pub fn peek<T: State>(&mut self, key: &RowKey) -> Option<&'a T> {
+        self.peeked = true;
+        self.known.known.get(key).and_then(Option::as_ref).and_then(T::of)
+    }
+
+    /// Whether a row was looked at since this was asked the last time.
+    pub(crate) fn peeked(&mut self) -> bool {
+        std::mem::take(&mut self.peeked)
+    }
+
+    /// What was named and is not known yet.
+    pub fn unknown(self) -> BTreeSet<RowKey> {
+        self.unknown
     }
 }
 
@@ -383,11 +407,6 @@ impl Rows {
         let row = self.known.get(key);
         assert!(row.is_some(), "a fold touched {key:?} without declaring it in needs()");
         row.and_then(Option::as_ref).and_then(T::of)
-    }
-
-    /// A row that may not have been loaded yet: only for `needs`, whose second round sees what the first loaded.
-    pub fn peek<T: State>(&self, key: &RowKey) -> Option<&T> {
-        self.known.get(key).and_then(Option::as_ref).and_then(T::of)
     }
 
     /// The agent `id`.

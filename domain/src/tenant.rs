@@ -28,7 +28,7 @@ impl Act for Created {
         slug("name", &self.name, limits.name_bytes)
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         needs.row(Tenant::key(at.tenant_id));
     }
 
@@ -66,7 +66,7 @@ impl Act for KeyCreated {
         if hex { Ok(()) } else { Err(Refusal::invalid("hash", "`hash` must be SHA-256 in hex.")) }
     }
 
-    fn needs(&self, _: &Header, _: &Rows, needs: &mut Needs) {
+    fn needs(&self, _: &Header, needs: &mut Needs<'_>) {
         needs.row(Key::key(&self.hash));
     }
 

@@ -42,10 +42,12 @@ impl Store {
     /// The needs of a batch do not settle within their bound, or an event declares too little: our own bug.
     pub fn project(&mut self, batch: &[Event]) -> Vec<Verdict> {
         let mut rows = Rows::at(self.time);
-        self.load(&mut rows, batch);
+        let open = self.load(&mut rows, batch, (0..batch.len()).collect());
         let mut verdicts = Vec::with_capacity(batch.len());
-        for event in batch {
-            self.load(&mut rows, std::slice::from_ref(event));
+        for (at, event) in batch.iter().enumerate() {
+            if open.binary_search(&at).is_ok() {
+                self.load(&mut rows, batch, vec![at]);
+            }
             verdicts.push(fold::fold(&mut rows, event));
             self.applied = event.at.position.offset;
         }
@@ -64,20 +66,19 @@ impl Store {
         row::digest(self.rows.values(), self.applied)
     }
 
-    fn load(&self, rows: &mut Rows, events: &[Event]) {
+    /// Loads what the events at `open` touch, and tells which of them may need more later.
+    fn load(&self, rows: &mut Rows, batch: &[Event], mut open: Vec<usize>) -> Vec<usize> {
         for _ in 0..=NEEDS_ROUNDS_MAX {
-            let mut needs = Needs::default();
-            for event in events {
-                fold::needs(event, rows, &mut needs);
-            }
-            let keys = needs.unknown(rows);
+            let mut needs = Needs::of(rows);
+            open.retain(|at| fold::needs(&batch[*at], &mut needs));
+            let keys = needs.unknown();
             if keys.is_empty() {
-                return;
+                return open;
             }
             let found: Vec<Row> = keys.iter().filter_map(|key| self.rows.get(key)).cloned().collect();
             rows.load(keys, found);
         }
-        panic!("the needs of {} events did not settle in {NEEDS_ROUNDS_MAX} rounds", events.len());
+        panic!("the needs of {} events did not settle in {NEEDS_ROUNDS_MAX} rounds", batch.len());
     }
 }
 

@@ -59,10 +59,14 @@ enum Read {
 }
 
 impl Read {
-    fn needs(&self, rows: &Rows, needs: &mut Needs) {
+    /// Whether it may need more later.
+    fn needs(&self, needs: &mut Needs<'_>) -> bool {
         match self {
-            Self::Event(event) => fold::needs(event, rows, needs),
-            Self::Damaged(record) => fold::needs_damaged(record, needs),
+            Self::Event(event) => fold::needs(event, needs),
+            Self::Damaged(record) => {
+                fold::needs_damaged(record, needs);
+                false
+            }
         }
     }
 
@@ -178,16 +182,15 @@ impl Projector {
         Ok(read)
     }
 
-    /// Loads what `read` touches and `rows` does not know yet, until nothing new is named.
-    async fn load(&self, rows: &mut Rows, read: &[Read]) -> Result<(), Error> {
+    /// Loads what the records at `open` touch and `rows` does not know yet, until nothing new is named, and tells which of
+    /// them may need more later.
+    async fn load(&self, rows: &mut Rows, read: &[Read], mut open: Vec<usize>) -> Result<Vec<usize>, Error> {
         for _ in 0..=NEEDS_ROUNDS_MAX {
-            let mut needs = Needs::default();
-            for one in read {
-                one.needs(rows, &mut needs);
-            }
-            let missing = needs.unknown(rows);
+            let mut needs = Needs::of(rows);
+            open.retain(|at| read[*at].needs(&mut needs));
+            let missing = needs.unknown();
             if missing.is_empty() {
-                return Ok(());
+                return Ok(open);
             }
             let found = self.services.reads.load(self.partition, &missing).await?;
             rows.load(missing, found.rows);
@@ -196,12 +199,14 @@ impl Projector {
     }
 
     /// Folds a batch. What an event touches may depend on one before it in the same batch (that one gave an agent its
-    /// name), so each is asked again before its own fold; nearly always everything is there already.
+    /// name): such an event is asked again before its own fold.
     async fn fold(&self, rows: &mut Rows, read: &[Read]) -> Result<Vec<Verdict>, Error> {
-        self.load(rows, read).await?;
+        let open = self.load(rows, read, (0..read.len()).collect()).await?;
         let mut verdicts = Vec::with_capacity(read.len());
-        for one in read {
-            self.load(rows, std::slice::from_ref(one)).await?;
+        for (at, one) in read.iter().enumerate() {
+            if open.binary_search(&at).is_ok() {
+                self.load(rows, read, vec![at]).await?;
+            }
             verdicts.push(one.fold(rows));
         }
         Ok(verdicts)

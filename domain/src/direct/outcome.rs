@@ -21,12 +21,12 @@ use crate::{
 pub(super) const EXPIRED: &str = "expired";
 
 /// Everything that the outcome of a message touches.
-fn needs_message(at: &Header, id: MessageId, rows: &Rows, needs: &mut Needs) {
+fn needs_message(at: &Header, id: MessageId, needs: &mut Needs<'_>) {
     let scope = at.scope();
     let key = RowKey::message(scope, id);
-    if let Some(message) = rows.peek::<Message>(&key) {
+    if let Some(message) = needs.peek::<Message>(&key) {
         needs.row(RowKey::agent(scope, message.from));
-        needs.rows.extend(counted(scope, message.to, message.from));
+        needs.rows(counted(scope, message.to, message.from));
     }
     needs.row(key);
     needs.row(RowKey::notice(scope, at.command_id));
@@ -92,8 +92,8 @@ impl Act for Delivered {
         Ok(())
     }
 
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
-        needs_message(at, self.message, rows, needs);
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
+        needs_message(at, self.message, needs);
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<DeliveredEffect>, Refusal> {
@@ -145,8 +145,8 @@ impl Act for Ack {
         Ok(())
     }
 
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
-        needs_message(at, self.message_id, rows, needs);
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
+        needs_message(at, self.message_id, needs);
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<AckEffect>, Refusal> {
@@ -194,8 +194,8 @@ impl Act for Told {
         if self.statuses.len() > TOLD_MAX { Err(Refusal::over("statuses", TOLD_MAX)) } else { Ok(()) }
     }
 
-    fn needs(&self, at: &Header, _: &Rows, needs: &mut Needs) {
-        needs.rows.extend(self.statuses.iter().map(|id| RowKey::notice(at.scope(), *id)));
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
+        needs.rows(self.statuses.iter().map(|id| RowKey::notice(at.scope(), *id)));
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
@@ -238,10 +238,10 @@ impl Act for Expire {
         Ok(())
     }
 
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         match self.status {
             Some(status) => needs.row(RowKey::notice(at.scope(), status)),
-            None => needs_message(at, self.message, rows, needs),
+            None => needs_message(at, self.message, needs),
         }
     }
 

@@ -19,11 +19,11 @@ use crate::{
 
 /// What events need and `rows` does not know.
 fn unknown(events: &[Event], rows: &Rows) -> BTreeSet<RowKey> {
-    let mut wanted = Needs::default();
+    let mut wanted = Needs::of(rows);
     for event in events {
-        needs(event, rows, &mut wanted);
+        needs(event, &mut wanted);
     }
-    wanted.unknown(rows)
+    wanted.unknown()
 }
 
 fn set(value: i32) -> memory::Set {
@@ -253,9 +253,9 @@ fn a_damaged_record_has_its_place_in_the_chain_and_nothing_else() {
     rows.load([RowKey::head(scope)], world.row::<Head>(&RowKey::head(scope)).cloned().map(Row::Head));
     let position = Position { offset: told.position.offset.next(), ..told.position };
     let record = Damaged { scope, position, time: LogTime(1), hash: 7 };
-    let mut wanted = Needs::default();
+    let mut wanted = Needs::of(&rows);
     needs_damaged(&record, &mut wanted);
-    assert!(wanted.unknown(&rows).is_empty());
+    assert!(wanted.unknown().is_empty());
     let verdict = damaged(&mut rows, &record);
     assert_eq!((verdict.previous, verdict.time), (Some(told.position.offset), world.now), "time never runs backwards");
     assert!(matches!(&verdict.outcome, Outcome::Refused(refusal) if refusal.code == Code::ServerError));
@@ -296,6 +296,17 @@ fn what_is_unknown_settles() {
     let mut rows = Rows::default();
     rows.load(keys, []);
     assert!(unknown(&[told.event], &rows).is_empty());
+}
+
+#[test]
+fn only_what_peeks_at_rows_is_asked_again() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let send: crate::direct::Send = serde_json::from_value(json!({"to": "ada", "payload": 1})).expect("a message");
+    let told = [world.when(&ada, set(1)), world.when(&ada, send), world.when(&ada, set(2))];
+    let rows = Rows::default();
+    let mut wanted = Needs::of(&rows);
+    assert_eq!(told.map(|told| needs(&told.event, &mut wanted)), [false, true, false]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Act for Subscribe {
         Err(Refusal::invalid("events", "`events` may hold `set` and `delete`."))
     }
 
-    fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
+    fn needs(&self, _: &Header, _: &mut Needs<'_>) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
         interested(at, rows, &self.change())
@@ -86,7 +86,7 @@ impl Act for Unsubscribe {
         glob::check(&self.pattern)
     }
 
-    fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
+    fn needs(&self, _: &Header, _: &mut Needs<'_>) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
         interested(at, rows, &self.change())

@@ -149,14 +149,14 @@ impl Act for Started {
         Ok(())
     }
 
-    fn needs(&self, at: &Header, rows: &Rows, needs: &mut Needs) {
+    fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         let scope = at.scope();
         needs.row(RowKey::agent(scope, self.proposed));
         if let Some(id) = self.claimed {
             needs.row(RowKey::agent(scope, id));
         }
         if let Some(name) = &self.name {
-            super::needs_agent(scope, name, rows, needs);
+            super::needs_agent(scope, name, needs);
         }
     }
 
@@ -230,7 +230,7 @@ impl Act for Ended {
         Ok(())
     }
 
-    fn needs(&self, _: &Header, _: &Rows, _: &mut Needs) {}
+    fn needs(&self, _: &Header, _: &mut Needs<'_>) {}
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<EndedEffect>, Refusal> {
         let agent = super::own(at, rows)?;
