@@ -216,6 +216,11 @@ impl Post {
         })
     }
 
+    /// Whether there is nothing but presence in it.
+    pub fn is_presence(&self) -> bool {
+        self.clone().without_presence().is_none()
+    }
+
     /// The same without presence; `None` if nothing is left.
     pub fn without_presence(mut self) -> Option<Self> {
         for (at, push) in self.delivery.pushes.iter().enumerate().take(PUSHES_MAX) {

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::{
     fanout::{Delivery, Post, Viewpoint},
-    presence::{self, Changes, Coalescer, Due},
+    presence::{self, Changes, Coalescer, Due, Throttle},
 };
 
 /// A connection's queue of pushes: bounded; when it is full everything in it is dropped and the connection lags.
@@ -69,8 +69,8 @@ impl Outbox {
     }
 
     /// Puts a post in; `false` if that was too much and the connection lags from now on. `pending` says what is held
-    /// back from it.
-    fn put(&self, post: Post, pending: impl FnOnce() -> Changes) -> bool {
+    /// back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
+    fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {
         let mut queue = self.queue();
         queue.bytes += post.delivery.weight();
         let fits = queue.bytes <= OUTBOX_BYTES_MAX || queue.posts.is_empty();
@@ -81,9 +81,19 @@ impl Outbox {
             presence::merge(&mut owed, &pending());
             *queue = Queue { lagged: Some(Lagged { owed }), ..Queue::default() };
         }
+        let announced = announced || !fits;
         drop(queue);
-        self.filled.notify_one();
+        if announced {
+            self.filled.notify_one();
+        }
         fits
+    }
+
+    /// Says that there is something to take, if there is.
+    fn announce(&self) {
+        if !self.is_empty() {
+            self.filled.notify_one();
+        }
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -149,6 +159,17 @@ pub struct Fleet {
     tail_bytes: usize,
     members: BTreeMap<SessionId, Present>,
     coalescer: Coalescer,
+    throttle: Throttle,
+}
+
+/// How one update is shown.
+#[derive(Clone, Copy)]
+struct Showing<'a> {
+    /// Its presence is shown later.
+    held: bool,
+    /// Its presence is not announced.
+    quiet: bool,
+    coalescer: &'a Coalescer,
 }
 
 impl Fleet {
@@ -162,6 +183,7 @@ impl Fleet {
             tail_bytes: 0,
             members: BTreeMap::new(),
             coalescer: Coalescer::default(),
+            throttle: Throttle::default(),
         }
     }
 
@@ -195,8 +217,8 @@ impl Fleet {
             self.place = Some(First { offset, hash: delivery.hash });
         }
         let held = self.coalescer.see(&delivery, now);
-        let coalescer = &self.coalescer;
-        self.members.retain(|_, present| present.see(&delivery, held, coalescer));
+        let showing = Showing { held, quiet: self.throttle.see(&delivery, now), coalescer: &self.coalescer };
+        self.members.retain(|_, present| present.see(&delivery, showing));
         self.remember(delivery);
         Seen::Next
     }
@@ -210,10 +232,11 @@ impl Fleet {
             return Err(Behind);
         }
         let none = Coalescer::default();
+        let showing = Showing { held: false, quiet: false, coalescer: &none };
         let mut present = Present { member, cursor, since: cursor.max(self.head()) };
         let missed: Vec<_> = self.tail.iter().filter(|delivery| Some(delivery.offset) > cursor).cloned().collect();
         for delivery in &missed {
-            if !present.see(delivery, false, &none) {
+            if !present.see(delivery, showing) {
                 return Err(Behind);
             }
         }
@@ -223,7 +246,7 @@ impl Fleet {
             let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
             let changes = presence::gather(told, present.member.viewpoint.agent);
             let made = self.place.map(|place| made(place, PresenceMode::Delta, &changes)).unwrap_or_default();
-            if !made.iter().all(|made| present.put(Post::all(made), &none)) {
+            if !made.iter().all(|made| present.put(Post::all(made), true, &none)) {
                 return Err(Behind);
             }
             present.since = cursor;
@@ -251,6 +274,9 @@ impl Fleet {
 
     /// Shows the presence changes that were held back.
     pub fn tick(&mut self, now: Duration) {
+        if self.throttle.due(now) {
+            self.members.values().for_each(|present| present.member.outbox.announce());
+        }
         let Some(place) = self.place else { return };
         while let Some(Due { mode, changes }) = self.coalescer.due(now) {
             let last = changes.values().map(|change| change.offset).max();
@@ -259,14 +285,14 @@ impl Fleet {
             // Whoever came later has seen all of it as history.
             let wants = |present: &Present| present.member.presence == mode && present.since < last;
             self.members.retain(|_, present| {
-                !wants(present) || made.iter().all(|made| present.put(Post::all(made), coalescer))
+                !wants(present) || made.iter().all(|made| present.put(Post::all(made), true, coalescer))
             });
         }
     }
 
     /// Whether `tick` has something to show later.
     pub fn holds_back(&self) -> bool {
-        self.coalescer.holds_back()
+        self.throttle.holds_back() || self.coalescer.holds_back()
     }
 
     fn remember(&mut self, delivery: Arc<Delivery>) {
@@ -287,12 +313,12 @@ fn made(place: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery
 
 impl Present {
     /// Puts into its outbox what it gets; `false`: it lags and is fed no longer.
-    fn see(&mut self, delivery: &Arc<Delivery>, presence_held: bool, coalescer: &Coalescer) -> bool {
+    fn see(&mut self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> bool {
         if self.cursor.is_some_and(|cursor| delivery.offset <= cursor) {
             return true;
         }
         self.cursor = None;
-        let fed = self.feed(delivery, presence_held, coalescer);
+        let fed = self.feed(delivery, showing);
         if let Some((_, change)) = delivery.interest.as_ref().filter(|(agent, _)| *agent == self.member.viewpoint.agent)
         {
             self.member.interest.change(change, delivery.offset);
@@ -300,22 +326,25 @@ impl Present {
         fed
     }
 
-    fn feed(&self, delivery: &Arc<Delivery>, presence_held: bool, coalescer: &Coalescer) -> bool {
+    fn feed(&self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> bool {
         let Some(post) = Post::pick(delivery, self.member.viewpoint, &self.member.interest) else { return true };
         let post = match self.member.presence {
-            PresenceMode::Each if !presence_held => Some(post),
+            PresenceMode::Each if !showing.held => Some(post),
             _ => post.without_presence(),
         };
-        post.is_none_or(|post| self.put(post, coalescer))
+        post.is_none_or(|post| {
+            let announced = !(showing.quiet && post.is_presence());
+            self.put(post, announced, showing.coalescer)
+        })
     }
 
-    fn put(&self, post: Post, coalescer: &Coalescer) -> bool {
+    fn put(&self, post: Post, announced: bool, coalescer: &Coalescer) -> bool {
         let pending = || {
             let pending = coalescer.pending(self.member.presence).iter();
             let unseen = pending.filter(|(_, change)| Some(change.offset) > self.since);
             unseen.map(|(about, change)| (*about, Arc::clone(change))).collect()
         };
-        self.member.outbox.put(post, pending)
+        self.member.outbox.put(post, announced, pending)
     }
 }
 

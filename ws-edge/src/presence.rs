@@ -16,6 +16,8 @@ use crate::fanout::Delivery;
 
 /// One change of state an agent in this time, for `each`.
 const EACH: Duration = Duration::from_secs(1);
+/// Presence is announced once in this time.
+const TOGETHER: Duration = Duration::from_millis(200);
 /// One frame in this time, for `delta`.
 const DELTA: Duration = Duration::from_millis(250);
 
@@ -40,6 +42,48 @@ pub struct Coalescer {
     held: Changes,
     delta: Changes,
     delta_since: Option<Duration>,
+}
+
+/// How often a fleet is woken for nothing but presence: the first change goes out at once, those that follow it closely wait a
+/// little and go out together. A thousand agents that join are a few writes to each connection instead of a thousand.
+#[derive(Default)]
+pub struct Throttle {
+    announced: Option<Duration>,
+    waits: bool,
+}
+
+impl Throttle {
+    /// Notes an update; `true` if its presence waits.
+    pub fn see(&mut self, delivery: &Arc<Delivery>, now: Duration) -> bool {
+        if !delivery.pushes.iter().any(|push| matches!(push.audience, Audience::Presence { .. })) {
+            return false;
+        }
+        let waits = self.is_soon(now);
+        if waits {
+            self.waits = true;
+        } else {
+            self.announced = Some(now);
+        }
+        waits
+    }
+
+    /// Whether what waits is to be announced now.
+    pub fn due(&mut self, now: Duration) -> bool {
+        let due = self.waits && !self.is_soon(now);
+        if due {
+            *self = Self { announced: Some(now), waits: false };
+        }
+        due
+    }
+
+    /// Whether something waits.
+    pub fn holds_back(&self) -> bool {
+        self.waits
+    }
+
+    fn is_soon(&self, now: Duration) -> bool {
+        self.announced.is_some_and(|announced| now.saturating_sub(announced) < TOGETHER)
+    }
 }
 
 /// Changes whose time has come, for the members of one mode.

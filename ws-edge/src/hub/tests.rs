@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use ringforge_domain::{
     activity::Broadcast,
     code::{Code, Refusal},
@@ -236,4 +237,37 @@ fn no_cursor_points_to_a_damaged_event() {
     stage.go_on(&mut bob);
     let delta = bob.frames.last().expect("ada joined");
     assert_eq!(delta["position"], update.verdict.position.offset.0 - 1, "the place of an event that can be read");
+}
+
+#[test]
+fn presence_of_many_is_announced_together_and_nothing_else_waits_for_it() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "each");
+    stage.later(LONG);
+    let take = |seat: &Seat| seat.outbox.take().expect("no lag").len();
+    take(&ada);
+
+    let mut waiting = std::pin::pin!(ada.outbox.filled());
+    let ben = stage.enters("ben", "none");
+    assert!(waiting.as_mut().now_or_never().is_some(), "the first is announced at once");
+    assert_eq!(take(&ada), 1);
+
+    let mut waiting = std::pin::pin!(ada.outbox.filled());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    stage.enters("cleo", "none");
+    stage.enters("dan", "none");
+    assert!(waiting.as_mut().now_or_never().is_none(), "those close behind it wait");
+    assert!(stage.fleet.holds_back());
+    stage.later(LONG);
+    assert!(waiting.as_mut().now_or_never().is_some(), "and are announced together");
+    assert_eq!(take(&ada), 2);
+    assert!(!stage.fleet.holds_back());
+
+    let mut waiting = std::pin::pin!(ada.outbox.filled());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    stage.enters("eve", "none");
+    assert!(waiting.as_mut().now_or_never().is_none());
+    stage.when(&ben.agent, note("now"));
+    assert!(waiting.as_mut().now_or_never().is_some(), "what else happens is announced at once");
+    assert_eq!(take(&ada), 2, "with the presence before it");
 }
