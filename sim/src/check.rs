@@ -347,15 +347,22 @@ fn mail(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result
 /// What became of a message was written to its sender, or is kept for it.
 fn statuses(world: &World, fleet: usize, truth: &Truth, offline: &Offline) -> Result<()> {
     let links = world.links.iter().filter(|link| world.clients[link.client].fleet == fleet);
-    let texts = links.flat_map(|link| &link.written).filter(|text| text.contains("\"direct\""));
-    let told = |text: &String| {
+    let texts: Vec<&String> = links.flat_map(|link| &link.written).filter(|text| text.contains("\"direct\"")).collect();
+    // Whoever acknowledges a message to itself is told by the ack: a resume after it does not show the event again.
+    let acks: BTreeSet<u64> = texts
+        .iter()
+        .filter(|text| text.contains("\"ack_ok\""))
+        .filter_map(|text| crate::client::flat(text)["position"].as_u64())
+        .collect();
+    let told = |text: &&String| {
         let frame = crate::client::flat(text);
         Some((frame["position"].as_u64()?, what(&frame)?))
     };
-    let written: BTreeSet<(u64, String)> = texts.filter_map(told).collect();
+    let written: BTreeSet<(u64, String)> = texts.iter().filter_map(told).collect();
     for (command, status) in &truth.statuses {
         let kept = offline.store.rows.contains_key(&RowKey::notice(world.homes[fleet].scope, *command));
-        ensure!(kept || written.contains(status), "{status:?} is lost: it was not written and is not kept");
+        let told = written.contains(status) || (status.1.starts_with("direct/acked") && acks.contains(&status.0));
+        ensure!(kept || told, "{status:?} is lost: it was not written and is not kept");
     }
     Ok(())
 }

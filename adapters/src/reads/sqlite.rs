@@ -20,7 +20,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     Error,
-    reads::{Applied, Commit, Find, Found, Heads, Reads, Verdicts, Which},
+    reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Verdicts, Which},
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter, types::ValueRef};
 use serde::de::DeserializeOwned;
@@ -41,10 +41,10 @@ use super::{
 
 /// How long a statement waits for another process that has the file.
 const BUSY: Duration = Duration::from_secs(5);
-/// Memory of each connection for pages, in KiB (SQLite wants it negative).
-const CACHE_KIB: i64 = -16_000;
-/// Bytes of the file that a connection maps.
-const MMAP_BYTES: i64 = 1 << 30;
+/// Memory for pages of the connection that writes, and of each that reads, in KiB (SQLite wants it negative). The file is not
+/// mapped: every connection would map it again, and all of it would count as memory of the process.
+const WRITER_CACHE_KIB: i64 = -16_000;
+const READER_CACHE_KIB: i64 = -4_000;
 /// Bytes the write-ahead log keeps when it starts over.
 const WAL_KEPT_BYTES: i64 = 64 << 20;
 /// Statements that a connection keeps prepared.
@@ -124,7 +124,7 @@ fn migrating(error: MigrateError) -> Error {
 /// A connection that writes.
 fn connect_writer(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = connect(path, flags)?;
+    let connection = connect(path, flags, WRITER_CACHE_KIB)?;
     let set = |name, value: i64| connection.pragma_update(None, name, value).map_err(|error| failed("open", &error));
     // Normal.
     set("synchronous", 1)?;
@@ -135,15 +135,14 @@ fn connect_writer(path: &Path) -> Result<Connection, Error> {
 
 /// A connection that only reads.
 fn connect_reader(path: &Path) -> Result<Connection, Error> {
-    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX, READER_CACHE_KIB)
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+fn connect(path: &Path, flags: OpenFlags, cache_kib: i64) -> Result<Connection, Error> {
     let open = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "cache_size", CACHE_KIB)?;
-        connection.pragma_update(None, "mmap_size", MMAP_BYTES)?;
+        connection.pragma_update(None, "cache_size", cache_kib)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(connection)
     };
@@ -215,11 +214,11 @@ fn prepare<'c>(connection: &'c Connection, text: &str) -> Result<rusqlite::Cache
 /// Asks one statement and gives each line to `line`.
 fn lines(
     connection: &Connection,
-    sql: sql::Sql,
+    sql: &sql::Sql,
     mut line: impl FnMut(&rusqlite::Row<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut statement = prepare(connection, &sql.text)?;
-    let mut rows = statement.query(params_from_iter(sql.values)).map_err(|error| reading(&error))?;
+    let mut rows = statement.query(params_from_iter(&sql.values)).map_err(|error| reading(&error))?;
     while let Some(row) = rows.next().map_err(|error| reading(&error))? {
         line(row)?;
     }
@@ -231,7 +230,7 @@ fn column<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>, at: usize) -> Re
 }
 
 /// Lines of applied, time, total, body.
-fn find(connection: &Connection, sql: sql::Sql) -> Result<Found, Error> {
+fn find(connection: &Connection, sql: &sql::Sql) -> Result<Found, Error> {
     let mut found = Found::default();
     lines(connection, sql, |row| {
         found.applied = applied(column(row, 0)?, column(row, 1)?);
@@ -244,7 +243,7 @@ fn find(connection: &Connection, sql: sql::Sql) -> Result<Found, Error> {
 }
 
 /// Lines of applied, time, oldest, total, body.
-fn verdicts(connection: &Connection, sql: sql::Sql, counted: bool) -> Result<Verdicts, Error> {
+fn verdicts(connection: &Connection, sql: &sql::Sql, counted: bool) -> Result<Verdicts, Error> {
     let mut found = Verdicts::default();
     lines(connection, sql, |row| {
         found.applied = applied(column(row, 0)?, column(row, 1)?);
@@ -278,12 +277,18 @@ impl Reads for SqliteReads {
 
     async fn find(&self, partition: Partition, wanted: &Find) -> Result<Found, Error> {
         let sql = sql::find(partition, wanted);
-        self.readers.ask(move |connection| find(connection, sql)).await
+        // What whoever comes in waits for: a few rows by an index.
+        if matches!(wanted, Find::Mail { .. } | Find::Listed { which: Listed::Since(_), .. })
+            && let Some(found) = self.readers.ask_here(|connection| find(connection, &sql))
+        {
+            return found;
+        }
+        self.readers.ask(move |connection| find(connection, &sql)).await
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
         let (sql, counted) = (sql::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
-        self.readers.ask(move |connection| verdicts(connection, sql, counted)).await
+        self.readers.ask(move |connection| verdicts(connection, &sql, counted)).await
     }
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
