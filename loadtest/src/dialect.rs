@@ -74,7 +74,7 @@ impl Dialect {
     pub fn pong(self, message: &[u8]) -> Option<&'static [u8]> {
         match self {
             Self::Bare => None,
-            Self::Ringforge => memmem::find(message, br#"{"type":"ping"}"#).map(|_| wire::PONG.as_bytes()),
+            Self::Ringforge => wire::PING.find(message).map(|_| wire::PONG.as_bytes()),
             Self::Nats | Self::Jetstream => message.starts_with(b"PING\r\n").then_some(b"PONG\r\n"),
             Self::Centrifugo => (message == b"{}").then_some(b"{}"),
         }
@@ -105,14 +105,14 @@ impl Dialect {
             let line = &text[..end.unwrap_or(text.len())];
             rest = end.map(|end| &text[end + 1..]);
             match self {
-                Self::Bare => heard(event(line, b"").unwrap_or(Heard::Unreadable)),
-                Self::Ringforge => heard(match event(line, br#""position":"#) {
+                Self::Bare => heard(event(line, None).unwrap_or(Heard::Unreadable)),
+                Self::Ringforge => heard(match event(line, Some(&wire::POSITION)) {
                     Some(event) if sampled(&event, line) => event,
                     Some(_) => Heard::Unreadable,
                     None => ringforge(line),
                 }),
                 Self::Nats | Self::Jetstream => heard(nats(line, &mut inbox)),
-                Self::Centrifugo => heard(event(line, br#""offset":"#).unwrap_or_else(|| centrifugo(line))),
+                Self::Centrifugo => heard(event(line, Some(&wire::OFFSET)).unwrap_or_else(|| centrifugo(line))),
             }
         }
     }
@@ -183,10 +183,9 @@ pub async fn keep_all(door: &Door) -> Result<()> {
 }
 
 /// A load event, with its position behind `key` if the server has any.
-fn event<'a>(line: &[u8], key: &[u8]) -> Option<Heard<'a>> {
+fn event<'a>(line: &[u8], key: Option<&wire::Key>) -> Option<Heard<'a>> {
     let (stamp, _) = wire::find_stamp(line)?;
-    let position = if key.is_empty() { None } else { wire::number_behind(line, key) };
-    Some(Heard::Event(stamp, position))
+    Some(Heard::Event(stamp, key.and_then(|key| key.number(line))))
 }
 
 /// Whether an event is what it seems: of every few, one is parsed whole.
@@ -213,7 +212,7 @@ fn ringforge(line: &[u8]) -> Heard<'_> {
 
 /// An acknowledgement is two lines: the inbox it goes to, with the number of the command, and what it says.
 fn nats<'a>(line: &'a [u8], inbox: &mut Option<usize>) -> Heard<'a> {
-    if let Some(event) = event(line, b"") {
+    if let Some(event) = event(line, None) {
         return event;
     }
     let Ok(text) = std::str::from_utf8(line) else { return Heard::Unreadable };

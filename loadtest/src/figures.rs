@@ -161,6 +161,11 @@ impl Report {
         }
     }
 
+    /// The first of those.
+    pub fn first_failure(&self) -> Option<String> {
+        self.failures.first().cloned()
+    }
+
     /// Whether nothing happened that must not. A bar that is missed is no failure.
     pub fn passed(&self) -> bool {
         self.failures.is_empty()

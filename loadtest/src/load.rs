@@ -24,7 +24,7 @@ use crate::{
     pace::Pacer,
     process::Server,
     quiet::{Cost, Meter},
-    socket::Socket,
+    socket::{Socket, unsent},
     wire::{Stamp, get, ping, set},
 };
 
@@ -93,6 +93,7 @@ pub struct Outcome {
     faults: Faults,
     unread: u64,
     unsent: u64,
+    not_stalled: u64,
     ended: Vec<String>,
     refused: BTreeMap<String, u64>,
 }
@@ -100,10 +101,12 @@ pub struct Outcome {
 impl Outcome {
     /// Everything that must not have happened.
     pub fn check(&self, report: &mut Report, whose: &str) {
-        let Self { faults, unread, unsent, ended, refused, .. } = self;
+        let Self { faults, unread, unsent, not_stalled, ended, refused, .. } = self;
         report.fail_if(!faults.none(), format!("{whose}: {faults}"));
         report.fail_if(*unread > 0, format!("{whose}: {unread} messages were not what they should be"));
         report.fail_if(*unsent > 0, format!("{whose}: {unsent} events could not be sent"));
+        report
+            .fail_if(*not_stalled > 0, format!("{whose}: nothing waited for {not_stalled} readers that were to stall"));
         let first = ended.first().map(String::as_str).unwrap_or_default();
         report.fail_if(!ended.is_empty(), format!("{whose}: {} connections ended, the first: {first}", ended.len()));
         report.fail_if(!refused.is_empty(), format!("{whose}: refused: {refused:?}"));
@@ -139,7 +142,7 @@ struct Fleet {
     agents: Vec<(String, Shared<Member>, mpsc::Sender<String>)>,
     sent: Vec<u64>,
     tally: Shared<Outcome>,
-    _stalled: Vec<Socket>,
+    stalled: Vec<Socket>,
 }
 
 /// Runs one round of some groups at the same time, `seconds` long, the first not measured.
@@ -166,6 +169,13 @@ pub async fn round(server: &Server, groups: &[Group], seconds: u32) -> Result<(V
         sleep(Duration::from_millis(5)).await;
     }
     let cost = meter.stop(server)?;
+    let unsent = unsent()?;
+    for fleet in &fleets {
+        for socket in &fleet.stalled {
+            let reads_on = unsent.get(&socket.ports()?).is_none_or(|bytes| *bytes == 0);
+            with(&fleet.tally, |tally| tally.not_stalled += u64::from(reads_on));
+        }
+    }
     tasks.iter().for_each(JoinHandle::abort);
     for fleet in &fleets {
         let faults = fleet.faults();
@@ -196,7 +206,7 @@ async fn gather(
             stalled.push(connect(door, &format!("stalled-{agent}"), &stalled_hello).await?);
         }
         let (door, shape, tally) = (door.clone(), shape.clone(), Arc::clone(tally));
-        fleets.push(Fleet { door, shape, agents: Vec::new(), sent: Vec::new(), tally, _stalled: stalled });
+        fleets.push(Fleet { door, shape, agents: Vec::new(), sent: Vec::new(), tally, stalled });
     }
     for (agent, mut socket) in connect_all(doors, 0..doors.len() * shape.agents, &shape.hello).await? {
         let fleet = &mut fleets[first + agent % doors.len()];
@@ -464,6 +474,8 @@ mod tests {
             assert_eq!(tally.is_good(), good);
         }
         let ended = Outcome { ended: vec!["closed 1013".to_owned()], ..Outcome::default() };
+        let not_stalled = Outcome { not_stalled: 1, ..Outcome::default() };
+        assert!(!not_stalled.is_good());
         let unsent = Outcome { unsent: 1, ..Outcome::default() };
         let lost = Outcome { faults: Faults { missing: 1, ..Faults::default() }, ..Outcome::default() };
         assert!(!ended.is_good() && !unsent.is_good() && !lost.is_good());

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use ringforge_loadtest::{bare, fanout, figures::Report, idle, ingest, process::pin_client, replay, start};
+use ringforge_loadtest::{
+    bare, fanout, figures::Report, idle, ingest, join, neighbour, peak, process::pin_client, query, reader, replay,
+    start, storm, watch,
+};
 use serde_json::json;
 use tokio::{net::TcpListener, runtime::Builder};
 
@@ -20,9 +23,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The row of the results whose bars the run is judged by.
+    /// The row of the results whose bars the run is judged by; may be given again.
     #[arg(long, global = true)]
-    row: Option<String>,
+    row: Vec<String>,
     #[command(subcommand)]
     what: What,
 }
@@ -39,8 +42,22 @@ enum Measure {
     Fanout(fanout::Fanout),
     /// Acknowledged commands a second.
     Ingest(ingest::Ingest),
+    /// The most deliveries a second.
+    Peak(peak::Peak),
+    /// What agents feel of others.
+    Neighbour(neighbour::Neighbour),
+    /// Watchers of memory.
+    Watch(watch::Watch),
+    /// All agents come back at once.
+    Storm(storm::Storm),
+    /// Many agents join one fleet at once.
+    Join(join::Join),
+    /// What this client itself can take.
+    Reader(reader::Reader),
     /// Few matching events of a long history.
     Replay(replay::Replay),
+    /// Memory queries, and read models made anew.
+    Query(query::Query),
 }
 
 #[derive(Subcommand)]
@@ -53,15 +70,22 @@ enum What {
         #[arg(long, default_value_t = 0)]
         port: u16,
     },
+    /// Be a server that writes prepared messages as fast as they are taken.
+    Flood {
+        /// Bytes of each event's payload.
+        #[arg(long, default_value_t = 256)]
+        bytes: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let Arguments { row, what } = Arguments::parse();
     let result = match what {
-        What::Bare { port } => serve_bare(port).map(|()| true),
+        What::Bare { port } => serve(port, None).map(|()| true),
+        What::Flood { bytes } => serve(0, Some(bytes)).map(|()| true),
         What::Measure(what) => measure(&what).and_then(|mut report| {
-            if let Some(row) = row {
-                report.judge(&row);
+            for row in &row {
+                report.judge(row);
             }
             write!(stdout(), "{report}").context("print the report")?;
             Ok(report.passed())
@@ -88,12 +112,20 @@ fn measure(what: &Measure) -> Result<Report> {
             Measure::Idle(idle) => idle::run(idle).await,
             Measure::Fanout(fanout) => fanout::run(fanout).await,
             Measure::Ingest(ingest) => ingest::run(ingest).await,
+            Measure::Peak(peak) => peak::run(peak).await,
+            Measure::Neighbour(neighbour) => neighbour::run(neighbour).await,
+            Measure::Watch(arguments) => watch::run(arguments).await,
+            Measure::Storm(storm) => storm::run(storm).await,
+            Measure::Join(join) => join::run(join).await,
+            Measure::Reader(reader) => reader::run(reader).await,
             Measure::Replay(replay) => replay::run(replay).await,
+            Measure::Query(query) => query::run(query).await,
         }
     })
 }
 
-fn serve_bare(port: u16) -> Result<()> {
+/// Serves as the bare server, or as the one that only writes.
+fn serve(port: u16, flood: Option<u32>) -> Result<()> {
     // The product's runtime.
     let runtime = Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
@@ -101,6 +133,9 @@ fn serve_bare(port: u16) -> Result<()> {
         let url = format!("ws://{}", listener.local_addr()?);
         let ready = json!({ "ready": true, "version": "bare", "ready_ms": 0, "ws_url": url });
         writeln!(stdout(), "{ready}").context("print the ready line")?;
-        bare::serve(listener).await
+        match flood {
+            Some(bytes) => reader::serve(listener, bytes as usize).await,
+            None => bare::serve(listener).await,
+        }
     })
 }

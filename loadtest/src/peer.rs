@@ -132,6 +132,6 @@ async fn listening(mut server: Server, port: u16) -> Result<Server> {
         );
         sleep(Duration::from_millis(20)).await;
     }
-    server.wall = server.begun.elapsed();
+    server.wall = server.begun.at.elapsed();
     Ok(server)
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::{agent::Door, dialect::Dialect};
+use crate::{agent::Door, dialect::Dialect, quiet::Moment};
 
 /// The core of the servers and the core of this client.
 pub const CORES: [usize; 2] = [0, 1];
@@ -87,7 +87,7 @@ pub struct Server {
     /// From the start of the process to its ready line.
     pub wall: Duration,
     /// When the process was started.
-    pub begun: Instant,
+    pub begun: Moment,
     dialect: Dialect,
     pid: u32,
     child: Option<Running>,
@@ -106,7 +106,7 @@ impl Server {
                 let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
                 let ready = serde_json::from_str(text.lines().next().unwrap_or_default())
                     .with_context(|| format!("read the ready line in {}", file.display()))?;
-                Ok(Self { ready, pid, ..Self::before(Dialect::Ringforge) })
+                Ok(Self { ready, pid, ..Self::before(Dialect::Ringforge)? })
             }
             _ => bail!("name a server: --server PATH, or --ready FILE with --pid N"),
         }
@@ -137,6 +137,17 @@ impl Server {
         let mut command = pinned(&std::env::current_exe().context("find this binary")?);
         command.arg("bare");
         Ok(Self { dialect: Dialect::Bare, ..Self::start(command, folder)? })
+    }
+
+    /// Starts the server of this binary that only writes.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub fn flood(bytes: u32) -> Result<Self> {
+        let folder = tempfile::tempdir().context("make a folder for the server's log")?;
+        let mut command = pinned(&std::env::current_exe().context("find this binary")?);
+        command.args(["flood", "--bytes", &bytes.to_string()]);
+        Self::start(command, folder)
     }
 
     /// Ends the server, lets `change` work on its data directory, and starts it again.
@@ -173,10 +184,13 @@ impl Server {
         Ok(doors)
     }
 
-    /// Of a server before its ready line.
-    pub(crate) fn before(dialect: Dialect) -> Self {
-        let (ready, begun) = (Ready::default(), Instant::now());
-        Self { ready, wall: Duration::ZERO, begun, dialect, pid: 0, child: None, folder: None }
+    /// A server that is started next.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub(crate) fn before(dialect: Dialect) -> Result<Self> {
+        let ready = Ready::default();
+        Ok(Self { ready, wall: Duration::ZERO, begun: Moment::now()?, dialect, pid: 0, child: None, folder: None })
     }
 
     /// Runs a command that is no RingForge, its output in `folder`.
@@ -186,10 +200,10 @@ impl Server {
     pub(crate) fn run(mut command: Command, dialect: Dialect, url: String, folder: TempDir) -> Result<Self> {
         let log = fs::File::create(folder.path().join("server.log")).context("make the server's log")?;
         let errors = log.try_clone().context("share the server's log")?;
+        let before = Self::before(dialect)?;
         let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
         let child = child.with_context(|| format!("start {}", command.get_program().display()))?;
-        let mut server =
-            Self { pid: child.id(), child: Some(Running(child)), folder: Some(folder), ..Self::before(dialect) };
+        let mut server = Self { pid: child.id(), child: Some(Running(child)), folder: Some(folder), ..before };
         server.ready.ws_url = url;
         Ok(server)
     }
@@ -214,7 +228,7 @@ impl Server {
     fn start(mut command: Command, folder: TempDir) -> Result<Self> {
         let log = folder.path().join("server.log");
         let errors = fs::File::create(&log).context("make the server's log")?;
-        let begun = Instant::now();
+        let before = Self::before(Dialect::Ringforge)?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -223,8 +237,7 @@ impl Server {
             .with_context(|| format!("start {}", command.get_program().display()))?;
         let stdout = child.stdout.take().context("take the server's stdout")?;
         let pid = child.id();
-        let mut server =
-            Self { pid, begun, child: Some(Running(child)), folder: Some(folder), ..Self::before(Dialect::Ringforge) };
+        let mut server = Self { pid, child: Some(Running(child)), folder: Some(folder), ..before };
         let (sender, lines) = sync_channel(1);
         // Reads on after the first line, so that the server never waits for a full pipe.
         thread::spawn(move || {
@@ -235,7 +248,7 @@ impl Server {
         let Ok((at, line)) = lines.recv_timeout(READY_WITHIN) else {
             bail!("the server did not get ready; it said:\n{}", server.said());
         };
-        server.wall = at - begun;
+        server.wall = at - server.begun.at;
         server.ready = serde_json::from_str(&line).with_context(|| format!("read the ready line: {line}"))?;
         Ok(server)
     }
@@ -421,7 +434,7 @@ mod tests {
         let ready: Ready = serde_json::from_str(line).expect("a ready line");
         assert_eq!(ready.doors(2).expect("two").len(), 2);
         assert!(ready.doors(3).is_err());
-        let bare = Server::before(Dialect::Bare);
+        let bare = Server::before(Dialect::Bare).expect("a moment");
         assert_eq!(bare.doors(3).expect("any number").len(), 3);
     }
 }

@@ -76,13 +76,30 @@ impl Cost {
     }
 }
 
+/// What had been used at a moment, the server apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    client: Duration,
+    cores: [Core; 2],
+    /// When.
+    pub at: Instant,
+}
+
+impl Moment {
+    /// This one.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn now() -> Result<Self> {
+        Ok(Self { client: own_cpu()?, cores: cores()?, at: Instant::now() })
+    }
+}
+
 /// A stretch of time that has begun.
 #[derive(Debug)]
 pub struct Meter {
     server: Duration,
-    client: Duration,
-    cores: [Core; 2],
-    begun: Instant,
+    begun: Moment,
 }
 
 impl Meter {
@@ -91,7 +108,12 @@ impl Meter {
     /// # Errors
     /// /proc cannot be read.
     pub fn start(server: &Server) -> Result<Self> {
-        Ok(Self { server: server.cpu()?, client: own_cpu()?, cores: cores()?, begun: Instant::now() })
+        Ok(Self { server: server.cpu()?, begun: Moment::now()? })
+    }
+
+    /// Began when the server was started.
+    pub fn from_exec(server: &Server) -> Self {
+        Self { server: Duration::ZERO, begun: server.begun }
     }
 
     /// Ends now.
@@ -99,12 +121,12 @@ impl Meter {
     /// # Errors
     /// /proc cannot be read.
     pub fn stop(&self, server: &Server) -> Result<Cost> {
-        let (cores, wall) = (cores()?, self.begun.elapsed());
+        let (cores, wall) = (cores()?, self.begun.at.elapsed());
         let server = server.cpu_since(self.server)?;
-        let client = own_cpu()?.saturating_sub(self.client);
+        let client = own_cpu()?.saturating_sub(self.begun.client);
         // Where there is one core for both, it is listed twice and both are on it.
         let ours = if cores[0].number == cores[1].number { [server + client; 2] } else { [server, client] };
-        let noise = (0..2).map(|side| noise(&self.cores[side], &cores[side], ours[side], wall));
+        let noise = (0..2).map(|side| noise(&self.begun.cores[side], &cores[side], ours[side], wall));
         let noise = noise.reduce(Noise::and).unwrap_or_default();
         Ok(Cost { server, client, wall, noise })
     }

@@ -1,7 +1,7 @@
 //! A WebSocket for a client that must keep up with a server on one core: all sockets read into one buffer, a message is
 //! looked at where it lies, and a socket that is idle holds nothing. No compression, no fragments: neither is asked for.
 
-use std::{cell::RefCell, io::ErrorKind, ops::Range};
+use std::{cell::RefCell, collections::BTreeMap, io::ErrorKind, ops::Range};
 
 use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
@@ -76,6 +76,14 @@ impl Socket {
             self.stream.readable().await?;
             self.fill_rest()?;
         }
+    }
+
+    /// The ports of its ends, the server's first.
+    ///
+    /// # Errors
+    /// It is no longer connected.
+    pub fn ports(&self) -> Result<(u16, u16)> {
+        Ok((self.stream.peer_addr()?.port(), self.stream.local_addr()?.port()))
     }
 
     /// What is spoken.
@@ -215,6 +223,26 @@ impl Socket {
     }
 }
 
+/// Bytes that kernels hold unsent, by local and remote port: what a server has for readers that do not read.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn unsent() -> Result<BTreeMap<(u16, u16), u64>> {
+    Ok(unsent_of(&std::fs::read_to_string("/proc/net/tcp").context("read /proc/net/tcp")?))
+}
+
+/// `sl local remote state tx:rx ..`, in hex.
+fn unsent_of(table: &str) -> BTreeMap<(u16, u16), u64> {
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let row = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, remote, _, queues, ..] = fields[..] else { return None };
+        let bytes = u64::from_str_radix(queues.split(':').next()?, 16).ok()?;
+        Some(((port(local)?, port(remote)?), bytes))
+    };
+    table.lines().filter_map(row).collect()
+}
+
 /// Code and reason of a close frame.
 fn closed(content: &[u8]) -> String {
     match content {
@@ -301,6 +329,13 @@ mod tests {
         {
             assert!(Head::of(bytes).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn what_waits_for_a_reader_is_read_from_the_table() {
+        let table = "sl local rem st tx_queue:rx_queue\n\
+            0: 0100007F:1F90 0100007F:C001 01 00000000:00000010 00:0\n1: 0100007F:1F90 0100007F:C000 01 00001000:00000000 00:0\n";
+        assert_eq!(unsent_of(table), BTreeMap::from([((0x1f90, 0xc000), 0x1000), ((0x1f90, 0xc001), 0)]));
     }
 
     #[test]

@@ -55,8 +55,6 @@ pub async fn run(start: &Start) -> Result<Report> {
     let mut report = Report::new("Start, fresh data directory");
     let one = async |_| {
         let server = Server::ringforge(&start.server, &[2], 0)?;
-        // The cores are looked at from here on: while it starts, the server's work is not known yet.
-        let meter = Meter::start(&server)?;
         let mut socket = connect(&server.doors(1)?[0], "load-0", &Hello::default()).await?;
         socket.send(watch(0, "load/*").as_bytes()).await?;
         loop {
@@ -67,9 +65,9 @@ pub async fn run(start: &Start) -> Result<Report> {
                 break;
             }
         }
-        let subscribed = server.begun.elapsed().as_secs_f64() * 1e3;
+        let subscribed = server.begun.at.elapsed().as_secs_f64() * 1e3;
         sleep(REST).await;
-        let noise = meter.stop(&server)?.noise;
+        let noise = Meter::from_exec(&server).stop(&server)?.noise;
         let rss = number(server.rss()?) / 1e6;
         Ok(([subscribed, server.wall.as_secs_f64() * 1e3, server.ready.ready_ms, rss], noise))
     };

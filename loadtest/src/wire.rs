@@ -1,7 +1,9 @@
 //! The few messages of the public protocol that the client sends and understands.
 
+use std::sync::LazyLock;
+
 use anyhow::{Context, Result, bail};
-use memchr::{memchr, memmem};
+use memchr::{memchr, memmem::Finder};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
@@ -110,6 +112,8 @@ fn auth(key: &str, name: &str, hello: &Hello) -> String {
     auth.to_string()
 }
 
+/// Finds a `ping`, alone or among other lines.
+pub static PING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#"{"type":"ping"}"#));
 /// The answer to a `ping`.
 pub const PONG: &str = r#"{"type":"pong"}"#;
 
@@ -124,19 +128,44 @@ pub fn data(stamp: Stamp, bytes: usize) -> String {
 
 /// The stamp of a load event, wherever in it, and where it ends.
 pub fn find_stamp(line: &[u8]) -> Option<(Stamp, usize)> {
-    let begin = memmem::find(line, b"\"~")? + 2;
+    static BEGIN: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"~"));
+    let begin = BEGIN.find(line)? + 2;
     let end = begin + memchr(b'~', line.get(begin..)?)?;
     let mut numbers = line[begin..end].split(|byte| *byte == b'.').map(digits);
     let (publisher, sequence, due) = (numbers.next()??, numbers.next()??, numbers.next()??);
     Some((Stamp { publisher: usize::try_from(publisher).ok()?, sequence, due }, end))
 }
 
-/// The number that follows a key of JSON.
-pub fn number_behind(line: &[u8], key: &[u8]) -> Option<u64> {
-    let rest = &line[memmem::find(line, key)? + key.len()..];
-    let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    digits(&rest[..length])
+/// A key of JSON whose number is looked for often.
+#[derive(Debug)]
+pub struct Key(LazyLock<Finder<'static>>);
+
+impl Key {
+    /// The number that follows it.
+    pub fn number(&self, line: &[u8]) -> Option<u64> {
+        self.number_at(line, self.0.find(line)?)
+    }
+
+    /// The numbers that follow it, wherever it stands.
+    pub fn numbers(&self, line: &[u8]) -> impl Iterator<Item = u64> {
+        self.0.find_iter(line).filter_map(|place| self.number_at(line, place))
+    }
+
+    fn number_at(&self, line: &[u8], place: usize) -> Option<u64> {
+        let rest = &line[place + self.0.needle().len()..];
+        let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        digits(&rest[..length])
+    }
 }
+
+/// Of RingForge's events.
+pub static POSITION: Key = Key(LazyLock::new(|| Finder::new(br#""position":"#)));
+/// Of Centrifugo's events.
+pub static OFFSET: Key = Key(LazyLock::new(|| Finder::new(br#""offset":"#)));
+/// Of changes of memory.
+pub static VERSION: Key = Key(LazyLock::new(|| Finder::new(br#""version":"#)));
+/// Of the agents of a run.
+pub static NAME: Key = Key(LazyLock::new(|| Finder::new(br#""name":"load-"#)));
 
 fn digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
@@ -234,8 +263,8 @@ mod tests {
         {
             assert_eq!(find_stamp(wrong.as_bytes()), None, "{wrong}");
         }
-        assert_eq!(number_behind(frame.as_bytes(), br#""position":"#), Some(9));
-        assert_eq!(number_behind(br#"{"position":null}"#, br#""position":"#), None);
+        assert_eq!(POSITION.number(frame.as_bytes()), Some(9));
+        assert_eq!(POSITION.number(br#"{"position":null}"#), None);
     }
 
     #[test]
