@@ -24,11 +24,13 @@ use crate::{
     process::{Place, Server, raise_open_files},
     quiet::{Meter, Noise, Rounds, rounds},
     socket::Socket,
-    wire::{POSITION, Seen, VERSION, set, watch},
+    wire::{POSITION, Seen, VERSION, set, unwatch, watch},
 };
 
 /// A subscription that is not acknowledged by then has failed.
 const SUBSCRIBED_WITHIN: Duration = Duration::from_mins(1);
+/// What is watched.
+const PATTERN: &str = "load/*";
 /// Memory of two servers that do the same differs by less than this for each agent.
 const NOISE_KILOBYTES: f64 = 1.0;
 /// What is on its way after the last change may take this long.
@@ -110,7 +112,10 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
     let (mut receivers, mut tasks) = (Vec::new(), Vec::new());
     let meter = Meter::start(&server)?;
     for (_, mut socket) in sockets {
-        timeout(SUBSCRIBED_WITHIN, subscribe(&mut socket)).await.map_err(|_| anyhow!("no subscribe_ok")).flatten()?;
+        timeout(SUBSCRIBED_WITHIN, ask(&mut socket, &watch(0, PATTERN)))
+            .await
+            .map_err(|_| anyhow!("no subscribe_ok"))
+            .flatten()?;
         let receiver = Arc::new(Mutex::new(Receiver::new(1, true)));
         receivers.push(Arc::clone(&receiver));
         tasks.push(tokio::spawn(listen(socket, receiver, Arc::clone(&told), begin)));
@@ -155,18 +160,22 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
 }
 
 /// Resident memory of a server with as many agents that do not watch. A server of its own: what connecting needed for a
-/// moment would be used again by the subscriptions, and hide them.
+/// moment would be used again by the subscriptions, and hide them. For the same reason each of its agents sends a command
+/// as well, one that leaves nothing behind.
 async fn idle(arguments: &Watch) -> Result<u64> {
     let server = Server::at(&arguments.place, &[1])?;
-    let sockets = connect_all(&server.doors(1)?, 0..arguments.watchers as usize, &Hello::default()).await?;
+    let mut sockets = connect_all(&server.doors(1)?, 0..arguments.watchers as usize, &Hello::default()).await?;
+    for (_, socket) in &mut sockets {
+        let asked = timeout(SUBSCRIBED_WITHIN, ask(socket, &unwatch(0, PATTERN))).await;
+        asked.map_err(|_| anyhow!("no unsubscribe_ok")).flatten()?;
+    }
     sleep(SETTLE).await;
-    let rss = server.rss()?;
-    drop(sockets);
-    Ok(rss)
+    server.rss()
 }
 
-async fn subscribe(socket: &mut Socket) -> Result<()> {
-    socket.send(watch(0, "load/*").as_bytes()).await?;
+/// Sends a command and waits for its acknowledgement.
+async fn ask(socket: &mut Socket, command: &str) -> Result<()> {
+    socket.send(command.as_bytes()).await?;
     loop {
         let text = String::from_utf8(socket.next().await?)?;
         let seen = Seen::read(&text).with_context(|| format!("read {text}"))?;

@@ -237,6 +237,11 @@ pub fn watch(number: usize, pattern: &str) -> String {
     format!(r#"{{"type":"memory","action":"subscribe","ref":{number},"pattern":"{pattern}"}}"#)
 }
 
+/// Ends a subscription to memory; that there is none is no error.
+pub fn unwatch(number: usize, pattern: &str) -> String {
+    format!(r#"{{"type":"memory","action":"unsubscribe","ref":{number},"pattern":"{pattern}"}}"#)
+}
+
 /// Asks for all events with `"kinds"` or `"tags"` as given.
 pub fn replay(number: usize, filter: &str, value: &str, items: u64) -> String {
     format!(r#"{{"type":"replay","action":"request","ref":{number},"{filter}":["{value}"],"limit":{items}}}"#)
@@ -290,6 +295,7 @@ mod tests {
             get(1, "key"),
             ping(1),
             watch(1, "load/*"),
+            unwatch(1, "load/*"),
             replay(3, "kinds", WANTED_KIND, 100),
         ];
         for message in messages {
