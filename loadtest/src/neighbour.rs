@@ -116,7 +116,7 @@ fn replies(report: &mut Report, found: &[(Load, Load)]) {
     let p99 = |latencies: &Latencies| latencies.quantile_ms(0.99);
     for (what, latencies) in [
         ("ping to pong", (|load: &Load| &load.outcome.pongs) as fn(&Load) -> &Latencies),
-        ("memory.get", |load| &load.outcome.gets),
+        ("get to entry", |load| &load.outcome.gets),
     ] {
         report.row(
             format!("{what} p99 without broadcasts, ms"),
