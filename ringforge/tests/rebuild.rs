@@ -112,6 +112,41 @@ async fn a_log_restored_from_a_backup_is_served_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_saw_only_what_is_trimmed_is_told_where_the_log_begins() {
+    let mut server = Server::plain();
+    let mut ada = enter(&server, "ada").await;
+    let mut events = Vec::new();
+    for n in 0..5 {
+        let set = json!({ "type": "memory", "action": "set", "key": "k", "value": n, "ref": n });
+        events.push(ada.ask(&set).await);
+    }
+    ada.close().await;
+    assert_eq!(server.terminate(), Some(0));
+    let (seen, oldest) = (&events[1]["event_id"], &events[3]);
+    let log = open_log(&server.data());
+    let position = oldest["position"].as_u64().expect("a position");
+    log.trim(Partition::POOL, Offset(position)).await.expect("it is trimmed");
+    log.close().await;
+
+    server.restart();
+    let enter = async |event: &Value| {
+        let more = json!({ "presence": "none", "last_event_id": event });
+        let (mut ada, _) = Client::enter(server.ws_url(), server.first_key(), "ada", more).await;
+        let resumed = ada.frame_where(|frame| frame["event"] == "resumed").await;
+        (ada, resumed)
+    };
+    let (mut ada, resumed) = enter(seen).await;
+    assert_eq!(resumed["recovered"], false, "{resumed}");
+    assert_eq!(resumed["reason"], "expired", "{resumed}");
+    assert_eq!(resumed["oldest"], oldest["event_id"], "the first that is still there: {resumed}");
+    let get = json!({ "type": "memory", "action": "get", "key": "k", "ref": 1 });
+    assert_eq!(ada.ask(&get).await["entry"]["value"], 4, "what the log was folded to is kept");
+    ada.close().await;
+    let (_, resumed) = enter(&oldest["event_id"]).await;
+    assert_eq!(resumed["recovered"], true, "{resumed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_load_is_varied() {
     let mut server = Server::plain();
     load(&server, "first").await;

@@ -11,6 +11,7 @@ use ringforge_domain::{
     frame::Encoder,
     ids::{AgentId, CommandId, EdgeId, SessionId},
     limits::{LATE_MICROS, LEAVE_TRIES_MAX, ROSTER_PAGE_MAX},
+    position::Offset,
     presence::{Agent, Ended, Roster, Started, StartedEffect, Update},
     row::{RowKey, State},
     schema,
@@ -310,16 +311,16 @@ impl Edge {
                 None => "expired",
             },
         };
-        let oldest = self.oldest(encoder).await?;
+        let oldest = self.oldest(encoder, bounds.oldest).await?;
         Ok(Missed::Lost { reason, oldest })
     }
 
-    async fn oldest(&self, encoder: &Encoder) -> Result<Option<(String, u64)>, Error> {
+    /// The fleet's first event that is still there.
+    async fn oldest(&self, encoder: &Encoder, bound: Offset) -> Result<Option<(String, u64)>, Error> {
         let partition = encoder.stream.partition;
-        let which = Which::After { after: None, limit: 1 };
-        let Some(oldest) = self.services.reads.verdicts(partition, encoder.scope, &which).await?.oldest else {
-            return Ok(None);
-        };
+        let which = Which::After { after: bound.0.checked_sub(1).map(Offset), limit: 1 };
+        let found = self.services.reads.verdicts(partition, encoder.scope, &which).await?.verdicts;
+        let Some(oldest) = found.first().map(|verdict| verdict.position.offset) else { return Ok(None) };
         let record = self.services.log.seek(partition, &[oldest]).await?.into_iter().next();
         Ok(record.map(|record| {
             let place = First { offset: oldest, hash: schema::record_hash(&record.record.bytes) };
