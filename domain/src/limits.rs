@@ -143,6 +143,8 @@ pub const MAIL_PAGE_MAX: u32 = 32;
 pub const PENDING_MAX: usize = 256;
 /// Bytes of commands of one connection that wait for the gate, about; more are read later.
 pub const PENDING_BYTES_MAX: usize = 4 << 20;
+/// Events read from the log at once for a page, of which the bytes are not known before.
+pub const SEEK_PART: usize = 16;
 /// Bytes of a page, about: one larger entry comes alone.
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Questions of one connection that wait for their answer; more are read later.

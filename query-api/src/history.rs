@@ -1,10 +1,12 @@
 //! History: verdicts from the index joined with their events from the log; what a replay will show.
 
+use std::collections::VecDeque;
+
 use ringforge_domain::{
     code::Refusal,
     frame::Frame,
     ids::AgentId,
-    limits::SEEK_MAX,
+    limits::{PAGE_BYTES_MAX, SEEK_PART},
     position::{LogTime, Offset, Partition, Position},
     presence::Agent,
     replay::{Order, Request},
@@ -19,26 +21,39 @@ use ringforge_ports::{
 
 use crate::asker::{Asker, agent_id, bad_cursor, unavailable};
 
-/// Joins verdicts, by offset, with their events. A trimmed or damaged event leaves its verdict alone.
+/// Verdicts, by offset, joined with their events: the first ones, until their bytes fill a page; at least one.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// With their events. A trimmed or damaged event leaves its verdict alone.
+    pub updates: Vec<Update>,
+    /// For another page.
+    pub rest: VecDeque<Verdict>,
+}
+
+/// Joins verdicts with their events.
 ///
 /// # Errors
 /// The log is away, or an event needs a newer build.
-pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Verdict>) -> Result<Vec<Update>, Error> {
-    let mut updates = Vec::with_capacity(verdicts.len());
-    let mut verdicts = verdicts.into_iter().peekable();
-    while verdicts.peek().is_some() {
-        let part: Vec<Verdict> = verdicts.by_ref().take(SEEK_MAX).collect();
-        let offsets: Vec<Offset> = part.iter().map(|verdict| verdict.position.offset).collect();
+pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Verdict>) -> Result<Joined, Error> {
+    let mut joined = Joined { updates: Vec::with_capacity(verdicts.len()), rest: verdicts.into() };
+    let mut bytes = 0;
+    while !joined.rest.is_empty() {
+        let offsets = joined.rest.iter().take(SEEK_PART).map(|verdict| verdict.position.offset);
+        let offsets: Vec<Offset> = offsets.collect();
         let mut records = services.log.seek(partition, &offsets).await?.into_iter().peekable();
-        for verdict in part {
-            let offset = verdict.position.offset;
+        for offset in offsets {
             let record = records.next_if(|record| record.offset == offset);
+            bytes += record.as_ref().map_or(0, |record| record.record.bytes.len());
+            if bytes > PAGE_BYTES_MAX && !joined.updates.is_empty() {
+                return Ok(joined);
+            }
+            let Some(verdict) = joined.rest.pop_front() else { break };
             let position = Position { partition, offset };
             let event = record.and_then(|record| schema::decode(&record.record.bytes, position, record.time).ok());
-            updates.push(Update { event, verdict });
+            joined.updates.push(Update { event, verdict });
         }
     }
-    Ok(updates)
+    Ok(joined)
 }
 
 /// What a replay will show.

@@ -139,7 +139,8 @@ pub(crate) async fn history(services: &Services, asker: &Asker, query: &History)
     let mut found = found.map_err(|error| unavailable(&error))?.verdicts;
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
-    let mut updates = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
+    let joined = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
+    let (mut updates, has_more) = (joined.updates, has_more || !joined.rest.is_empty());
     let (mut listed, mut bytes, mut whole) = (Vec::new(), 0, 0);
     for update in &updates {
         let more = versions(asker, update);

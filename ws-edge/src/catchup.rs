@@ -55,11 +55,11 @@ impl Reader {
         let upto = rows.iter().filter_map(|row| row.index().mail).map(|(_, place)| place).max();
         let full = rows.len() == MAIL_PAGE_MAX as usize;
         let now = services.clock.wall();
-        let (mut places, mut known) = (Vec::new(), Vec::new());
+        let (mut places, mut seen) = (Vec::new(), Vec::new());
         for row in &rows {
             let Some((_, place)) = row.index().mail.filter(|(_, place)| *place < before) else { continue };
             match row {
-                Row::Notice(notice) if resumes && !notice.away => known.push((notice.message, notice.id)),
+                Row::Notice(notice) if resumes && !notice.away => seen.push((place, (notice.message, notice.id))),
                 Row::Notice(Notice { expires_at, .. }) | Row::Message(Message { expires_at, .. })
                     if *expires_at > now =>
                 {
@@ -69,11 +69,18 @@ impl Reader {
             }
         }
         let found = services.reads.verdicts(partition, scope, &Which::At(places)).await?.verdicts;
-        let updates = updates(services, partition, found).await?;
-        let deliveries = updates.iter().map(|update| Arc::new(Delivery::of(update)));
+        let joined = updates(services, partition, found).await?;
+        // What has too many bytes for this page is read with the next.
+        let cut = joined.rest.front().map(|verdict| verdict.position.offset);
+        let upto = match cut {
+            Some(_) => joined.updates.last().map(|update| update.verdict.position.offset),
+            None => upto,
+        };
+        let known = seen.into_iter().filter(|(place, _)| Some(*place) <= upto).map(|(_, status)| status).collect();
+        let deliveries = joined.updates.iter().map(|update| Arc::new(Delivery::of(update)));
         let posts =
             deliveries.filter_map(|delivery| Post::pick(&delivery, self.viewpoint, &Interest::default())).collect();
-        Ok(Caught { posts, known, upto, done: !full || upto >= Some(before) })
+        Ok(Caught { posts, known, upto, done: cut.is_none() && (!full || upto >= Some(before)) })
     }
 
     /// The next page after a place, and before another if there is one.
@@ -95,9 +102,10 @@ impl Reader {
         let done = !full || verdicts.len() < read;
         // The row is read after the page: its spans say what was in force at each place of it.
         let interest = self.interest(services).await?;
-        let updates = updates(services, partition, verdicts).await?;
-        let mut deliveries = Vec::with_capacity(updates.len());
-        for update in &updates {
+        let joined = updates(services, partition, verdicts).await?;
+        let done = done && joined.rest.is_empty();
+        let mut deliveries = Vec::with_capacity(joined.updates.len());
+        for update in &joined.updates {
             deliveries.push(Arc::new(self.unless_lapsed(services, Delivery::of(update)).await?));
         }
         let upto = deliveries.last().map_or(after, |delivery| Some(delivery.offset));

@@ -267,11 +267,12 @@ impl Feed {
             let after = self.fleet().head();
             let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
             let page = services.reads.verdicts(partition, scope, &which).await?.verdicts;
-            let full = page.len() == CATCH_UP_PAGE_MAX as usize;
+            let read = page.len();
             if !page.is_empty() {
                 debug!(fleet.id = %scope.fleet, updates = page.len(), "gap filled");
             }
-            let filled = updates(services, partition, page).await?;
+            let filled = updates(services, partition, page).await?.updates;
+            let more = read == CATCH_UP_PAGE_MAX as usize || filled.len() < read;
             let now = services.clock.monotonic();
             for update in &filled {
                 if let Seen::Gap { .. } = self.take(update, now) {
@@ -282,7 +283,7 @@ impl Feed {
                 }
             }
             count += filled.len();
-            if !full {
+            if !more {
                 return Ok(count);
             }
         }

@@ -36,6 +36,7 @@ use crate::{
 pub use entrance::{Entered, Missed};
 use heartbeat::Vitals;
 use pending::Waiting;
+pub use playing::Played;
 use playing::{Allowance, Playing};
 use snapshot::Snapshots;
 pub use snapshot::Snapshotted;
@@ -96,8 +97,8 @@ pub enum Input<'a> {
     Answered(Box<Result<Frame, Refusal>>, Option<Json>),
     /// The answer to [`Action::Plan`].
     Planned(Box<Result<Plan, Refusal>>),
-    /// The answer to [`Action::Play`]: the replayed frames, and whether there are fewer than asked.
-    Played(Result<Vec<Frame>, Refusal>),
+    /// The answer to [`Action::Play`].
+    Played(Result<Played, Refusal>),
     /// A page of the answer to [`Action::Snapshot`].
     Snapshotted(Result<Snapshotted, Refusal>),
     /// The socket took everything.

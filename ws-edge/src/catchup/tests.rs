@@ -19,6 +19,7 @@ use ringforge_ports::{
 use serde_json::json;
 
 use super::*;
+use ringforge_domain::limits::PAGE_BYTES_MAX;
 
 /// Ports in memory are done at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -147,4 +148,38 @@ fn statuses_and_messages_come_merged() {
         "who resumes has seen what came while it was here"
     );
     assert_eq!(known, [(first, delivered.verdict.command_id)]);
+}
+
+#[test]
+fn pages_are_bounded_by_bytes() {
+    const LARGE: usize = 300_000;
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let text = "x".repeat(LARGE);
+    let mut want = Vec::new();
+    for _ in 0..40 {
+        want.push(place(&sends(&mut world, &ada, "bob", &json!({"payload": text})).1));
+    }
+    world.leaves(&bob);
+    let bob = world.joins("bob");
+    let started = Offset(world.log.len() as u64 - 1);
+    let services = served(&world);
+    let few = PAGE_BYTES_MAX / LARGE;
+    let (posts, _, most) = pages(&services, &bob, started, false);
+    assert_eq!(places(&posts), want, "the mail: each, once, in order");
+    assert!((1..=few).contains(&most), "{most} of mail in a page");
+
+    let (mut posts, mut after) = (Vec::new(), None);
+    loop {
+        let caught = now(reader(&bob).page(&services, after, Some(started))).expect("read");
+        assert!(caught.posts.len() <= few, "{} of what was missed in a page", caught.posts.len());
+        posts.extend(caught.posts);
+        if caught.done {
+            break;
+        }
+        assert!(caught.upto > after, "it goes on");
+        after = caught.upto;
+    }
+    let mail = posts.iter().filter(|post| post.delivery.weight() > LARGE).map(|post| post.delivery.offset);
+    assert_eq!(mail.collect::<Vec<_>>(), want, "what was missed: each, once, in order");
 }

@@ -32,6 +32,15 @@ pub struct Playing {
     next_cursor: Option<String>,
 }
 
+/// A part of a replay.
+#[derive(Debug)]
+pub struct Played {
+    /// What is shown.
+    pub frames: Vec<Frame>,
+    /// What had too many bytes for one part: asked for again.
+    pub rest: VecDeque<Verdict>,
+}
+
 /// A token bucket in whole items.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
@@ -117,13 +126,15 @@ impl Session {
         }
     }
 
-    pub(super) fn on_played(&mut self, frames: Result<Vec<Frame>, Refusal>) {
+    pub(super) fn on_played(&mut self, played: Result<Played, Refusal>) {
         let (Some(mut playing), Some(me)) = (self.playing.take(), &self.me) else { return };
         let encoder = std::sync::Arc::clone(&me.encoder);
-        let frames = match frames {
-            Ok(frames) => frames,
+        let Played { frames, rest } = match played {
+            Ok(played) => played,
             Err(refusal) => return self.refuse(&refusal, playing.reference),
         };
+        self.allowance.items += u32::try_from(rest.len()).unwrap_or(0);
+        rest.into_iter().rev().for_each(|verdict| playing.waiting.push_front(verdict));
         playing.fetching = false;
         let mut items = Vec::with_capacity(frames.len());
         for frame in &frames {

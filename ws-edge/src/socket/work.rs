@@ -28,7 +28,7 @@ use crate::{
     edge::{self, Edge},
     feed::Feed,
     hub::{Member, Outbox},
-    session::{Action, Caught, Input, Snapshotted, Step},
+    session::{Action, Caught, Input, Played, Snapshotted, Step},
 };
 
 /// How long a failed port is given before a catch-up is tried again.
@@ -181,10 +181,12 @@ impl Inside {
             }
             .boxed(),
             Action::Play(verdicts) => async move {
-                let updates = history::updates(&self.edge.services, asker.partition(), verdicts).await;
-                let frames = updates.map(|updates| updates.iter().filter_map(history::replayed).collect());
-                let frames = frames.map_err(|error| unavailable(&error));
-                done(move || Input::Played(frames))
+                let joined = history::updates(&self.edge.services, asker.partition(), verdicts).await;
+                let played = joined.map_err(|error| unavailable(&error)).map(|joined| Played {
+                    frames: joined.updates.iter().filter_map(history::replayed).collect(),
+                    rest: joined.rest,
+                });
+                done(move || Input::Played(played))
             }
             .boxed(),
             Action::Snapshot(pattern, after) => async move {
