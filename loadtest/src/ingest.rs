@@ -198,10 +198,14 @@ async fn round(ingest: &Ingest, system: Dialect, server: &Server) -> Result<Roun
     if !tally.refusals.is_empty() {
         failures.push(format!("refused: {}", tally.refusals()));
     }
-    if system == Dialect::Ringforge && ingest.systems.is_slowed() && fsyncs == 0 {
-        failures.push("the server made nothing durable by fsync: the delay was not felt".to_owned());
-    }
+    let is_slowed = system == Dialect::Ringforge && ingest.systems.is_slowed();
+    failures.extend(not_felt(is_slowed, fsyncs));
     Ok(Round { acked: tally.latencies.count(), latencies: tally.latencies, lag: last - until, cost, sent, failures })
+}
+
+/// A delay that never happened: the server makes things durable in another way than by the calls that are slower.
+fn not_felt(is_slowed: bool, fsyncs: u64) -> Option<String> {
+    (is_slowed && fsyncs == 0).then(|| "the server made nothing durable by fsync: the delay was not felt".to_owned())
 }
 
 /// The command with this number. Other servers know only events; theirs go to the fleet.
@@ -366,6 +370,12 @@ mod tests {
         let (flight, _) = taken(&heard);
         assert!(!flight.is_complete());
         assert_eq!(flight.faults(), Faults { missing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn a_delay_that_is_not_felt_is_a_failure() {
+        assert!(not_felt(true, 0).is_some());
+        assert!(not_felt(true, 1).is_none() && not_felt(false, 0).is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::value_parser;
 use memchr::memmem;
 use serde_json::Value;
@@ -107,6 +107,17 @@ struct Seen {
     trouble: Option<String>,
 }
 
+impl Seen {
+    /// Whether everyone came in and knew everyone in the end.
+    fn check(&self, count: usize) -> Result<()> {
+        if let Some(trouble) = &self.trouble {
+            bail!("an agent failed: {trouble}");
+        }
+        ensure!(self.complete == count, "{} of {count} rosters were complete in the end", self.complete);
+        Ok(())
+    }
+}
+
 /// What one round found.
 struct Round {
     cpu: f64,
@@ -169,8 +180,7 @@ async fn round(join: &Join) -> Result<(Round, Noise)> {
     sleep(Duration::from_millis(500)).await;
     let cost = meter.stop(&server)?;
     let seen = with(&seen, std::mem::take);
-    ensure!(seen.trouble.is_none(), "an agent failed: {}", seen.trouble.unwrap_or_default());
-    ensure!(seen.complete == count, "{} of {count} rosters were complete in the end", seen.complete);
+    seen.check(count)?;
     // From when it was due: a server that lets agents wait at the door is not faster for it.
     let last_due = start + Duration::from_millis(join.within_ms.into()) * (join.agents - 1) / join.agents;
     let complete = seen.last_complete.context("nobody joined")?.saturating_duration_since(last_due).as_secs_f64();
@@ -215,6 +225,14 @@ async fn member(door: &Door, agent: usize, count: usize, hello: &Hello, seen: &M
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_roster_that_is_not_complete_is_a_failure() {
+        let seen =
+            |complete, trouble: Option<&str>| Seen { complete, trouble: trouble.map(str::to_owned), ..Seen::default() };
+        assert!(seen(3, None).check(3).is_ok());
+        assert!(seen(2, None).check(3).is_err() && seen(3, Some("closed")).check(3).is_err());
+    }
 
     #[test]
     fn a_view_is_the_roster_and_every_change() {

@@ -159,12 +159,12 @@ async fn listen(mut socket: Socket, tally: Arc<Mutex<(u64, Option<String>)>>) {
         let faults = receiver.faults(&[0]);
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.0 += count;
-        if let Err(error) = read {
-            tally.1 = Some(format!("{error:#}"));
-            return;
-        }
         if !faults.none() {
             tally.1 = Some(faults.to_string());
+        }
+        if let Err(error) = read {
+            tally.1.get_or_insert_with(|| format!("{error:#}"));
+            return;
         }
     }
 }
@@ -172,6 +172,25 @@ async fn listen(mut socket: Socket, tally: Arc<Mutex<(u64, Option<String>)>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_left_out_is_a_fault() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("ws://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut stream = accept_async(stream).await.expect("a WebSocket").into_inner();
+            for first in [0, 2 * LINES] {
+                stream.write_all(&message(first, 64)).await.expect("written");
+            }
+        });
+        let tally: Arc<Mutex<(u64, Option<String>)>> = Arc::default();
+        let socket = Socket::open(&url, Dialect::Ringforge, None).await.expect("a connection");
+        listen(socket, Arc::clone(&tally)).await;
+        let (count, trouble) = tally.lock().expect("not poisoned").clone();
+        assert_eq!(count, 2 * LINES);
+        assert!(trouble.is_some_and(|trouble| trouble.contains("64 missing")));
+    }
 
     #[tokio::test]
     async fn everything_that_is_written_is_read_once() {

@@ -127,9 +127,7 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
         ..Round::default()
     };
     let mut noise = meter.stop(&server)?.noise;
-    if round.kilobytes_each < -NOISE_KILOBYTES {
-        round.failures.push(format!("a watcher cannot cost {:.2} kB", round.kilobytes_each));
-    }
+    round.failures.extend(unbelievable(round.kilobytes_each));
     if arguments.rate > 0 {
         let meter = Meter::start(&server)?;
         let sent = change(arguments, &doors[0], &told, begin).await?;
@@ -171,6 +169,11 @@ async fn idle(arguments: &Watch) -> Result<u64> {
     }
     sleep(SETTLE).await;
     server.rss()
+}
+
+/// Memory that cannot be: somebody else's work is in it, and nothing can be said.
+fn unbelievable(kilobytes_each: f64) -> Option<String> {
+    (kilobytes_each < -NOISE_KILOBYTES).then(|| format!("a watcher cannot cost {kilobytes_each:.2} kB"))
 }
 
 /// Sends a command and waits for its acknowledgement.
@@ -273,6 +276,12 @@ mod tests {
             assert_eq!((receiver.faults(&[3]), told.notices), (faults, versions.len() as u64));
             assert_eq!(told.latencies.count(), told.notices);
         }
+    }
+
+    #[test]
+    fn memory_that_cannot_be_is_a_failure() {
+        assert!(unbelievable(-5.0).is_some());
+        assert!(unbelievable(-0.5).is_none() && unbelievable(3.0).is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use ringforge_loadtest::{
-    agent::{Door, Hello, connect},
+    agent::{Door, Hello, connect, listen},
     check::Faults,
     ingest::{Tally, publish},
     replay::ask,
@@ -31,6 +31,8 @@ enum Habit {
     StandsStill,
     /// Leaves the third item out of a replay.
     Skips,
+    /// Closes when an agent has come in.
+    Closes,
 }
 
 async fn stub(habit: Habit) -> SocketAddr {
@@ -46,6 +48,9 @@ async fn stub(habit: Habit) -> SocketAddr {
             let asked: Value = serde_json::from_str(&text).expect("JSON");
             for answer in answers(habit, &asked, &mut log) {
                 socket.send(Message::text(answer.to_string())).await.expect("sent");
+            }
+            if habit == Habit::Closes {
+                return socket.close(None).await.expect("closed");
             }
         }
     });
@@ -101,6 +106,19 @@ async fn a_bad_key_is_an_error_not_a_wait() {
     let door = Door::new(&format!("ws://{}/ws", stub(Habit::Honest).await), "bad");
     let error = connect(&door, "agent", &Hello::default()).await.expect_err("refused");
     assert!(format!("{error:#}").contains("auth_error"), "{error:#}");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closes_has_ended() {
+    let mut socket = agent(Habit::Closes).await;
+    let ended = loop {
+        if let Err(error) = socket.read(|_| {}).await {
+            break error;
+        }
+    };
+    assert!(format!("{ended:#}").contains("the server closed the connection"), "{ended:#}");
+    // An idle agent whose connection ends is noticed: its task is over.
+    listen(agent(Habit::Closes).await).await;
 }
 
 #[tokio::test]
