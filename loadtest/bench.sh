@@ -119,7 +119,7 @@ row small-fleets fanout "--fleets 100 --agents 10 --rate 20 --seconds 12 --bare"
 row durable fanout "--fleets 100 --agents 10 --rate 50 --seconds 12" "--fleets 100 --agents 10 --rate 50 --seconds 4 --rounds 1" "${ingest_peers[@]}"
 row fanout-300k fanout "--fleets 10 --agents 100 --rate 300 --seconds 12" "--fleets 10 --agents 100 --rate 300 --seconds 4 --rounds 1" "${fanout_peers[@]}"
 row fanout-600k fanout "--fleets 10 --agents 100 --rate 600 --seconds 12" "--fleets 10 --agents 100 --rate 600 --seconds 4 --rounds 1" "${fanout_peers[@]}"
-row peak peak "--fleets 2 --agents 200 --batch" "--fleets 2 --agents 200 --batch --seconds 3 --step 50 --rounds 1"
+row peak peak "--fleets 2 --agents 200 --batch" "--fleets 2 --agents 200 --batch --seconds 3 --step 100 --rounds 1"
 row reader reader "" "--seconds 3 --rounds 1"
 row one-publisher ingest "--publishers 1 --fleets 1" "--publishers 1 --fleets 1 --seconds 4 --rounds 1" "${ingest_peers[@]}"
 row closed-loop ingest "--publishers 64" "--publishers 64 --seconds 4 --rounds 1" "${ingest_peers[@]}"
@@ -128,15 +128,15 @@ row closed-loop-slow-disk ingest "--publishers 64 --fsync-ms 4" "--publishers 64
 row pipelined-slow-disk ingest "--publishers 64 --window 32 --seconds 31 --fsync-ms 4" "--publishers 64 --window 32 --seconds 5 --fsync-ms 4 --rounds 1"
 row memory-cas ingest "--kind memory-cas --publishers 64" "--kind memory-cas --publishers 64 --seconds 4 --rounds 1"
 row memory-get ingest "--kind memory-get --publishers 64" "--kind memory-get --publishers 64 --seconds 4 --rounds 1"
-row watchers watch "--watchers 10000 --rate 0" "--watchers 2000 --rate 0 --rounds 1"
-row notices watch "--watchers 2000 --rate 10" "--watchers 2000 --rate 10 --seconds 3 --rounds 1"
+row watchers watch "--watchers 10000 --rate 0" "--watchers 1000 --rate 0 --rounds 1"
+row notices watch "--watchers 2000 --rate 10" "--watchers 1000 --rate 10 --seconds 3 --rounds 1"
 row storm storm "--agents 9000 --fleets 90 --missed 20" "--agents 1800 --fleets 18 --missed 20 --rounds 1"
 row join join "--agents 1000 --within-ms 1000" "--agents 1000 --within-ms 1000 --rounds 1"
 row replay replay "--events 100000 --matches 100" "--events 20000 --matches 100 --replays 10 --rounds 1"
 row query query "--entries 100000" "--entries 20000 --queries 50 --rounds 1" --rebuild --row rebuild
 row replies neighbour "--other replies" "--other replies --seconds 3 --rounds 1"
-row stalled neighbour "--other stalled --stalled 1000 --seconds 15" "--other stalled --stalled 1000 --seconds 12 --rounds 1"
-row neighbour neighbour "--other tenant --fleets 10 --agents 20 --rate 10" "--other tenant --fleets 10 --agents 20 --rate 10 --seconds 12 --rounds 1"
+row stalled neighbour "--other stalled --stalled 1000 --seconds 15" "--other stalled --stalled 1000 --seconds 8 --rounds 1"
+row neighbour neighbour "--other tenant --fleets 10 --agents 20 --rate 10" "--other tenant --fleets 10 --agents 20 --rate 10 --seconds 6 --rounds 1"
 
 if wanted pieces; then
 	echo "-- criterion benches" >&2
