@@ -31,7 +31,7 @@ pub struct Peak {
     #[arg(long, default_value_t = 15, value_parser = value_parser!(u32).range(1..=400))]
     step: u32,
     /// Steps at most.
-    #[arg(long, default_value_t = 16, value_parser = value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 20, value_parser = value_parser!(u32).range(1..=100))]
     steps: u32,
     /// The p99 that is still good, in milliseconds.
     #[arg(long, default_value_t = 100.0)]
@@ -52,10 +52,10 @@ fn trouble(outcome: &Outcome, due_a_second: f64, p99_ms: f64) -> Option<String> 
     (p99 > p99_ms).then(|| format!("p99 {p99:.1} ms"))
 }
 
-/// Climbs, then measures.
+/// Climbs (or comes down first, from a rate that is not good), then measures.
 ///
 /// # Errors
-/// A server or a connection failed, or not even the first rate was good.
+/// A server or a connection failed.
 pub async fn run(peak: &Peak) -> Result<Report> {
     raise_open_files(peak.size.sockets() + 100)?;
     let Size { fleets, agents, bytes, seconds, batch, .. } = peak.size;
@@ -76,16 +76,21 @@ pub async fn run(peak: &Peak) -> Result<Report> {
         let (outcome, cost) = if again { at(rate).await? } else { (outcome, cost) };
         if let Some(trouble) = trouble(&outcome, due(rate), peak.p99_ms) {
             let client = cost.client_percent();
-            report.row(
-                format!("not at {:.0} deliveries/s", due(rate)),
-                format!("{trouble}; client at {client:.0} % of its core"),
-            );
-            break;
+            let shown = format!("{trouble}; client at {client:.0} % of its core");
+            report.row(format!("not at {:.0} deliveries/s", due(rate)), shown);
+            if good.is_some() || rate == 1 {
+                break;
+            }
+            rate /= 2;
+        } else {
+            good = Some(rate);
+            rate += (rate * peak.step / 100).max(1);
         }
-        good = Some(rate);
-        rate = rate + (rate * peak.step / 100).max(1);
     }
-    let good = good.with_context(|| format!("{} deliveries/s are already too many", due(peak.from)))?;
+    let Some(good) = good else {
+        report.fail_if(true, "no rate was good");
+        return Ok(report);
+    };
     let one = async |_| {
         let (outcome, cost) = at(good).await?;
         Ok(((outcome, cost), cost.noise))
