@@ -1,7 +1,11 @@
 //! Every error code: HTTP status, whether a retry can help, what to do. No other file writes a code.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::json::Json;
 
 /// What went wrong, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -200,9 +204,9 @@ pub struct Refusal {
     /// What to do, if it is more exact than the code's own.
     #[serde(default)]
     pub fix: Option<String>,
-    /// Facts for a program.
+    /// Facts for a program, as text: one may be a whole memory value.
     #[serde(default)]
-    pub details: Map<String, Value>,
+    pub details: BTreeMap<String, Json>,
     /// When to try again, in milliseconds.
     #[serde(default)]
     pub retry_after_ms: Option<u64>,
@@ -220,7 +224,7 @@ impl Refusal {
     /// A refusal with a message of its own.
     pub fn because(code: Code, message: impl Into<String>) -> Self {
         let outcome = if code == Code::Timeout { Effected::Unknown } else { Effected::None };
-        Self { code, message: message.into(), fix: None, details: Map::new(), retry_after_ms: None, outcome }
+        Self { code, message: message.into(), fix: None, details: BTreeMap::new(), retry_after_ms: None, outcome }
     }
 
     /// `invalid_message` about one field.
@@ -240,8 +244,8 @@ impl Refusal {
 
     /// Adds a fact.
     #[must_use]
-    pub fn with(mut self, name: &str, fact: impl Into<Value>) -> Self {
-        self.details.insert(name.to_owned(), fact.into());
+    pub fn with(mut self, name: &str, fact: impl Serialize) -> Self {
+        self.details.insert(name.to_owned(), Json::of(&fact));
         self
     }
 
@@ -264,6 +268,16 @@ impl Refusal {
     pub fn unknown(mut self) -> Self {
         self.outcome = Effected::Unknown;
         self
+    }
+
+    /// A fact; `null` if it is not told.
+    pub fn fact(&self, name: &str) -> Value {
+        self.details.get(name).map_or(Value::Null, Json::value)
+    }
+
+    /// About the bytes of its facts.
+    pub fn weight(&self) -> usize {
+        self.details.values().map(|fact| fact.text().len()).sum()
     }
 
     /// What to do about it.

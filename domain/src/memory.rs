@@ -64,7 +64,7 @@ impl Entry {
         Refusal::because(Code::Conflict, format!("Memory key `{}` is not at the expected version.", self.key))
             .with("key", self.key.as_str())
             .with("current_version", content.map(|_| self.version))
-            .with("current_value", content.map(|content| content.value.value()))
+            .with("current_value", content.map(|content| &content.value))
             .with("author", content.and(self.changed.author).map(|author| author.to_string()))
             .with("changed_at", content.map(|_| self.changed.at.rfc3339()))
     }

@@ -155,7 +155,7 @@ impl Truth {
         let header = &event.at.header;
         let (Some(agent), Some(key)) = (header.agent_id, &header.idempotency_key) else { return Ok(()) };
         if let Outcome::Refused(refusal) = &verdict.outcome
-            && (refusal.details.get("reason").is_some_and(|reason| reason == "replaced") || refusal.code.retryable())
+            && (refusal.fact("reason") == "replaced" || refusal.code.retryable())
         {
             return Ok(());
         }

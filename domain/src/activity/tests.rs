@@ -179,7 +179,7 @@ fn subscriptions_are_bounded() {
         assert_eq!(told.code(), None, "{from}");
     }
     let told = world.when(&ada, subscribe(&["one more"], &[]));
-    assert_eq!(told.refusal().details["limit"], SUBSCRIPTIONS_MAX);
+    assert_eq!(told.refusal().fact("limit"), SUBSCRIPTIONS_MAX);
     assert_eq!(told.code(), Some(Code::InvalidMessage));
     assert_eq!(world.when(&ada, Subscribe { tags: tags(0, 16), kinds: vec![] }).code(), None, "known ones are free");
     world.when(&ada, Unsubscribe { tags: tags(0, 1), kinds: vec![] });

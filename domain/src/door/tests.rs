@@ -246,7 +246,7 @@ fn each_type_has_its_size() {
     let big = "x".repeat(limits.message_bytes);
     let (_, refusal) =
         refused(&json!({"type": "activity", "action": "broadcast", "kind": "alert", "data": big}).to_string());
-    assert_eq!((refusal.code, &refusal.details["limit"]), (Code::PayloadTooLarge, &json!(limits.message_bytes)));
+    assert_eq!((refusal.code, &refusal.fact("limit")), (Code::PayloadTooLarge, &json!(limits.message_bytes)));
     let fits = set(&json!({"type": "memory", "action": "set", "key": "a", "value": big}));
     assert_eq!(fits.check(&limits), Ok(()));
     let over =
@@ -271,13 +271,13 @@ fn what_comes_beside_a_command_is_bounded() {
     {
         for text in [String::new(), "x".repeat(bytes + 1)] {
             let (_, refusal) = refused(&json!({"type": "ping", name: text}).to_string());
-            assert_eq!(refusal.details["limit"], bytes, "{name}");
+            assert_eq!(refusal.fact("limit"), bytes, "{name}");
         }
         assert!(parse(&json!({"type": "ping", name: "x".repeat(bytes)}).to_string(), &Limits::default()).is_ok());
         assert_eq!(refused(&json!({"type": "ping", name: 7}).to_string()).1.code, Code::InvalidMessage);
     }
     let many: serde_json::Map<String, Value> = (0..=ENVELOPE_KEYS_MAX).map(|at| (at.to_string(), json!(1))).collect();
-    assert_eq!(refused(&Value::Object(many.clone()).to_string()).1.details["limit"], ENVELOPE_KEYS_MAX);
+    assert_eq!(refused(&Value::Object(many.clone()).to_string()).1.fact("limit"), ENVELOPE_KEYS_MAX);
     let inside = json!({"type": "ping", "payload": many});
     assert_eq!(refused(&inside.to_string()).1.code, Code::InvalidMessage);
 }

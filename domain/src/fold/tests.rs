@@ -175,7 +175,7 @@ fn a_replaced_session_is_refused_and_that_is_not_remembered() {
     let old = world.joins("ada");
     let new = world.joins("ada");
     let told = world.when_keyed(&old, "once", set(1));
-    assert_eq!((told.code(), &told.refusal().details["reason"]), (Some(Code::Forbidden), &json!("replaced")));
+    assert_eq!((told.code(), &told.refusal().fact("reason")), (Some(Code::Forbidden), &json!("replaced")));
     let told = world.when_keyed(&new, "once", set(1));
     assert!(told.code().is_none() && told.verdict.first.is_none());
     assert_eq!(world.when_keyed(&old, "once", set(1)).code(), Some(Code::Forbidden), "not even the answer");

@@ -120,19 +120,19 @@ fn an_expected_version_decides() {
     let mut world = World::new();
     let (ada, bob) = (world.joins("ada"), world.joins("bob"));
     let told = world.when(&bob, set(json!({"key": "a", "value": 0, "expected_version": 1})));
-    let details = &told.refusal().details;
-    assert_eq!((told.code(), &details["current_version"]), (Some(Code::Conflict), &Value::Null));
+    let refusal = told.refusal();
+    assert_eq!((told.code(), &refusal.fact("current_version")), (Some(Code::Conflict), &Value::Null));
     assert_eq!(
-        (&details["current_value"], &details["author"], &details["changed_at"]),
+        (&refusal.fact("current_value"), &refusal.fact("author"), &refusal.fact("changed_at")),
         (&Value::Null, &Value::Null, &Value::Null)
     );
     assert_eq!(world.when(&ada, set(json!({"key": "a", "value": 1, "expected_version": 0}))).code(), None);
     world.later(3);
     let told = world.when(&bob, set(json!({"key": "a", "value": 2, "expected_version": 0})));
-    let details = &told.refusal().details;
-    assert_eq!((&details["current_version"], &details["current_value"]), (&json!(1), &json!(1)));
-    assert_eq!((&details["author"], &details["key"]), (&json!(ada.agent), &json!("a")));
-    assert_eq!(details["changed_at"], json!(world.now.plus(-3_000_000).rfc3339()));
+    let refusal = told.refusal();
+    assert_eq!((&refusal.fact("current_version"), &refusal.fact("current_value")), (&json!(1), &json!(1)));
+    assert_eq!((&refusal.fact("author"), &refusal.fact("key")), (&json!(ada.agent), &json!("a")));
+    assert_eq!(refusal.fact("changed_at"), json!(world.now.plus(-3_000_000).rfc3339()));
     assert_eq!(told.reply()["code"], "conflict");
     assert!(told.pushes().is_empty());
     assert_eq!(version(&world.when(&bob, set(json!({"key": "a", "value": 2, "expected_version": 1})))), 2);
@@ -141,7 +141,7 @@ fn an_expected_version_decides() {
     let right = Delete { expected_version: Some(2), ..delete("a") };
     assert_eq!(version(&world.when(&ada, right)), 3);
     let told = world.when(&ada, set(json!({"key": "a", "value": 4, "expected_version": 3})));
-    assert_eq!(told.refusal().details["current_version"], Value::Null, "a deleted key is at no version");
+    assert_eq!(told.refusal().fact("current_version"), Value::Null, "a deleted key is at no version");
     assert_eq!(version(&world.when(&ada, set(json!({"key": "a", "value": 4, "expected_version": 0})))), 4);
 }
 
@@ -154,14 +154,14 @@ fn what_was_read_must_still_hold() {
     let reading = |a: i64, b: i64, c: i64| json!([{"key": "a", "version": a}, {"key": "b", "version": b}, {"key": "c", "version": c}]);
     for (reads, failing) in [(reading(2, 1, 0), "a"), (reading(1, 0, 0), "b"), (reading(1, 1, 1), "c")] {
         let told = world.when(&ada, set(json!({"key": "sum", "value": 2, "reads": reads})));
-        assert_eq!((told.code(), &told.refusal().details["key"]), (Some(Code::Conflict), &json!(failing)));
+        assert_eq!((told.code(), &told.refusal().fact("key")), (Some(Code::Conflict), &json!(failing)));
     }
     let told =
         world.when(&ada, set(json!({"key": "sum", "value": 2, "expected_version": 9, "reads": reading(1, 1, 0)})));
-    assert_eq!(told.refusal().details["key"], "sum");
+    assert_eq!(told.refusal().fact("key"), "sum");
     assert_eq!(world.when(&ada, set(json!({"key": "sum", "value": 2, "reads": reading(1, 1, 0)}))).code(), None);
     let guarded = Delete { reads: vec![Read { key: "b".to_owned(), version: 7 }], ..delete("a") };
-    assert_eq!(world.when(&ada, guarded).refusal().details["key"], "b");
+    assert_eq!(world.when(&ada, guarded).refusal().fact("key"), "b");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn an_expiry_is_real_before_anyone_recorded_it() {
     world.later(5);
     assert_eq!(held(&world, "a"), None, "at its end it is over");
     let guarded = world.when(&ada, set(json!({"key": "a", "value": 2, "expected_version": 1})));
-    assert_eq!(guarded.refusal().details["current_version"], Value::Null);
+    assert_eq!(guarded.refusal().fact("current_version"), Value::Null);
     assert_eq!(world.when(&ada, delete("a")).code(), Some(Code::NotFound));
     let told = world.when(&ada, set(json!({"key": "a", "value": 2, "expected_version": 0})));
     assert_eq!(version(&told), 3, "the expiry was version 2");
@@ -213,7 +213,7 @@ fn operations_work_on_what_is_there() {
     assert_eq!((told.reply()["value"].clone(), version(&told)), (json!(42), 2));
     assert_eq!(told.shown.pushes[0].with_value.as_ref().map(flat).expect("with value")["value"], 42);
     let told = when(json!({"key": "n", "op": "append", "value": "x"}));
-    assert_eq!((told.code(), &told.refusal().details["type"]), (Some(Code::InvalidMessage), &json!("number")));
+    assert_eq!((told.code(), &told.refusal().fact("type")), (Some(Code::InvalidMessage), &json!("number")));
     assert_eq!(when(json!({"key": "s", "op": "append", "value": "a"})).reply()["value"], "a");
     assert_eq!(when(json!({"key": "s", "op": "append", "value": "b"})).reply()["value"], "ab");
     assert_eq!(
@@ -293,7 +293,7 @@ fn values_have_types() {
     ] {
         let wrong = set(json!({"key": "a", "value": value, "type_hint": hint}));
         let refusal = wrong.check(&Limits::default()).expect_err("of another type");
-        assert_eq!((refusal.code, &refusal.details["type"]), (Code::InvalidMessage, &json!(kind)));
+        assert_eq!((refusal.code, &refusal.fact("type")), (Code::InvalidMessage, &json!(kind)));
     }
 }
 
@@ -372,7 +372,7 @@ fn watching_is_bounded_and_ends() {
     for at in 0..SUBSCRIPTIONS_MAX {
         assert_eq!(world.when(&ada, watch(at)).reply()["pattern"], json!(format!("k/{at}")));
     }
-    assert_eq!(world.when(&ada, watch(SUBSCRIPTIONS_MAX)).refusal().details["limit"], SUBSCRIPTIONS_MAX);
+    assert_eq!(world.when(&ada, watch(SUBSCRIPTIONS_MAX)).refusal().fact("limit"), SUBSCRIPTIONS_MAX);
     let valued = Subscribe { values: true, ..watch(1) };
     assert_eq!(world.when(&ada, valued).code(), None, "the same pattern anew replaces the old");
     let told = world.when(&ada, set(json!({"key": "k/1", "value": 7})));

@@ -150,7 +150,7 @@ fn a_takeover_keeps_the_state_and_shows_others_nothing() {
     assert_eq!((agent.state, agent.task.as_deref(), agent.load), (State::Busy, Some("proofs"), Some(250)));
     assert_eq!(agent.since, since);
     let refused = world.when(&old, busy("ghost"));
-    assert_eq!((refused.code(), &refused.refusal().details["reason"]), (Some(Code::Forbidden), &json!("replaced")));
+    assert_eq!((refused.code(), &refused.refusal().fact("reason")), (Some(Code::Forbidden), &json!("replaced")));
     assert!(world.when(&new, busy("more")).code().is_none());
     assert_eq!(world.leaves(&old).code(), Some(Code::NotFound), "the old socket's end says nothing of the new session");
     assert!(world.agent(&new).session.is_some());
