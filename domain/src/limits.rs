@@ -42,6 +42,9 @@ pub const UNREAD_AT_ONCE: i64 = 128;
 pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
 /// About the bytes of the rows that a projector keeps from one batch to the next; beyond, it loads them anew.
 pub const PROJECTOR_ROWS_BYTES_MAX: usize = 8 << 20;
+/// About the bytes that a projector commits at once: it ends a batch when what came of it weighs more, however little was
+/// asked.
+pub const PROJECTOR_COMMIT_BYTES_MAX: usize = 8 << 20;
 /// The longest wait of a projector after a failure, in milliseconds.
 pub const PROJECTOR_RETRY_MS_MAX: u64 = 5_000;
 /// How often a session's end is tried to be logged. Once the log is back for good, so is this process or its successor.

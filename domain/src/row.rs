@@ -215,8 +215,12 @@ impl Row {
 
     /// About its bytes in memory.
     pub fn weight(&self) -> usize {
-        let value = if let Self::Memory(row) = self { row.content.as_ref() } else { None };
-        ROW_BYTES + value.map_or(0, |content| content.value.text().len())
+        let long = match self {
+            Self::Memory(row) => row.content.as_ref().map(|content| &content.value),
+            Self::Answer(row) => Some(&row.outcome),
+            _ => None,
+        };
+        ROW_BYTES + long.map_or(0, |long| long.text().len())
     }
 
     /// What a store indexes.
@@ -354,6 +358,8 @@ pub struct Rows {
     changed: BTreeSet<RowKey>,
     /// About the bytes of what is known.
     weight: usize,
+    /// About the bytes of what changed.
+    changed_weight: usize,
     /// The newest log time of the partition.
     pub time: LogTime,
 }
@@ -387,11 +393,17 @@ impl Rows {
     /// What changed is stored: now it is only known, for the next batch of the same partition.
     pub fn stored(&mut self) {
         self.changed.clear();
+        self.changed_weight = 0;
     }
 
     /// About the bytes of what is known.
     pub fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// About the bytes of what changed.
+    pub fn changed_weight(&self) -> usize {
+        self.changed_weight
     }
 
     /// Whether a row was loaded, vacant or not.
@@ -418,15 +430,22 @@ impl Rows {
     pub fn put(&mut self, row: Row) {
         let key = row.key();
         assert!(self.known.contains_key(&key), "a fold wrote {key:?} without declaring it in needs()");
-        self.changed.insert(key.clone());
-        self.know(key, Some(row));
+        self.change(key, Some(row));
     }
 
     /// Removes a row.
     pub fn remove(&mut self, key: RowKey) {
         assert!(self.known.contains_key(&key), "a fold removed {key:?} without declaring it in needs()");
-        self.changed.insert(key.clone());
-        self.know(key, None);
+        self.change(key, None);
+    }
+
+    fn change(&mut self, key: RowKey, row: Option<Row>) {
+        let weight = |row: Option<&Row>| row.map_or(ROW_BYTES, Row::weight);
+        if !self.changed.insert(key.clone()) {
+            self.changed_weight -= weight(self.known.get(&key).and_then(Option::as_ref));
+        }
+        self.changed_weight += weight(row.as_ref());
+        self.know(key, row);
     }
 
     /// What became of the changed rows, by name; `None` is removed.

@@ -50,6 +50,17 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
+impl Verdict {
+    /// About the bytes of what is long in it.
+    pub fn weight(&self) -> usize {
+        match &self.outcome {
+            Outcome::Applied(Effect::MemorySet(effect)) => effect.value.as_ref().map_or(0, |value| value.text().len()),
+            Outcome::Applied(_) => 0,
+            Outcome::Refused(refusal) => refusal.weight(),
+        }
+    }
+}
+
 /// Everything that anyone sees of an event, by its verdict: live, in a gap, on resume, in a replay. Pure.
 pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
     // The fold's time, which never runs backwards, stands in the rows too.

@@ -11,7 +11,10 @@ use ringforge_domain::{
     event::Event,
     fold::{self, Damaged},
     ids::Scope,
-    limits::{NEEDS_ROUNDS_MAX, PROJECTOR_RETRY_MS_MAX, PROJECTOR_ROWS_BYTES_MAX, READ_RECORDS_MAX},
+    limits::{
+        NEEDS_ROUNDS_MAX, PROJECTOR_COMMIT_BYTES_MAX, PROJECTOR_RETRY_MS_MAX, PROJECTOR_ROWS_BYTES_MAX,
+        READ_RECORDS_MAX,
+    },
     position::{Offset, Partition, Position},
     row::{Needs, Rows},
     schema::{self, DecodeError},
@@ -59,6 +62,13 @@ enum Read {
 }
 
 impl Read {
+    fn offset(&self) -> Offset {
+        match self {
+            Self::Event(event) => event.at.position.offset,
+            Self::Damaged(record) => record.position.offset,
+        }
+    }
+
     /// Whether it may need more later.
     fn needs(&self, needs: &mut Needs<'_>) -> bool {
         match self {
@@ -101,42 +111,54 @@ impl Projector {
         self.applied.upto
     }
 
-    /// Applies records that follow each other; those that were applied before are skipped.
+    /// Applies records that follow each other; those that were applied before are skipped. In several commits if much comes
+    /// of them.
     ///
     /// # Errors
-    /// Nothing was applied, or (a lost answer) all of it: `open` anew and go on.
+    /// Only some of it was applied, or (a lost answer) all of it: `open` anew and go on.
     pub async fn step(&mut self, records: Vec<Stored>) -> Result<Stepped, Error> {
         let previous = self.applied.upto;
         let records: Vec<Stored> = records.into_iter().filter(|record| record.offset >= previous).collect();
-        let Some(last) = records.last().map(|record| record.offset) else { return Ok(Stepped::To(previous)) };
-        let read = self.decode(records)?;
+        let mut read = self.decode(records)?;
         // Taken: unless they are stored, they are forgotten.
         let mut rows = std::mem::replace(&mut self.rows, Rows::at(self.applied.time));
-        let verdicts = self.fold(&mut rows, &read).await?;
-        let commit = Commit {
+        let open = self.load(&mut rows, read.iter().collect()).await?;
+        let open: BTreeSet<Offset> = open.into_iter().map(Read::offset).collect();
+        while !read.is_empty() {
+            let verdicts = self.fold(&mut rows, &read, &open).await?;
+            let Some(verdicts) = self.commit(&rows, verdicts).await? else {
+                return Ok(Stepped::Elsewhere(self.applied.upto));
+            };
+            rows.stored();
+            self.publish(read.drain(..verdicts.len()).collect(), verdicts).await;
+        }
+        self.rows = if rows.weight() > PROJECTOR_ROWS_BYTES_MAX { Rows::at(self.applied.time) } else { rows };
+        Ok(Stepped::To(self.applied.upto))
+    }
+
+    /// Stores what came of some events and gives their verdicts back; `None`: the partition stands elsewhere.
+    async fn commit(&mut self, rows: &Rows, verdicts: Vec<Verdict>) -> Result<Option<Vec<Verdict>>, Error> {
+        let Some(last) = verdicts.last().map(|verdict| verdict.position.offset) else { return Ok(Some(verdicts)) };
+        let commits = [Commit {
             partition: self.partition,
-            previous,
+            previous: self.applied.upto,
             upto: last.next(),
             time: rows.time,
             rows: rows.changed().map(|(key, row)| (key.clone(), row.cloned())).collect(),
             verdicts,
-        };
-        let commits = [commit];
+        }];
         match self.services.reads.commit(&commits).await {
             Ok(()) => {}
             Err(Error::Conflict(_)) => {
                 self.applied = self.services.reads.load(self.partition, &BTreeSet::new()).await?.applied;
                 self.rows = Rows::at(self.applied.time);
-                return Ok(Stepped::Elsewhere(self.applied.upto));
+                return Ok(None);
             }
             Err(error) => return Err(error),
         }
         let [commit] = commits;
         self.applied = Applied { upto: commit.upto, time: commit.time };
-        rows.stored();
-        self.rows = if rows.weight() > PROJECTOR_ROWS_BYTES_MAX { Rows::at(commit.time) } else { rows };
-        self.publish(read, commit.verdicts).await;
-        Ok(Stepped::To(self.applied.upto))
+        Ok(Some(commit.verdicts))
     }
 
     /// Tells the ends of fleets that changed lately, once a second: a lost last update shows.
@@ -182,12 +204,12 @@ impl Projector {
         Ok(read)
     }
 
-    /// Loads what the records at `open` touch and `rows` does not know yet, until nothing new is named, and tells which of
+    /// Loads what the records in `open` touch and `rows` does not know yet, until nothing new is named, and tells which of
     /// them may need more later.
-    async fn load(&self, rows: &mut Rows, read: &[Read], mut open: Vec<usize>) -> Result<Vec<usize>, Error> {
+    async fn load<'a>(&self, rows: &mut Rows, mut open: Vec<&'a Read>) -> Result<Vec<&'a Read>, Error> {
         for _ in 0..=NEEDS_ROUNDS_MAX {
             let mut needs = Needs::of(rows);
-            open.retain(|at| read[*at].needs(&mut needs));
+            open.retain(|read| read.needs(&mut needs));
             let missing = needs.unknown();
             if missing.is_empty() {
                 return Ok(open);
@@ -198,16 +220,21 @@ impl Projector {
         Err(Error::Corrupt(format!("the needs of partition {} have no end: our own bug", self.partition.0)))
     }
 
-    /// Folds a batch. What an event touches may depend on one before it in the same batch (that one gave an agent its
-    /// name): such an event is asked again before its own fold.
-    async fn fold(&self, rows: &mut Rows, read: &[Read]) -> Result<Vec<Verdict>, Error> {
-        let open = self.load(rows, read, (0..read.len()).collect()).await?;
+    /// Folds the first of these, as many as may be stored at once. What an event touches may depend on one before it in the
+    /// same batch (that one gave an agent its name): such an event, in `open`, is asked again before its own fold.
+    async fn fold(&self, rows: &mut Rows, read: &[Read], open: &BTreeSet<Offset>) -> Result<Vec<Verdict>, Error> {
         let mut verdicts = Vec::with_capacity(read.len());
-        for (at, one) in read.iter().enumerate() {
-            if open.binary_search(&at).is_ok() {
-                self.load(rows, read, vec![at]).await?;
+        let mut weight = 0;
+        for one in read {
+            if open.contains(&one.offset()) {
+                self.load(rows, vec![one]).await?;
             }
-            verdicts.push(one.fold(rows));
+            let verdict = one.fold(rows);
+            weight += verdict.weight();
+            verdicts.push(verdict);
+            if weight + rows.changed_weight() > PROJECTOR_COMMIT_BYTES_MAX {
+                break;
+            }
         }
         Ok(verdicts)
     }
