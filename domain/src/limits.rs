@@ -40,6 +40,8 @@ pub const UNREAD_MAX: u64 = 8_192;
 pub const UNREAD_AT_ONCE: i64 = 128;
 /// What may wait for one follower of a fleet; when it is full, the follower loses what waits and is told so.
 pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
+/// About the bytes of their verdicts, those of one commit and as much again; with more, the same happens.
+pub const FOLLOWER_QUEUE_BYTES_MAX: usize = 2 * PROJECTOR_COMMIT_BYTES_MAX;
 /// About the bytes of the rows that a projector keeps from one batch to the next; beyond, it loads them anew.
 pub const PROJECTOR_ROWS_BYTES_MAX: usize = 8 << 20;
 /// About the bytes that a projector commits at once: it ends a batch when what came of it weighs more, however little was

@@ -23,6 +23,14 @@ pub enum News {
 }
 
 impl News {
+    /// About the bytes of what is long in it.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Update(update) => update.verdict.weight(),
+            Self::Head { .. } => 0,
+        }
+    }
+
     /// The fleet it is about.
     pub fn scope(&self) -> Scope {
         match self {

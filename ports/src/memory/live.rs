@@ -37,6 +37,8 @@ struct Fleets {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Heard>,
+    /// About their bytes.
+    weight: usize,
     waker: Option<Waker>,
     closed: bool,
 }
@@ -67,11 +69,22 @@ fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Queue {
     /// Adds a piece; whoever is too slow loses what waits, because it has to look into the log anyway.
     fn push(&mut self, news: &News) {
-        if self.waiting.len() >= limits::FOLLOWER_QUEUE_MAX {
+        let full = self.waiting.len() >= limits::FOLLOWER_QUEUE_MAX || self.weight >= limits::FOLLOWER_QUEUE_BYTES_MAX;
+        if full {
             self.waiting.clear();
+            self.weight = 0;
             self.waiting.push_back(Heard::Lost);
         }
+        self.weight += news.weight();
         self.waiting.push_back(Heard::News(news.clone()));
+    }
+
+    fn pop(&mut self) -> Option<Heard> {
+        let heard = self.waiting.pop_front();
+        if let Some(Heard::News(news)) = &heard {
+            self.weight -= news.weight();
+        }
+        heard
     }
 }
 
@@ -173,7 +186,7 @@ impl Stream for Follow {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Heard>> {
         let mut queue = lock(&self.queue);
-        if let Some(heard) = queue.waiting.pop_front() {
+        if let Some(heard) = queue.pop() {
             return Poll::Ready(Some(heard));
         }
         if queue.closed {
@@ -199,10 +212,15 @@ impl Drop for Follow {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use ringforge_domain::position::{LogTime, Offset};
+    use ringforge_domain::{
+        code::{Code, Refusal},
+        ids::CommandId,
+        position::{LogTime, Offset, Partition, Position},
+        verdict::{Index, Outcome, Verdict},
+    };
 
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::{clock::ManualClock, reads::Update};
 
     fn head(last: u64) -> News {
         News::Head { scope: Scope::OPERATOR, last: Offset(last) }
@@ -220,6 +238,43 @@ mod tests {
         assert!(follower.next().now_or_never().is_none());
         drop(live);
         assert_eq!(follower.next().now_or_never(), Some(None), "it ends with the bus");
+    }
+
+    /// A refusal that tells so many bytes.
+    fn refused(offset: u64, bytes: usize) -> News {
+        let refusal = Refusal::new(Code::Conflict).with("current_value", "x".repeat(bytes));
+        let verdict = Verdict {
+            position: Position { partition: Partition::POOL, offset: Offset(offset) },
+            time: LogTime(5),
+            scope: Scope::OPERATOR,
+            command_id: CommandId::from_bits(1),
+            agent: None,
+            previous: None,
+            outcome: Outcome::Refused(refusal),
+            first: None,
+            index: Index::default(),
+        };
+        News::Update(Arc::new(Update { event: None, verdict }))
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_bytes_too() {
+        let live = MemoryLive::new(ManualClock::at(LogTime(5)));
+        let mut follower = live.subscribe(Scope::OPERATOR).now_or_never().expect("done at once").expect("it follows");
+        let quarter = limits::FOLLOWER_QUEUE_BYTES_MAX / 4;
+        for offset in 0..5 {
+            let news = [refused(offset, quarter)];
+            live.publish(&news).now_or_never().expect("done at once").expect("published");
+        }
+        let mut hear = || follower.next().now_or_never().flatten();
+        assert_eq!(hear(), Some(Heard::Lost), "four were as much as may wait");
+        assert!(hear() == Some(Heard::News(refused(4, quarter))), "the fifth begins anew");
+        assert!(hear().is_none());
+        for offset in 5..10 {
+            let news = [refused(offset, quarter)];
+            live.publish(&news).now_or_never().expect("done at once").expect("published");
+            assert!(hear() == Some(Heard::News(news[0].clone())), "whoever listens loses nothing");
+        }
     }
 
     #[test]
