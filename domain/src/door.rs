@@ -2,7 +2,7 @@
 
 mod scan;
 
-use std::cell::Cell;
+use std::{borrow::Cow, cell::Cell};
 
 use serde::{Deserialize, de::value::MapDeserializer};
 use serde_json::value::RawValue;
@@ -51,7 +51,7 @@ pub struct Received {
 }
 
 /// A frame's fields, by name, each still text.
-type Fields<'a> = Vec<(&'a str, &'a RawValue)>;
+type Fields<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
 /// Reads one frame. A refusal comes with the frame's `ref`, if that much could be read.
 ///
@@ -81,13 +81,14 @@ fn read(text: &str, outer: Fields<'_>, reference: Option<Json>, limits: &Limits)
         caused_by: short_text(&fields, "caused_by", TOKEN_BYTES_MAX)?,
         trace: short_text(&fields, "trace", TOKEN_BYTES_MAX)?,
     };
-    Ok(Received { incoming: incoming(&full, fields)?, meta, wrapped })
+    Ok(Received { incoming: incoming(&full, &fields)?, meta, wrapped })
 }
 
-fn incoming(full: &str, fields: Fields<'_>) -> Result<Incoming, Refusal> {
+fn incoming(full: &str, fields: &Fields<'_>) -> Result<Incoming, Refusal> {
     // A field is read as soon as it is taken: when one does not fit, it is the last one taken.
     let taken = Cell::new("");
-    let from = MapDeserializer::<_, serde_json::Error>::new(fields.into_iter().inspect(|(name, _)| taken.set(*name)));
+    let entries = fields.iter().map(|(name, value)| (name.as_ref(), *value)).inspect(|(name, _)| taken.set(*name));
+    let from = MapDeserializer::<_, serde_json::Error>::new(entries);
     let read = if full == Auth::TYPE {
         Auth::deserialize(from).map(Incoming::Auth)
     } else if let Some(kind) = CommandKind::parse(full).filter(|kind| !kind.internal()) {
@@ -129,12 +130,15 @@ fn merge<'a>(kind: &str, full: &str, outer: Fields<'a>) -> Result<(Fields<'a>, b
     let inner = fields(payload.get()).map_err(|_| Refusal::invalid("payload", "`payload` must be an object."))?;
     let mut merged: Fields<'a> = outer.into_iter().filter(|(name, _)| *name != "payload").collect();
     for (name, value) in inner {
-        let name = match name {
-            "type" if full == CommandKind::MemorySet.text() => "type_hint",
-            name if ENVELOPE.contains(&name) || merged.iter().any(|(known, _)| *known == name) => {
-                return Err(Refusal::invalid(name, format!("`{name}` stands both in the envelope and in `payload`.")));
+        let name = match &*name {
+            "type" if full == CommandKind::MemorySet.text() => Cow::Borrowed("type_hint"),
+            known if ENVELOPE.contains(&known) || merged.iter().any(|(outer, _)| outer == known) => {
+                return Err(Refusal::invalid(
+                    known,
+                    format!("`{known}` stands both in the envelope and in `payload`."),
+                ));
             }
-            name => name,
+            _ => name,
         };
         merged.push((name, value));
     }
@@ -145,13 +149,18 @@ fn merge<'a>(kind: &str, full: &str, outer: Fields<'a>) -> Result<(Fields<'a>, b
 }
 
 fn fields(text: &str) -> Result<Fields<'_>, Refusal> {
-    let Entries(fields) = serde_json::from_str(text)
-        .map_err(|_| Refusal::invalid("", "A message is one JSON object whose names need no escapes."))?;
+    let Entries(fields) =
+        serde_json::from_str(text).map_err(|_| Refusal::invalid("", "A message is one JSON object."))?;
     if fields.len() > ENVELOPE_KEYS_MAX {
         return Err(Refusal::over("", ENVELOPE_KEYS_MAX));
     }
     Ok(fields)
 }
+
+/// A name, borrowed from the text unless it is written with escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// An object's entries in order, borrowed from its text.
 struct Entries<'a>(Fields<'a>);
@@ -168,8 +177,8 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
                 let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    entries.push((name, value));
                 }
                 Ok(Entries(entries))
             }

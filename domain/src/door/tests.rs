@@ -39,6 +39,28 @@ fn wrapped_and_flat_mean_the_same() {
 }
 
 #[test]
+fn a_name_means_the_same_with_escapes() {
+    let plain = received(&json!({"type": "memory", "action": "get", "key": "a", "ref": "1"}));
+    for text in [
+        r#"{"type":"memory","action":"get","key":"a","ref":"1","gr\u00f6\u00dfe":1}"#,
+        r#"{"type":"memory","action":"get","\u006bey":"a","r\u0065f":"1"}"#,
+        r#"{"type":"memory","action":"get","ref":"1","key":"a","payload":{"gr\u00f6\u00dfe":1}}"#,
+    ] {
+        let received = parse(text, &Limits::default()).expect(text);
+        assert_eq!((received.incoming, received.meta), (plain.incoming.clone(), plain.meta.clone()), "{text}");
+    }
+    for text in [
+        r#"{"type":"memory","action":"get","ref":"1","key":"a","k\u0065y":"b"}"#,
+        r#"{"type":"memory","action":"get","ref":"1","key":"a","payload":{"k\u0065y":"b"}}"#,
+        r#"{"type":"memory","action":"get","ref":"1","k\u0065y":1}"#,
+    ] {
+        let (reference, refusal) = refused(text);
+        assert_eq!((reference, refusal.code), (Json::parse("\"1\"").ok(), Code::InvalidMessage), "{text}");
+        assert!(format!("{refusal:?}").contains("key"), "{refusal:?}");
+    }
+}
+
+#[test]
 fn a_value_comes_back_as_it_was_written() {
     let text = r#"{"type":"memory","action":"set","key":"a","value":{"b":1.50,"a":"\u00e9"}}"#;
     let Ok(Received { incoming: Incoming::Command(Command::MemorySet(set)), .. }) = parse(text, &Limits::default())
