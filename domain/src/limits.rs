@@ -1,5 +1,7 @@
 //! Every bound in the system. Those an operator may change are fields of `Limits`; the rest are constants.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{code::Refusal, json::Json};
@@ -106,6 +108,8 @@ pub const IN_FLIGHT_MAX: u32 = 10_000;
 pub const IN_FLIGHT_RETRY_MS: u64 = 1_000;
 /// Statuses of one `direct.told`; so many at most are known to have been told and not in the log yet.
 pub const TOLD_MAX: usize = 64;
+/// How long one waits for others: after a crash it would come again.
+pub const TOLD_WAIT: Duration = Duration::from_secs(1);
 /// How long a message waits: normal.
 pub const MAIL_SECONDS: f64 = 300.0;
 /// How long a message waits: priority high or critical.

@@ -352,7 +352,7 @@ impl Session {
         let life = (self.pinged_at + config.ping_interval).min(self.heard_at + config.silence_timeout);
         let playing = self.playing.as_ref().and_then(|playing| playing.next_tick(self.allowance, self.now));
         let drained = self.draining.map(|since| since + DRAIN);
-        [self.pending.deadline(), playing, drained].into_iter().flatten().fold(life, Duration::min)
+        [self.pending.deadline(), playing, drained, self.told.due()].into_iter().flatten().fold(life, Duration::min)
     }
 
     fn on_text(&mut self, text: &str, id: CommandId) {
@@ -397,7 +397,7 @@ impl Session {
 
     fn on_flushed(&mut self) {
         self.actions.extend(self.unflushed.drain(..).map(Action::Report));
-        self.told.flushed();
+        self.told.flushed(self.now);
         self.report_told(TOLD_MAX);
         let running = self.snapshots.running();
         let waits = |action: &Action| running && matches!(action, Action::CatchUp(_));
@@ -421,8 +421,10 @@ impl Session {
         }
         if self.now >= self.pinged_at + config.ping_interval {
             self.pinged_at = self.now;
-            self.report_told(1);
             self.send(&Frame::new("ping", "", &()).bare());
+        }
+        if self.told.due().is_some_and(|due| self.now >= due) {
+            self.report_told(1);
         }
         while let Some(id) = self.pending.late(self.now) {
             if let Some(pending) = self.pending.settle(id) {

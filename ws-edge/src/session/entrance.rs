@@ -148,7 +148,7 @@ impl Session {
     pub(super) fn on_caught_up(&mut self, caught: Caught) {
         let Phase::CatchingUp(step) = &self.phase else { return };
         let step = step.clone();
-        self.told.take(caught.known);
+        self.told.take(caught.known, self.now);
         self.show_all(caught.posts);
         if matches!(self.phase, Phase::Closed) {
             return;

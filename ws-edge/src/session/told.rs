@@ -1,11 +1,13 @@
 //! Statuses of direct messages that the socket took. The log keeps them for the agent until it is told so, and is told of many
-//! at a time: an event for each would cost as much as the message.
+//! at a time, or a moment later: an event for each would cost as much as the message.
+
+use std::time::Duration;
 
 use ringforge_domain::{
     catalog::Command,
     direct,
     ids::{CommandId, MessageId},
-    limits::TOLD_MAX,
+    limits::{TOLD_MAX, TOLD_WAIT},
 };
 
 use super::{Action, Session};
@@ -18,6 +20,8 @@ pub type Status = (MessageId, CommandId);
 pub struct Told {
     shown: Vec<Status>,
     taken: Vec<Status>,
+    /// Since when the first of those taken waits.
+    since: Option<Duration>,
 }
 
 impl Told {
@@ -26,14 +30,25 @@ impl Told {
         self.shown.push(status);
     }
 
-    /// The agent has them.
-    pub fn take(&mut self, statuses: Vec<Status>) {
+    /// The agent has them, as is known at `now`.
+    pub fn take(&mut self, statuses: Vec<Status>, now: Duration) {
         self.taken.extend(statuses);
+        self.wait(now);
     }
 
-    /// The socket took everything that went out.
-    pub fn flushed(&mut self) {
+    /// The socket took everything that went out, at `now`.
+    pub fn flushed(&mut self, now: Duration) {
         self.taken.append(&mut self.shown);
+        self.wait(now);
+    }
+
+    /// When the report is due at the latest.
+    pub fn due(&self) -> Option<Duration> {
+        self.since.map(|since| since + TOLD_WAIT)
+    }
+
+    fn wait(&mut self, now: Duration) {
+        self.since = if self.taken.is_empty() { None } else { self.since.or(Some(now)) };
     }
 }
 
@@ -44,7 +59,9 @@ impl Session {
             let count = self.told.taken.len().min(TOLD_MAX);
             let statuses = self.told.taken.drain(..count).map(|(_, command)| command).collect();
             self.actions.push(Action::Report(Command::DirectTold(direct::Told { message, statuses })));
+            self.told.since = None;
         }
+        self.told.wait(self.now);
     }
 }
 

@@ -5,6 +5,7 @@ use ringforge_domain::{
     direct::{Delivered, Send, Told},
     ids::MessageId,
     interest::Interest,
+    limits::TOLD_WAIT,
     position::{Generation, Partition, StreamRef},
     presence::Update,
     world::{Folded, Member, World},
@@ -129,7 +130,10 @@ fn statuses_are_reported_many_at_a_time_once_the_socket_took_them() {
     assert!(told(&show(&mut session, TOLD_MAX - 1)).is_empty(), "an event for each would be dear");
     let actions = show(&mut session, 2);
     assert_eq!(told(&actions).iter().map(|told| &told.statuses[..]).collect::<Vec<_>>(), [&ids[..TOLD_MAX]]);
-    assert_eq!(told(&session.on(Input::Tick, PING))[0].statuses, ids[TOLD_MAX..=TOLD_MAX], "with the next ping");
+    assert_eq!(session.next_tick(), TOLD_WAIT, "it wakes up for the rest");
+    assert!(told(&session.on(Input::Tick, TOLD_WAIT / 2)).is_empty(), "more may come");
+    assert_eq!(told(&session.on(Input::Tick, TOLD_WAIT))[0].statuses, ids[TOLD_MAX..=TOLD_MAX], "a moment later");
+    assert_eq!(session.next_tick(), PING, "there is no more");
     show(&mut session, 1);
     session.on(Input::Posts(posts), ZERO);
     assert_eq!(told(&session.on(Input::Gone, PING))[0].statuses, [ids[TOLD_MAX + 1]], "only what the socket took");
