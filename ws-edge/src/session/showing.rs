@@ -56,10 +56,12 @@ impl Session {
         self.shown = self.shown.filter(newer).or(Some(place));
         if post.reply
             && let Some(reply) = &delivery.reply
-            && self.pending.settle(delivery.command).is_some()
+            && let Some(pending) = self.pending.settle(delivery.command)
         {
             self.actions.push(Action::Send(reply.line(&encoder, self.shape)));
-            self.snapshots.ask(delivery.snapshot.clone());
+            if let Some(pattern) = &delivery.snapshot {
+                self.snapshots.ask(pattern.clone(), pending.reference);
+            }
             self.unpark();
         }
         if let Some(refusal) = &delivery.unreadable {

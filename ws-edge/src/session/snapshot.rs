@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ringforge_domain::{code::Refusal, frame::Frame, glob, position::Offset};
+use ringforge_domain::{code::Refusal, frame::Frame, glob, json::Json, position::Offset};
 use serde_json::{Value, json};
 
 use super::{Action, Session};
@@ -21,7 +21,7 @@ pub struct Snapshotted {
 /// The snapshots of a session: one at a time.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    waiting: VecDeque<String>,
+    waiting: VecDeque<(String, Option<Json>)>,
     running: Option<Cover>,
     done: Vec<Cover>,
 }
@@ -30,6 +30,8 @@ pub struct Snapshots {
 #[derive(Debug)]
 struct Cover {
     pattern: String,
+    /// The `ref` of its subscription.
+    reference: Option<Json>,
     /// Changes before this place are in it.
     upto: Option<Offset>,
     /// Entries of later pages, by their last change.
@@ -37,9 +39,9 @@ struct Cover {
 }
 
 impl Snapshots {
-    /// Wants one of this pattern.
-    pub fn ask(&mut self, pattern: Option<String>) {
-        self.waiting.extend(pattern);
+    /// Wants one of this pattern, for the subscription with this `ref`.
+    pub fn ask(&mut self, pattern: String, reference: Option<Json>) {
+        self.waiting.push_back((pattern, reference));
     }
 
     /// Whether one is being sent.
@@ -52,8 +54,8 @@ impl Snapshots {
         if self.running.is_some() {
             return None;
         }
-        let pattern = self.waiting.pop_front()?;
-        self.running = Some(Cover { pattern: pattern.clone(), upto: None, later: BTreeMap::new() });
+        let (pattern, reference) = self.waiting.pop_front()?;
+        self.running = Some(Cover { pattern: pattern.clone(), reference, upto: None, later: BTreeMap::new() });
         Some((pattern, None))
     }
 
@@ -73,7 +75,7 @@ impl Session {
         let page = match page {
             Ok(page) => page,
             Err(refusal) => {
-                self.refuse(&refusal, None);
+                self.refuse(&refusal, cover.reference);
                 return self.begin_snapshot();
             }
         };

@@ -88,6 +88,8 @@ fn the_next_page_of_a_snapshot_is_fetched_once_the_socket_took_the_last() {
     stage.input(&mut bob, Input::Snapshotted(Err(Refusal::new(Code::Unavailable))));
     stage.go_on(&mut bob);
     assert!(bob.session.wants_posts(), "a snapshot that failed keeps nothing back");
+    let error = bob.frames.last().expect("it is told");
+    assert_eq!((&error["type"], &error["ref"]), (&json!("error"), &json!(1)), "whose snapshot it was");
 }
 
 #[test]
