@@ -5,6 +5,10 @@ use crate::code::Code;
 /// Why we end a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
+    /// Frames that are no WebSocket frames.
+    Protocol,
+    /// Text that is not UTF-8.
+    NotText,
     /// A message too big to be parsed, or in too many fragments.
     TooBig,
     /// The server restarts.
@@ -31,7 +35,9 @@ pub enum Close {
 
 impl Close {
     /// All of them, by code.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
+        Self::Protocol,
+        Self::NotText,
         Self::TooBig,
         Self::Restart,
         Self::TryLater,
@@ -80,6 +86,8 @@ impl Close {
 
     fn entry(self) -> (u16, &'static str, &'static str) {
         match self {
+            Self::Protocol => (1002, "protocol", "frames that break the WebSocket protocol"),
+            Self::NotText => (1007, "not_text", "a text message was not UTF-8"),
             Self::TooBig => (1009, "too_big", "a message was too big to be parsed, or in more than 64 fragments"),
             Self::Restart => (1012, "restart", "the server restarts; `system/maintenance` said when to come back"),
             Self::TryLater => (1013, "try_later", "a service behind is away, try later"),

@@ -120,6 +120,28 @@ async fn the_reason_arrives_although_we_had_not_read_everything() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_is_said_goodbye_to_with_its_reason() {
+    let server = Server::plain();
+    let mut unmasked = raw::text("{}");
+    // Neither the bit nor the mask.
+    unmasked[1] &= 0x7f;
+    unmasked.drain(2..6);
+    let broken = [
+        ("unmasked", unmasked, 1002),
+        ("continues", raw::frame(Op::Continuation, true, b"{}"), 1002),
+        ("fragmented-ping", raw::frame(Op::Ping, false, b""), 1002),
+        ("not-utf8", raw::frame(Op::Text, true, b"\"\xff\""), 1007),
+        ("cut-utf8", raw::frame(Op::Text, true, b"\xc3"), 1007),
+    ];
+    for (name, bytes, code) in broken {
+        let mut raw = Raw::enter(&server, name).await;
+        raw.send(&bytes).await;
+        assert_eq!(raw.closed().await, code, "{name}");
+    }
+    others_are_served(&server).await;
+}
+
+#[tokio::test]
 async fn no_extension_is_agreed_on_and_none_is_accepted() {
     let server = Server::plain();
     let extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
@@ -132,7 +154,7 @@ async fn no_extension_is_agreed_on_and_none_is_accepted() {
     let mut bytes = raw::text("{}");
     bytes[0] |= 0x40;
     raw.send(&bytes).await;
-    assert_eq!(raw.closed().await, raw::UNCLEAN);
+    assert_eq!(raw.closed().await, 1002);
 }
 
 #[tokio::test]

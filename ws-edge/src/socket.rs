@@ -22,6 +22,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message,
+        error::ProtocolError,
         protocol::{CloseFrame, Role, WebSocketConfig},
     },
 };
@@ -184,8 +185,8 @@ impl Served {
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => self.connection.alive(),
             Ok(Message::Close(_)) => return false,
             Err(error) => {
-                if matches!(error, Error::Capacity(_)) {
-                    self.socket.get_mut().cut(Close::TooBig);
+                if let Some(close) = blame(&error) {
+                    self.socket.get_mut().cut(close);
                 }
                 let Some(close) = self.socket.get_ref().breach() else { return false };
                 self.connection.close(close);
@@ -237,6 +238,17 @@ impl Served {
             return self.socket.get_mut().drop_rest().await;
         }
         while let Some(Ok(_)) = self.socket.next().await {}
+    }
+}
+
+/// What a peer is told that sent what cannot be read; `None`: it is gone.
+fn blame(error: &Error) -> Option<Close> {
+    match error {
+        Error::Capacity(_) => Some(Close::TooBig),
+        Error::Utf8(_) => Some(Close::NotText),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(Close::Protocol),
+        _ => None,
     }
 }
 

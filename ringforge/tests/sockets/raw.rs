@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// The key of RFC 6455's example.
 pub const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 /// There was no close frame.
-pub const UNCLEAN: u16 = 1006;
+const UNCLEAN: u16 = 1006;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
