@@ -24,6 +24,7 @@ use ringforge_domain::code::{Code, Refusal};
 use ringforge_domain::frame::refused;
 use ringforge_domain::limits::{CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX};
 use ringforge_domain::position::Partition;
+use ringforge_ports::names;
 use ringforge_ws_edge::edge::Edge;
 use serde_json::json;
 use tokio::{
@@ -105,7 +106,7 @@ async fn health_ready(State(served): State<Served>) -> Response {
     let word = |good: bool| if good { "ok" } else { Code::Unavailable.text() };
     let log = services.log.bounds(Partition::DIRECTORY).await.is_ok();
     let reads = services.reads.load(Partition::DIRECTORY, &BTreeSet::new()).await.is_ok();
-    let live = services.live.scan("").await.is_ok();
+    let live = services.live.scan(names::EDGE_LEASES).await.is_ok();
     let good = log && reads && live && !*served.edge.draining().borrow();
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // The second three are the names of the services that play these parts in a cluster.
