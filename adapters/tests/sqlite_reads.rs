@@ -1,6 +1,12 @@
 //! What the promises of `Reads` do not say of the file: what cannot be opened, what goes wrong meanwhile.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use ringforge_adapters::reads::sqlite::SqliteReads;
@@ -8,7 +14,7 @@ use ringforge_domain::{
     fleet::Head,
     ids::{MemoryId, Scope},
     json::Json,
-    limits::UNREAD_MAX,
+    limits::{SEARCH_MS, UNREAD_MAX},
     memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey},
@@ -16,7 +22,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     Error,
-    reads::{Applied, Commit, Find, MemoryFilter, Reads},
+    reads::{Applied, Commit, Find, MemoryFilter, Reads, Which},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -223,4 +229,51 @@ async fn many_readers_at_once_are_all_answered() {
     for answer in asked {
         assert_eq!(answer.await.expect("no panic"), 1);
     }
+}
+
+/// A memory that nobody finds the end of in time.
+const ENDLESS: &str = "ALTER TABLE memory RENAME TO memory_was;
+    CREATE VIEW memory AS
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000000)
+    SELECT i AS id, -i AS partition, -i AS scope, '' AS key, NULL AS expires_at, 0 AS created_at, 0 AS updated_at,
+        NULL AS author, '' AS lower_key, NULL AS tags, NULL AS metadata, '' AS text FROM n";
+
+#[tokio::test]
+async fn nobody_waits_behind_searches_and_each_of_them_ends() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    file.execute_batch(ENDLESS).expect("it is set up");
+    // The time stands as long as this waits.
+    let (go, stop) = mpsc::sync_channel(1);
+    let still = tokio::task::spawn_blocking(move || stop.recv_timeout(Duration::from_secs(20)));
+    tokio::time::pause();
+
+    let search = |reads: Arc<SqliteReads>| async move {
+        reads.find(POOL, &Find::Memory(MemoryFilter::all(Scope::OPERATOR, LogTime(0)))).await
+    };
+    let searches: Vec<_> = (0..16).map(|_| tokio::spawn(search(Arc::clone(&reads)))).collect();
+    tokio::task::yield_now().await;
+
+    let many: BTreeSet<_> = (0..100).map(|at| RowKey::memory(Scope::OPERATOR, &at.to_string())).collect();
+    let others = async {
+        assert_eq!(reads.load(POOL, &many).await.expect("rows").applied.upto, Offset(1));
+        reads.find(POOL, &Find::Due { now: LogTime(9), limit: 9 }).await.expect("what is due");
+        let which = Which::After { after: None, limit: 9 };
+        reads.verdicts(POOL, Scope::OPERATOR, &which).await.expect("verdicts");
+    };
+    tokio::time::timeout(Duration::from_millis(10 * SEARCH_MS), others).await.expect("nobody waits");
+    assert!(searches.iter().all(|search| !search.is_finished()), "a search ended");
+
+    tokio::time::advance(Duration::from_millis(2 * SEARCH_MS)).await;
+    for search in searches {
+        let answer = search.await.expect("no panic");
+        assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
+    }
+    // Their threads are free again.
+    file.execute_batch("DROP VIEW memory; ALTER TABLE memory_was RENAME TO memory").expect("it is put right");
+    search(Arc::clone(&reads)).await.expect("an answer");
+    go.send(()).expect("it waits");
+    still.await.expect("no panic").expect("the time stood");
 }

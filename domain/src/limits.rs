@@ -34,6 +34,8 @@ pub const DELETED_MAX: u64 = 5_000;
 pub const TRIGRAMS_MAX: usize = 32;
 /// Questions that wait for a reader thread of the read models; whoever comes later waits to get in.
 pub const READS_WAITING_MAX: usize = 256;
+/// How long a search of the read models may take, in milliseconds, until a thread is free for it included; then it is refused.
+pub const SEARCH_MS: u64 = 2_000;
 /// Commits that wait for the writer of the read models; one more is refused.
 pub const READS_WRITES_WAITING_MAX: usize = 64;
 /// Changed memory texts that searches look at one by one; beyond, commits make them part of the index of words.

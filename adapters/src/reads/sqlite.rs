@@ -283,12 +283,17 @@ impl Reads for SqliteReads {
         {
             return found;
         }
-        self.readers.ask(move |connection| find(connection, &sql)).await
+        let question = move |connection: &Connection| find(connection, &sql);
+        match wanted {
+            Find::Memory(_) => self.readers.search(question).await,
+            _ => self.readers.ask(question).await,
+        }
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
         let (sql, counted) = (sql::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
-        self.readers.ask(move |connection| verdicts(connection, &sql, counted)).await
+        let question = move |connection: &Connection| verdicts(connection, &sql, counted);
+        if counted { self.readers.search(question).await } else { self.readers.ask(question).await }
     }
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {

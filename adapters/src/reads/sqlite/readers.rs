@@ -1,50 +1,109 @@
-//! Reading: connections that only read, on threads of their own, and one for what is too short to be handed over.
+//! Reading: connections that only read, on threads of their own, and one for what is too short to be handed over. Searches
+//! have threads apart, so that nobody who comes in, and no projector or timer, waits behind them.
 
 use std::{
+    ffi::c_int,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, TryLockError, Weak},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use ringforge_domain::limits;
 use ringforge_ports::Error;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{connect_reader, failed};
 
-/// Threads, each with a connection of its own.
-const THREADS: usize = 3;
+/// Threads for what an index finds, each with a connection of its own.
+const POINT_THREADS: usize = 3;
+/// Threads for searches, likewise.
+const SEARCH_THREADS: usize = 2;
+/// Steps of SQLite's machine between two looks whether anybody still waits. A step reads one text at most.
+const STEPS: c_int = 1_000;
 
 type Question = Box<dyn FnOnce(&Connection) + Send>;
 
 /// The connections that read.
 pub(super) struct Readers {
-    /// `None` once the threads are told to end.
-    questions: Mutex<Option<mpsc::Sender<Question>>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    points: Pool,
+    searches: Pool,
     /// `None` once it is closed.
     here: Mutex<Option<Connection>>,
 }
 
 impl Readers {
     pub fn start(path: &Path) -> Result<Self, Error> {
+        let points = Pool::start(path, "reads", POINT_THREADS)?;
+        let searches = Pool::start(path, "searches", SEARCH_THREADS)?;
+        Ok(Self { points, searches, here: Mutex::new(Some(connect_reader(path)?)) })
+    }
+
+    /// Asks on a thread for what an index finds.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.points.ask(question).await
+    }
+
+    /// Asks on a thread for what may have to look at much. `Unavailable` if it takes longer than it may, waiting included.
+    pub async fn search<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        // Gone as soon as nobody waits any more.
+        let asker = Arc::new(());
+        let waiting = Arc::downgrade(&asker);
+        let answer = self.searches.ask(move |connection| while_asked(waiting, connection, question));
+        let answer = timeout(Duration::from_millis(limits::SEARCH_MS), answer).await;
+        answer.unwrap_or_else(|_| Err(Error::Unavailable("search the read models: it takes too long".to_owned())))
+    }
+
+    /// Asks at once and here, unless somebody else does just now: for what takes less time than waking a thread.
+    pub fn ask_here<T>(&self, question: impl FnOnce(&Connection) -> Result<T, Error>) -> Option<Result<T, Error>> {
+        match self.here.try_lock() {
+            Ok(connection) => connection.as_ref().map(question),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(_)) => panic!("no panic while the lock is held"),
+        }
+    }
+
+    /// Answers what waits, then closes every connection.
+    pub fn end(&self) {
+        lock(&self.here).take();
+        self.points.end();
+        self.searches.end();
+    }
+}
+
+/// Threads that answer what waits in one queue.
+struct Pool {
+    /// `None` once the threads are told to end.
+    questions: Mutex<Option<mpsc::Sender<Question>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Pool {
+    fn start(path: &Path, name: &str, count: usize) -> Result<Self, Error> {
         let (sender, receiver) = mpsc::channel::<Question>(limits::READS_WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads = Vec::new();
-        for number in 0..THREADS {
+        for number in 0..count {
             let connection = connect_reader(path)?;
             let receiver = Arc::clone(&receiver);
-            let builder = thread::Builder::new().name(format!("reads-{number}"));
+            let builder = thread::Builder::new().name(format!("{name}-{number}"));
             let thread = builder.spawn(move || serve(&connection, &receiver));
             threads.push(thread.map_err(|error| Error::Unavailable(format!("start a reader: {error}")))?);
         }
-        let here = Mutex::new(Some(connect_reader(path)?));
-        Ok(Self { questions: Mutex::new(Some(sender)), threads: Mutex::new(threads), here })
+        Ok(Self { questions: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
     }
 
-    /// Asks on one of the threads.
-    pub async fn ask<T: Send + 'static>(
+    async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -60,19 +119,8 @@ impl Readers {
         answer.await.map_err(|_| Error::Unavailable("read the read models: no answer".to_owned()))?
     }
 
-    /// Asks at once and here, unless somebody else does just now: for what takes less time than waking a thread.
-    pub fn ask_here<T>(&self, question: impl FnOnce(&Connection) -> Result<T, Error>) -> Option<Result<T, Error>> {
-        match self.here.try_lock() {
-            Ok(connection) => connection.as_ref().map(question),
-            Err(TryLockError::WouldBlock) => None,
-            Err(TryLockError::Poisoned(_)) => panic!("no panic while the lock is held"),
-        }
-    }
-
-    /// Answers what waits, then closes every connection.
-    pub fn end(&self) {
+    fn end(&self) {
         lock(&self.questions).take();
-        lock(&self.here).take();
         for thread in lock(&self.threads).drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a reader of the read models panicked");
@@ -92,6 +140,20 @@ fn serve(connection: &Connection, questions: &Mutex<mpsc::Receiver<Question>>) {
         let Some(question) = next else { return };
         question(connection);
     }
+}
+
+/// Asks, and is interrupted when the asker is gone.
+fn while_asked<T>(
+    asker: Weak<()>,
+    connection: &Connection,
+    question: impl FnOnce(&Connection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let gone = move || asker.strong_count() == 0;
+    let watched = |by| connection.progress_handler(STEPS, by).map_err(|error| failed("search", &error));
+    watched(Some(gone))?;
+    let answer = question(connection);
+    watched(None)?;
+    answer
 }
 
 /// What `work` reads, all of one moment.
