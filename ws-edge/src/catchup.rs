@@ -144,9 +144,10 @@ impl Reader {
         let last = deliveries.iter().rfind(|delivery| delivery.unreadable.is_none());
         if let (PresenceMode::Delta, Some(last)) = (self.presence, last) {
             let place = First { offset: last.offset, hash: last.hash };
-            let changes = presence::gather(deliveries, self.viewpoint.agent);
+            let changes =
+                presence::gather(deliveries.iter().flat_map(|delivery| delivery.changes()), self.viewpoint.agent);
             let made = |frame| Post::all(&Arc::new(Delivery::made(place, frame, presence::Changes::new())));
-            posts.extend(presence::frames(PresenceMode::Delta, &changes).into_iter().map(made));
+            posts.extend(presence::frames(PresenceMode::Delta, &changes, Some(place)).into_iter().map(made));
         }
         posts
     }

@@ -14,7 +14,10 @@ use ringforge_domain::{
 };
 use ringforge_ports::reads::Update;
 
-use crate::{line::Line, presence::Changes};
+use crate::{
+    line::Line,
+    presence::{Change, Changes},
+};
 
 /// A frame with its bytes, made when first asked for and shared by everyone who gets it.
 #[derive(Debug)]
@@ -108,9 +111,8 @@ impl Delivery {
         }
     }
 
-    /// A frame of our own making for everyone, at the place of the last event: a safe cursor.
+    /// A frame of our own making for everyone, which comes after the event at `place`.
     pub fn made(place: First, frame: Frame, gathered: Changes) -> Self {
-        let frame = frame.stamped(place.offset, place.hash);
         Self {
             offset: place.offset,
             hash: place.hash,
@@ -127,6 +129,19 @@ impl Delivery {
             unreadable: None,
             gathered,
         }
+    }
+
+    /// The changes of presence that its event tells of.
+    pub fn changes(&self) -> impl Iterator<Item = (AgentId, Arc<Change>)> {
+        self.pushes.iter().filter_map(|push| {
+            let Audience::Presence { about, change } = push.audience else { return None };
+            Some((about, Arc::new(Change::new(self.offset, change, push.frame.frame.clone()))))
+        })
+    }
+
+    /// Whether its event tells of any.
+    pub fn tells_presence(&self) -> bool {
+        self.pushes.iter().any(|push| matches!(push.audience, Audience::Presence { .. }))
     }
 
     /// Bytes it is worth in a queue.

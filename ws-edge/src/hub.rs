@@ -216,8 +216,9 @@ impl Fleet {
         if delivery.unreadable.is_none() {
             self.place = Some(First { offset, hash: delivery.hash });
         }
-        let held = self.coalescer.see(&delivery, now);
-        let showing = Showing { held, quiet: self.throttle.see(&delivery, now), coalescer: &self.coalescer };
+        let held = self.coalescer.see(delivery.changes(), now);
+        let quiet = delivery.tells_presence() && self.throttle.see(now);
+        let showing = Showing { held, quiet, coalescer: &self.coalescer };
         self.members.retain(|_, present| present.see(&delivery, showing));
         self.remember(delivery);
         Seen::Next
@@ -244,7 +245,8 @@ impl Fleet {
             // What the next `delta` for all will tell is not told now.
             let pending = self.coalescer.pending(PresenceMode::Delta).values().map(|change| change.offset).min();
             let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
-            let changes = presence::gather(told, present.member.viewpoint.agent);
+            let changes =
+                presence::gather(told.flat_map(|delivery| delivery.changes()), present.member.viewpoint.agent);
             let made = self.place.map(|place| made(place, PresenceMode::Delta, &changes)).unwrap_or_default();
             if !made.iter().all(|made| present.put(Post::all(made), true, &none)) {
                 return Err(Behind);
@@ -305,9 +307,9 @@ impl Fleet {
     }
 }
 
-/// Deliveries of our own making, at the place of the last event that can be read: a safe cursor.
+/// Deliveries of our own making, after the last event that can be read.
 fn made(place: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery>> {
-    let frames = presence::frames(mode, changes).into_iter();
+    let frames = presence::frames(mode, changes, Some(place)).into_iter();
     frames.map(|frame| Arc::new(Delivery::made(place, frame, changes.clone()))).collect()
 }
 

@@ -7,12 +7,10 @@ use ringforge_domain::{
     auth::PresenceMode,
     frame::Frame,
     ids::AgentId,
-    interest::{Audience, Presence},
-    position::Offset,
+    interest::Presence,
+    position::{First, Offset},
 };
 use serde_json::{Value, json};
-
-use crate::fanout::Delivery;
 
 /// One change of state an agent in this time, for `each`.
 const EACH: Duration = Duration::from_secs(1);
@@ -30,6 +28,13 @@ pub struct Change {
     pub first: Offset,
     what: Presence,
     frame: Frame,
+}
+
+impl Change {
+    /// What the event at `offset` says of an agent, and the frame that shows it.
+    pub fn new(offset: Offset, what: Presence, frame: Frame) -> Self {
+        Self { offset, first: offset, what, frame }
+    }
 }
 
 /// Changes by agent: of each only the last counts.
@@ -53,11 +58,8 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Notes an update; `true` if its presence waits.
-    pub fn see(&mut self, delivery: &Arc<Delivery>, now: Duration) -> bool {
-        if !delivery.pushes.iter().any(|push| matches!(push.audience, Audience::Presence { .. })) {
-            return false;
-        }
+    /// Notes an update that tells presence; `true` if it waits.
+    pub fn see(&mut self, now: Duration) -> bool {
         let waits = self.is_soon(now);
         if waits {
             self.waits = true;
@@ -95,10 +97,10 @@ pub struct Due {
 }
 
 impl Coalescer {
-    /// Notes a change; `true` if `each` shall see it later.
-    pub fn see(&mut self, delivery: &Arc<Delivery>, now: Duration) -> bool {
+    /// Notes the changes of one update; `true` if `each` shall see them later.
+    pub fn see(&mut self, changes: impl Iterator<Item = (AgentId, Arc<Change>)>, now: Duration) -> bool {
         let mut hold = false;
-        for (about, change) in changes(delivery) {
+        for (about, change) in changes {
             self.delta_since.get_or_insert(now);
             note(&mut self.delta, about, &change);
             if change.what != Presence::Changed {
@@ -149,13 +151,11 @@ impl Coalescer {
     }
 }
 
-/// The last of each agent's presence in these deliveries, as `agent` may see it.
-pub fn gather<'a>(deliveries: impl IntoIterator<Item = &'a Arc<Delivery>>, agent: AgentId) -> Changes {
+/// The last of each agent's changes, as `agent` may see them.
+pub fn gather(changes: impl Iterator<Item = (AgentId, Arc<Change>)>, agent: AgentId) -> Changes {
     let mut all = Changes::new();
-    for delivery in deliveries {
-        let others = |(about, change): &(AgentId, Arc<Change>)| *about != agent || change.what != Presence::Left;
-        changes(delivery).filter(others).for_each(|(about, change)| note(&mut all, about, &change));
-    }
+    let others = |(about, change): &(AgentId, Arc<Change>)| *about != agent || change.what != Presence::Left;
+    changes.filter(others).for_each(|(about, change)| note(&mut all, about, &change));
     all
 }
 
@@ -166,22 +166,19 @@ pub fn merge(changes: &mut Changes, later: &Changes) {
     }
 }
 
-/// The frames that show changes in a mode.
-pub fn frames(mode: PresenceMode, changes: &Changes) -> Vec<Frame> {
+/// The frames that show changes in a mode, where `place` is the last event that was shown. A frame whose last change is that
+/// event has its id; any other tells of the past and has none: it is nothing new to go on from, and an id that was shown before
+/// might be taken for a frame that was.
+pub fn frames(mode: PresenceMode, changes: &Changes, place: Option<First>) -> Vec<Frame> {
+    let stamped = |mut frame: Frame, last: Offset| {
+        frame.stamp = place.filter(|place| place.offset == last);
+        frame
+    };
     match mode {
         PresenceMode::None => Vec::new(),
-        PresenceMode::Each => changes.values().map(|change| change.frame.clone()).collect(),
-        PresenceMode::Delta => delta(changes).into_iter().collect(),
+        PresenceMode::Each => changes.values().map(|change| stamped(change.frame.clone(), change.offset)).collect(),
+        PresenceMode::Delta => delta(changes).map(|(frame, last)| stamped(frame, last)).into_iter().collect(),
     }
-}
-
-fn changes(delivery: &Delivery) -> impl Iterator<Item = (AgentId, Arc<Change>)> {
-    delivery.pushes.iter().filter_map(|push| {
-        let Audience::Presence { about, change } = push.audience else { return None };
-        let frame = push.frame.frame.clone();
-        let (first, offset) = (delivery.offset, delivery.offset);
-        Some((about, Arc::new(Change { offset, first, what: change, frame })))
-    })
 }
 
 fn note(changes: &mut Changes, about: AgentId, change: &Arc<Change>) {
@@ -196,7 +193,8 @@ fn note(changes: &mut Changes, about: AgentId, change: &Arc<Change>) {
     changes.insert(about, change);
 }
 
-fn delta(changes: &Changes) -> Option<Frame> {
+/// One frame for all, and the place of the last change in it.
+fn delta(changes: &Changes) -> Option<(Frame, Offset)> {
     let version = changes.values().map(|change| change.offset).max()?;
     let list = |what: Presence| -> Vec<Value> {
         let listed = changes.values().filter(|change| change.what == what);
@@ -209,5 +207,5 @@ fn delta(changes: &Changes) -> Option<Frame> {
         // The place of the last change: it rises for everyone alike.
         "roster_version": version.0,
     });
-    Some(Frame::new("presence", "delta", &body))
+    Some((Frame::new("presence", "delta", &body), version))
 }

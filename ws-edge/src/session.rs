@@ -23,7 +23,7 @@ use ringforge_domain::{
     limits::{ASKED_MAX, Limits, PENDING_MAX, TOLD_MAX},
     position::Offset,
     replay,
-    verdict::{First, Verdict},
+    verdict::Verdict,
 };
 use ringforge_query_api::history::Plan;
 
@@ -220,8 +220,6 @@ pub struct Session {
     snapshots: Snapshots,
     vitals: Vitals,
     cursor: Option<Offset>,
-    /// The place of the last post that was shown.
-    shown: Option<First>,
     unflushed: Vec<Command>,
     told: Told,
     /// Posts that wait for a snapshot.
@@ -255,7 +253,6 @@ impl Session {
             snapshots: Snapshots::default(),
             vitals: Vitals::default(),
             cursor: None,
-            shown: None,
             unflushed: Vec::new(),
             told: Told::default(),
             held: VecDeque::new(),

@@ -58,6 +58,40 @@ fn in_order(seat: &Seat) -> bool {
     seat.frames.iter().filter_map(|frame| frame["position"].as_u64()).is_sorted()
 }
 
+/// Whether no two pushes have one event id: whoever looks at ids only must not miss the later one.
+fn told_apart(seat: &Seat) -> bool {
+    let pushes = seat.frames.iter().filter(|frame| !frame["event"].as_str().unwrap_or("_ok").ends_with("_ok"));
+    let mut ids: Vec<_> = pushes.filter_map(|frame| frame["event_id"].as_str()).collect();
+    ids.sort_unstable();
+    ids.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+#[test]
+fn what_is_held_back_has_its_event_id_while_nothing_came_after_it() {
+    for presence in ["each", "delta"] {
+        for later in [false, true] {
+            let mut stage = Stage::new();
+            let ada = stage.enters("ada", "none").agent;
+            let mut bob = stage.enters("bob", presence);
+            stage.later(LONG);
+            stage.go_on(&mut bob);
+            stage.when(&ada, state(State::Busy));
+            let away = stage.when(&ada, state(State::Away));
+            if later {
+                stage.when(&ada, note("later"));
+            }
+            stage.go_on(&mut bob);
+            stage.later(LONG);
+            stage.go_on(&mut bob);
+            assert_eq!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}");
+            let last = bob.frames.iter().rfind(|frame| frame["type"] == "presence").expect("it was told");
+            let place = (!later).then_some(away.0);
+            assert_eq!((last["position"].as_u64(), last["event_id"].is_string()), (place, !later), "{presence} {last}");
+            assert!(in_order(&bob) && told_apart(&bob), "{presence} {:?}", bob.frames);
+        }
+    }
+}
+
 #[test]
 fn whoever_lags_is_told_what_was_held_back_before() {
     for presence in ["each", "delta"] {
@@ -79,7 +113,7 @@ fn whoever_lags_is_told_what_was_held_back_before() {
             stage.go_on(&mut bob);
         }
         assert_eq!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}");
-        assert!(in_order(&bob), "{presence}");
+        assert!(in_order(&bob) && told_apart(&bob), "{presence}");
         let notes = bob.frames.iter().filter(|frame| frame["type"] == "activity").count();
         assert_eq!(notes, 9, "{presence}: nothing else is lost or shown twice");
     }
@@ -106,7 +140,7 @@ fn presence_that_waits_in_a_queue_is_not_lost_with_it() {
             stage.later(LONG);
         }
         assert_eq!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}");
-        assert!(in_order(&bob), "{presence}");
+        assert!(in_order(&bob) && told_apart(&bob), "{presence}");
     }
 }
 

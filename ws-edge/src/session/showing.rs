@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ringforge_domain::{direct, frame::Report, interest::Audience, verdict::First};
+use ringforge_domain::{direct, frame::Report, interest::Audience};
 
 use super::{Action, Phase, Session};
 use crate::{fanout::Post, hub::Lagged, presence};
@@ -32,11 +32,7 @@ impl Session {
         }
         let mut owed = lagged.owed;
         owed.retain(|_, change| Some(change.first) <= self.cursor);
-        for mut frame in presence::frames(self.presence, &owed) {
-            // Its place is that of the last thing that was shown: a safe cursor.
-            frame.stamp = self.shown.or(frame.stamp);
-            self.send(&frame);
-        }
+        presence::frames(self.presence, &owed, None).iter().for_each(|frame| self.send(frame));
         self.catch_up_live();
     }
 
@@ -50,10 +46,6 @@ impl Session {
             return self.close(close);
         }
         self.cursor = self.cursor.max(Some(delivery.offset));
-        // Mail is older than what was shown before it.
-        let newer = |shown: &First| shown.offset > delivery.offset || delivery.unreadable.is_some();
-        let place = First { offset: delivery.offset, hash: delivery.hash };
-        self.shown = self.shown.filter(newer).or(Some(place));
         if post.reply
             && let Some(reply) = &delivery.reply
             && let Some(pending) = self.pending.settle(delivery.command)
