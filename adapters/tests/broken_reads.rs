@@ -96,6 +96,12 @@ enum Fault {
     ForgetsVerdicts,
     /// Quotes in a tag are lost.
     StripsQuotes,
+    /// An answer has room for everything.
+    AnswersWithAll,
+    /// What does not fit has no name.
+    ForgetsTheRest,
+    /// What is larger than an answer has room for never comes.
+    HoldsBackLarge,
 }
 
 /// Every fault and the promises that must notice, among others.
@@ -107,6 +113,9 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::LosesRow, &["a_batch_is_whole"]),
     (Fault::LosesVerdict, &["a_batch_is_whole"]),
     (Fault::AnswersStale, &["a_commit_is_seen_at_once"]),
+    (Fault::AnswersWithAll, &["answers_have_so_much_room"]),
+    (Fault::ForgetsTheRest, &["answers_have_so_much_room"]),
+    (Fault::HoldsBackLarge, &["what_is_larger_comes_alone"]),
     (Fault::AnswersInTwoSteps, &["answers_come_from_one_snapshot"]),
     (Fault::ChecksThenWrites, &["one_of_many_writers_wins"]),
     (Fault::KeepsRemoved, &["rows_are_replaced_and_removed"]),
@@ -233,6 +242,25 @@ impl Broken {
         find
     }
 
+    /// What the fault makes of the room in an answer.
+    async fn bounded(&self, partition: Partition, mut found: Found) -> Result<Found, Error> {
+        match self.fault {
+            Some(Fault::AnswersWithAll) => {
+                while !found.rest.is_empty() {
+                    let more = self.reads.load(partition, &found.rest.into_iter().collect()).await?;
+                    found.rows.extend(more.rows);
+                    found.rest = more.rest;
+                }
+            }
+            Some(Fault::ForgetsTheRest) => found.rest.clear(),
+            Some(Fault::HoldsBackLarge) if found.rows.len() == 1 && !found.rest.is_empty() => {
+                found.rest.insert(0, found.rows.remove(0).key());
+            }
+            _ => {}
+        }
+        Ok(found)
+    }
+
     async fn every_mail(&self, partition: Partition) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
         for table in [Table::Message, Table::Notice] {
@@ -277,7 +305,7 @@ impl Reads for Broken {
         if self.has(Fault::FoldsCase) {
             asked.extend(keys.iter().map(|key| RowKey::new(key.table, key.scope, key.key.to_lowercase())));
         }
-        let mut found = self.reads.load(partition, &asked).await?;
+        let mut found = self.bounded(partition, self.reads.load(partition, &asked).await?).await?;
         found.applied = self.applied(partition, found.applied).await?;
         Ok(found)
     }
@@ -288,7 +316,7 @@ impl Reads for Broken {
             tokio::task::yield_now().await;
         }
         let partition = if self.has(Fault::LeaksPartition) { Partition(1) } else { partition };
-        let mut found = self.reads.find(partition, &self.ask(find)).await?;
+        let mut found = self.bounded(partition, self.reads.find(partition, &self.ask(find)).await?).await?;
         match (find, self.fault) {
             (_, Some(Fault::AnswersInTwoSteps)) => found.applied = early,
             (_, Some(Fault::CountsPage)) => found.total = found.rows.len() as u64,

@@ -99,6 +99,8 @@ contract_tests!(
         verdicts_match_alone_and_together,
         verdicts_are_shown_to_those_concerned,
         matches_are_counted_and_paged,
+        answers_have_so_much_room,
+        what_is_larger_comes_alone,
         random_questions_have_one_answer,
     ]
 );
@@ -135,6 +137,8 @@ contract_tests!(
         verdicts_match_alone_and_together,
         verdicts_are_shown_to_those_concerned,
         matches_are_counted_and_paged,
+        answers_have_so_much_room,
+        what_is_larger_comes_alone,
         random_questions_have_one_answer,
     ]
 );

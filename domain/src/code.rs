@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::json::Json;
+use crate::{json::Json, position::First};
 
 /// What went wrong, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -194,6 +194,15 @@ pub enum Effected {
     Unknown,
 }
 
+/// The value of a memory key as an event left it: `current_value` of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Met {
+    /// The key.
+    pub key: String,
+    /// The event.
+    pub event: First,
+}
+
 /// An answer that says no: a code, and what the asker needs to do better.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -204,9 +213,12 @@ pub struct Refusal {
     /// What to do, if it is more exact than the code's own.
     #[serde(default)]
     pub fix: Option<String>,
-    /// Facts for a program, as text: one may be a whole memory value.
+    /// Facts for a program, as text.
     #[serde(default)]
     pub details: BTreeMap<String, Json>,
+    /// A fact that is too long to be kept here, by reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub met: Option<Box<Met>>,
     /// When to try again, in milliseconds.
     #[serde(default)]
     pub retry_after_ms: Option<u64>,
@@ -224,7 +236,8 @@ impl Refusal {
     /// A refusal with a message of its own.
     pub fn because(code: Code, message: impl Into<String>) -> Self {
         let outcome = if code == Code::Timeout { Effected::Unknown } else { Effected::None };
-        Self { code, message: message.into(), fix: None, details: BTreeMap::new(), retry_after_ms: None, outcome }
+        let (message, details) = (message.into(), BTreeMap::new());
+        Self { code, message, fix: None, details, met: None, retry_after_ms: None, outcome }
     }
 
     /// `invalid_message` about one field.

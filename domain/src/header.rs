@@ -52,6 +52,8 @@ pub struct At {
     pub time: LogTime,
     /// 32 bits of the record's hash.
     pub hash: u32,
+    /// Bytes of the record.
+    pub bytes: usize,
     /// BLAKE3 of kind and payload, in hex: the same body has the same hash.
     pub body_hash: String,
     /// Who and how.

@@ -42,11 +42,14 @@ pub const READS_WRITES_WAITING_MAX: usize = 64;
 pub const UNREAD_MAX: u64 = 8_192;
 /// Of those, how many become part of it in one transaction.
 pub const UNREAD_AT_ONCE: i64 = 128;
+/// About the bytes of rows or verdicts in one answer of the read models, one that is larger apart.
+pub const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// What may wait for one follower of a fleet; when it is full, the follower loses what waits and is told so.
 pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
-/// About the bytes of their verdicts, those of one commit and as much again; with more, the same happens.
+/// About the bytes of their events and verdicts, those of one commit and as much again; with more, the same happens.
 pub const FOLLOWER_QUEUE_BYTES_MAX: usize = 2 * PROJECTOR_COMMIT_BYTES_MAX;
-/// About the bytes of the rows that a projector keeps from one batch to the next; beyond, it loads them anew.
+/// About the bytes of the rows that a projector keeps from one batch to the next, and loads for one; beyond, it forgets them and
+/// takes a smaller batch.
 pub const PROJECTOR_ROWS_BYTES_MAX: usize = 8 << 20;
 /// About the bytes that a projector commits at once: it ends a batch when what came of it weighs more, however little was
 /// asked.
@@ -85,6 +88,9 @@ pub const LATE_MICROS: i64 = 5 * 60 * 1_000_000;
 pub const TTL_SECONDS_MAX: f64 = 10.0 * 365.25 * 86_400.0;
 /// Bytes of a memory value that an `op` may grow to. The fold reads no configuration, so this is fixed.
 pub const OP_VALUE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a value that a conflict tells and keeps. A longer one is kept as the place where it was set: many conflicts must not
+/// multiply it.
+pub const CONFLICT_VALUE_BYTES_MAX: usize = 4 << 10;
 /// Bytes of a glob.
 pub const GLOB_BYTES_MAX: usize = 256;
 /// Stars of a glob.

@@ -15,14 +15,14 @@ pub use watch::{Subscribe, Unsubscribe};
 pub use crate::row::memory::{Content, Entry, Provenance, ValueType};
 use crate::{
     act::{Act, Applied},
-    code::{Code, Refusal},
+    code::{Code, Met, Refusal},
     frame::{Encoder, Frame, Push, Shown},
     header::{At, Header},
     history::{Index, Stream},
     ids::{AgentId, MemoryId},
     interest::Audience,
     json::{self, Json},
-    limits::{Limits, READS_MAX, TTL_SECONDS_MAX, ttl_micros},
+    limits::{CONFLICT_VALUE_BYTES_MAX, Limits, READS_MAX, TTL_SECONDS_MAX, ttl_micros},
     position::First,
     position::LogTime,
     row::{Needs, Row, RowKey, Rows},
@@ -61,12 +61,19 @@ impl Entry {
     /// The `conflict` that tells what is there.
     fn conflict(&self, time: LogTime) -> Refusal {
         let content = self.live(time);
-        Refusal::because(Code::Conflict, format!("Memory key `{}` is not at the expected version.", self.key))
-            .with("key", self.key.as_str())
-            .with("current_version", content.map(|_| self.version))
-            .with("current_value", content.map(|content| &content.value))
-            .with("author", content.and(self.changed.author).map(|author| author.to_string()))
-            .with("changed_at", content.map(|_| self.changed.at.rfc3339()))
+        let refusal =
+            Refusal::because(Code::Conflict, format!("Memory key `{}` is not at the expected version.", self.key))
+                .with("key", self.key.as_str())
+                .with("current_version", content.map(|_| self.version))
+                .with("author", content.and(self.changed.author).map(|author| author.to_string()))
+                .with("changed_at", content.map(|_| self.changed.at.rfc3339()));
+        match content.map(|content| &content.value) {
+            Some(value) if value.text().len() > CONFLICT_VALUE_BYTES_MAX => {
+                let met = Met { key: self.key.clone(), event: self.changed.event };
+                Refusal { met: Some(met.into()), ..refusal }
+            }
+            value => refusal.with("current_value", value),
+        }
     }
 }
 
@@ -123,6 +130,13 @@ pub struct SetEffect {
     pub expired: Option<u64>,
     /// The new value, if an `op` made it.
     pub value: Option<Json>,
+}
+
+impl SetEffect {
+    /// The value that the key held then.
+    pub fn made<'a>(&'a self, set: &'a Set) -> Option<&'a Json> {
+        self.value.as_ref().or(set.value.as_ref())
+    }
 }
 
 /// Whether a key may be used.
@@ -277,10 +291,9 @@ impl Act for Set {
     }
 
     fn show(&self, at: &At, effect: &SetEffect) -> Shown {
-        let made = effect.value.as_ref();
-        let body = SetOk { id: effect.id, key: &self.key, version: effect.version, value: made };
+        let body = SetOk { id: effect.id, key: &self.key, version: effect.version, value: effect.value.as_ref() };
         let mut shown = Shown::ack(KIND, "set_ok", &body);
-        let value = made.or(self.value.as_ref());
+        let value = effect.made(self);
         let change = if effect.created { "create" } else { "update" };
         if let Some(version) = effect.expired {
             shown.pushes.push(notice(at, &self.key, "expire", version, None, None));

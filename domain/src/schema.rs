@@ -241,7 +241,7 @@ pub fn decode(bytes: &[u8], position: Position, time: LogTime) -> Result<Event, 
         }
         (None, None) => return Err(DecodeError::UnknownSchema(id)),
     };
-    Ok(Event { at: At { position, time, hash: record_hash(bytes), body_hash, header }, command })
+    Ok(Event { at: At { position, time, hash: record_hash(bytes), bytes: bytes.len(), body_hash, header }, command })
 }
 
 /// A record of today's schema, and the hash of its payload.

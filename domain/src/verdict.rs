@@ -10,10 +10,11 @@ pub use crate::{
 
 use crate::{
     catalog::Effect,
-    code::Refusal,
+    code::{Met, Refusal},
     event::{At, Event},
     frame::{Frame, Shown},
     ids::{AgentId, CommandId, Scope},
+    json::Json,
     position::{LogTime, Offset, Position},
 };
 
@@ -51,15 +52,38 @@ pub enum Outcome {
 }
 
 impl Verdict {
-    /// About the bytes of what is long in it.
-    pub fn weight(&self) -> usize {
+    /// What its asker is told and it does not hold: to be fetched before it is shown.
+    pub fn lacks(&self) -> Option<&Met> {
         match &self.outcome {
-            Outcome::Applied(Effect::MemorySet(effect)) => effect.value.as_ref().map_or(0, |value| value.text().len()),
-            Outcome::Applied(_) => 0,
-            Outcome::Refused(refusal) => refusal.weight(),
+            Outcome::Refused(refusal) => refusal.met.as_deref(),
+            Outcome::Applied(_) => None,
         }
     }
+
+    /// Puts in what it lacked; `None`: nobody has it any more.
+    pub fn complete(&mut self, value: Option<&Json>) {
+        if let Outcome::Refused(refusal) = &mut self.outcome
+            && refusal.met.take().is_some()
+        {
+            refusal.details.insert("current_value".to_owned(), Json::of(&value));
+        }
+    }
+
+    /// About its bytes.
+    pub fn weight(&self) -> usize {
+        VERDICT_BYTES
+            + match &self.outcome {
+                Outcome::Applied(Effect::MemorySet(effect)) => {
+                    effect.value.as_ref().map_or(0, |value| value.text().len())
+                }
+                Outcome::Applied(_) => 0,
+                Outcome::Refused(refusal) => refusal.weight(),
+            }
+    }
 }
+
+/// About the bytes of a verdict without long values.
+const VERDICT_BYTES: usize = 512;
 
 /// Everything that anyone sees of an event, by its verdict: live, in a gap, on resume, in a replay. Pure.
 pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {

@@ -23,10 +23,10 @@ pub enum News {
 }
 
 impl News {
-    /// About the bytes of what is long in it.
+    /// About its bytes.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Update(update) => update.verdict.weight(),
+            Self::Update(update) => update.weight(),
             Self::Head { .. } => 0,
         }
     }

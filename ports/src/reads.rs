@@ -9,6 +9,7 @@ use ringforge_domain::{
     ids::{AgentId, Scope},
     interest::{Span, Topic},
     json::Json,
+    limits::ANSWER_BYTES_MAX,
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey, Search, Table},
     verdict::{Stream, Verdict},
@@ -24,6 +25,13 @@ pub struct Update {
     pub event: Option<Event>,
     /// What came of it.
     pub verdict: Verdict,
+}
+
+impl Update {
+    /// About its bytes.
+    pub fn weight(&self) -> usize {
+        self.verdict.weight() + self.event.as_ref().map_or(0, |event| event.at.bytes)
+    }
 }
 
 /// One step of one partition: everything from `previous` up to `upto`, applied.
@@ -55,13 +63,37 @@ pub struct Applied {
 /// Rows, and the state of their partition at that moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Found {
-    /// The rows.
+    /// The rows, as many as have room.
     pub rows: Vec<Row>,
+    /// The names of the others, in the same order.
+    pub rest: Vec<RowKey>,
     /// How many match in all, where the question counts them ([`Find::Memory`], without `after`, `skip` and `limit`); else the
     /// number of rows.
     pub total: u64,
     /// The snapshot they come from.
     pub applied: Applied,
+}
+
+impl Found {
+    /// Whether a page of at most `limit` rows was the last one.
+    pub fn is_last(&self, limit: u32) -> bool {
+        self.rest.is_empty() && self.rows.len() < limit as usize
+    }
+}
+
+/// What an answer has room for: as much as [`ANSWER_BYTES_MAX`] bytes, and one thing at least.
+#[derive(Debug, Default)]
+pub struct Room {
+    used: usize,
+}
+
+impl Room {
+    /// Whether a thing of so many bytes, more than none, still has room. Nothing has after one that had not.
+    pub fn takes(&mut self, bytes: usize) -> bool {
+        let first = self.used == 0;
+        self.used += bytes;
+        first || self.used <= ANSWER_BYTES_MAX
+    }
 }
 
 /// Which rows.
@@ -326,14 +358,23 @@ impl Matching {
 /// Verdicts, and the state of their partition at that moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdicts {
-    /// The verdicts, by offset.
+    /// The verdicts, by offset, as many as have room.
     pub verdicts: Vec<Verdict>,
+    /// The offsets of the others, in the same order.
+    pub rest: Vec<Offset>,
     /// How many match in all ([`Which::Matching`], without `after` and `limit`); else how many there are here.
     pub total: u64,
     /// The oldest one of the fleet that is still kept.
     pub oldest: Option<Offset>,
     /// The snapshot they come from.
     pub applied: Applied,
+}
+
+impl Verdicts {
+    /// Whether a page of at most `limit` verdicts was the last one.
+    pub fn is_last(&self, limit: u32) -> bool {
+        self.rest.is_empty() && self.verdicts.len() < limit as usize
+    }
 }
 
 /// The ends of fleets, and the state of their partition at that moment.
@@ -345,7 +386,8 @@ pub struct Heads {
     pub applied: Applied,
 }
 
-/// Rows, verdicts and applied positions, partition by partition.
+/// Rows, verdicts and applied positions, partition by partition. An answer holds rows or verdicts until their bytes fill its
+/// [`Room`] and names the rest: ask for those by name.
 #[async_trait]
 pub trait Reads: Send + Sync {
     /// Writes all of `commits`, in order, or nothing. `Conflict`, and nothing is written, if a partition does not stand at its
@@ -380,10 +422,10 @@ pub async fn every_row(reads: &Arc<dyn Reads>, partition: Partition) -> Result<(
         loop {
             let page = reads.find(partition, &Find::Table { table, scope: None, after: after.take(), limit }).await?;
             applied = page.applied;
+            let last = page.is_last(limit);
             after = page.rows.last().map(Row::key);
-            let full = page.rows.len() == limit as usize;
             rows.extend(page.rows);
-            if !full {
+            if last {
                 break;
             }
         }

@@ -16,7 +16,7 @@ use ringforge_domain::{
         READ_RECORDS_MAX,
     },
     position::{Offset, Partition, Position},
-    row::{Needs, Rows},
+    row::{Needs, RowKey, Rows},
     schema::{self, DecodeError},
     verdict::Verdict,
 };
@@ -42,6 +42,8 @@ pub struct Projector {
     applied: Applied,
     /// Rows as they stand at `applied`: what the next batch touches was often touched by the last.
     rows: Rows,
+    /// How many records are tried at once: fewer while what they touch has too many bytes.
+    reach: usize,
     heads: BTreeMap<Scope, (Offset, Duration)>,
     heads_told: Duration,
 }
@@ -103,7 +105,8 @@ impl Projector {
             )));
         }
         let rows = Rows::at(applied.time);
-        Ok(Self { services, partition, applied, rows, heads: BTreeMap::new(), heads_told: Duration::ZERO })
+        let (reach, heads, heads_told) = (READ_RECORDS_MAX, BTreeMap::new(), Duration::ZERO);
+        Ok(Self { services, partition, applied, rows, reach, heads, heads_told })
     }
 
     /// The next offset to apply.
@@ -111,8 +114,8 @@ impl Projector {
         self.applied.upto
     }
 
-    /// Applies records that follow each other; those that were applied before are skipped. In several commits if much comes
-    /// of them.
+    /// Applies records that follow each other; those that were applied before are skipped. In several commits if they touch
+    /// much or much comes of them.
     ///
     /// # Errors
     /// Only some of it was applied, or (a lost answer) all of it: `open` anew and go on.
@@ -122,18 +125,36 @@ impl Projector {
         let mut read = self.decode(records)?;
         // Taken: unless they are stored, they are forgotten.
         let mut rows = std::mem::replace(&mut self.rows, Rows::at(self.applied.time));
-        let open = self.load(&mut rows, read.iter().collect()).await?;
-        let open: BTreeSet<Offset> = open.into_iter().map(Read::offset).collect();
         while !read.is_empty() {
-            let verdicts = self.fold(&mut rows, &read, &open).await?;
+            let (count, open) = self.prefetch(&mut rows, &read).await?;
+            let verdicts = self.fold(&mut rows, &read[..count], &open).await?;
             let Some(verdicts) = self.commit(&rows, verdicts).await? else {
                 return Ok(Stepped::Elsewhere(self.applied.upto));
             };
             rows.stored();
             self.publish(read.drain(..verdicts.len()).collect(), verdicts).await;
+            if rows.weight() > PROJECTOR_ROWS_BYTES_MAX {
+                rows = Rows::at(self.applied.time);
+            }
         }
-        self.rows = if rows.weight() > PROJECTOR_ROWS_BYTES_MAX { Rows::at(self.applied.time) } else { rows };
+        self.rows = rows;
         Ok(Stepped::To(self.applied.upto))
+    }
+
+    /// Loads what the first of these touch: how many they are, and which of them may need more later. Rows may be large, so
+    /// they are as many as their rows let be loaded at once; one at least.
+    async fn prefetch(&mut self, rows: &mut Rows, read: &[Read]) -> Result<(usize, BTreeSet<Offset>), Error> {
+        loop {
+            let count = self.reach.min(read.len());
+            let bytes_max = if count == 1 { usize::MAX } else { PROJECTOR_ROWS_BYTES_MAX };
+            if let Some(open) = self.load(rows, read[..count].iter().collect(), bytes_max).await? {
+                self.reach = (self.reach * 2).min(READ_RECORDS_MAX);
+                return Ok((count, open.into_iter().map(Read::offset).collect()));
+            }
+            self.reach = count.div_ceil(2);
+            // Nothing has changed since they were stored.
+            *rows = Rows::at(self.applied.time);
+        }
     }
 
     /// Stores what came of some events and gives their verdicts back; `None`: the partition stands elsewhere.
@@ -205,17 +226,29 @@ impl Projector {
     }
 
     /// Loads what the records in `open` touch and `rows` does not know yet, until nothing new is named, and tells which of
-    /// them may need more later.
-    async fn load<'a>(&self, rows: &mut Rows, mut open: Vec<&'a Read>) -> Result<Vec<&'a Read>, Error> {
+    /// them may need more later. `None`: it is more than so many bytes.
+    async fn load<'a>(
+        &self,
+        rows: &mut Rows,
+        mut open: Vec<&'a Read>,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<&'a Read>>, Error> {
         for _ in 0..=NEEDS_ROUNDS_MAX {
             let mut needs = Needs::of(rows);
             open.retain(|read| read.needs(&mut needs));
-            let missing = needs.unknown();
+            let mut missing = needs.unknown();
             if missing.is_empty() {
-                return Ok(open);
+                return Ok(Some(open));
             }
-            let found = self.services.reads.load(self.partition, &missing).await?;
-            rows.load(missing, found.rows);
+            while !missing.is_empty() {
+                let found = self.services.reads.load(self.partition, &missing).await?;
+                let rest: BTreeSet<RowKey> = found.rest.into_iter().collect();
+                rows.load(missing.into_iter().filter(|key| !rest.contains(key)), found.rows);
+                missing = rest;
+                if !missing.is_empty() && rows.weight() > bytes_max {
+                    return Ok(None);
+                }
+            }
         }
         Err(Error::Corrupt(format!("the needs of partition {} have no end: our own bug", self.partition.0)))
     }
@@ -227,7 +260,7 @@ impl Projector {
         let mut weight = 0;
         for one in read {
             if open.contains(&one.offset()) {
-                self.load(rows, vec![one]).await?;
+                self.load(rows, vec![one], usize::MAX).await?;
             }
             let verdict = one.fold(rows);
             weight += verdict.weight();

@@ -64,7 +64,7 @@ impl Timers {
         }
     }
 
-    /// Submits what is due, at most one append's worth, and tells how much was: a whole [`PAGE`] may not be all.
+    /// Submits what is due, at most one append's worth, and tells how much was: [`PAGE`] if that may not be all.
     ///
     /// # Errors
     /// Reads or log are away; nothing is lost, it is due the next time.
@@ -76,7 +76,7 @@ impl Timers {
             return Ok(0);
         }
         self.submit(due(&found.rows)).await?;
-        Ok(found.rows.len())
+        Ok(if found.is_last(limit) { found.rows.len() } else { PAGE })
     }
 
     /// Ends the sessions of edges whose lease is gone. Absence counts only once we have been up for a full lease.
@@ -120,12 +120,13 @@ impl Timers {
         loop {
             let find = Find::Table { table: Table::Agent, scope: None, after: after.take(), limit: ROWS_PAGE_MAX };
             let page = self.services.reads.find(self.partition, &find).await?;
+            let last = page.is_last(ROWS_PAGE_MAX);
             after = page.rows.last().map(Row::key);
             let gone: Vec<_> = page.rows.iter().filter_map(|row| ending(row, &dead, reason)).collect();
             for part in gone.chunks(APPEND_RECORDS_MAX) {
                 ended += self.submit(part.to_vec()).await?;
             }
-            if page.rows.len() < ROWS_PAGE_MAX as usize {
+            if last {
                 break;
             }
         }

@@ -3,19 +3,23 @@
 use std::collections::VecDeque;
 
 use ringforge_domain::{
-    code::Refusal,
+    catalog::{Command, Effect},
+    code::{Met, Refusal},
     frame::Frame,
-    ids::AgentId,
+    ids::{AgentId, Scope},
+    json::Json,
     limits::{PAGE_BYTES_MAX, SEEK_PART},
+    memory::Entry,
     position::{LogTime, Offset, Partition, Position},
     presence::Agent,
     replay::{Order, Request},
     row::{RowKey, State},
     schema,
-    verdict::{First, Verdict, frames_of},
+    verdict::{First, Outcome, Verdict, frames_of},
 };
 use ringforge_ports::{
     Error, Services,
+    log::Stored,
     reads::{Matching, Update, Viewer, Which},
 };
 
@@ -30,7 +34,7 @@ pub struct Joined {
     pub rest: VecDeque<Verdict>,
 }
 
-/// Joins verdicts with their events.
+/// Joins verdicts with their events, and with what they tell by reference.
 ///
 /// # Errors
 /// The log is away, or an event needs a newer build.
@@ -47,13 +51,38 @@ pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Ve
             if bytes > PAGE_BYTES_MAX && !joined.updates.is_empty() {
                 return Ok(joined);
             }
-            let Some(verdict) = joined.rest.pop_front() else { break };
+            let Some(mut verdict) = joined.rest.pop_front() else { break };
+            if let Some(met) = verdict.lacks() {
+                let value = value_of(services, partition, verdict.scope, met).await?;
+                bytes += value.as_ref().map_or(0, |value| value.text().len());
+                verdict.complete(value.as_ref());
+            }
             let position = Position { partition, offset };
             let event = record.and_then(|record| schema::decode(&record.record.bytes, position, record.time).ok());
             joined.updates.push(Update { event, verdict });
         }
     }
     Ok(joined)
+}
+
+/// The value that a conflict met: what the key still holds, else what the event there made of it. `None`: the log no longer
+/// has it.
+async fn value_of(services: &Services, partition: Partition, scope: Scope, met: &Met) -> Result<Option<Json>, Error> {
+    let found = services.reads.load(partition, &[RowKey::memory(scope, &met.key)].into()).await?;
+    let entry = found.rows.iter().find_map(Entry::of).filter(|entry| entry.changed.event == met.event);
+    if let Some(content) = entry.and_then(|entry| entry.content.as_ref()) {
+        return Ok(Some(content.value.clone()));
+    }
+    let offset = met.event.offset;
+    let found = services.reads.verdicts(partition, scope, &Which::At(vec![offset])).await?.verdicts;
+    let record = services.log.seek(partition, &[offset]).await?.into_iter().next();
+    let decoded =
+        |record: Stored| schema::decode(&record.record.bytes, Position { partition, offset }, record.time).ok();
+    let (Some(event), Some(verdict)) = (record.and_then(decoded), found.first()) else { return Ok(None) };
+    Ok(match (&event.command, &verdict.outcome) {
+        (Command::MemorySet(set), Outcome::Applied(Effect::MemorySet(effect))) => effect.made(set).cloned(),
+        _ => None,
+    })
 }
 
 /// What a replay will show.
@@ -63,8 +92,10 @@ pub struct Plan {
     pub total: u64,
     /// Items at most.
     pub limit: u32,
-    /// The verdicts of its items, oldest first.
+    /// The verdicts of its items, oldest first, as far as their bytes let them be kept.
     pub verdicts: Vec<Verdict>,
+    /// The places of those after them.
+    pub later: Vec<Offset>,
     /// Where the next page begins, when they are paged from the oldest.
     pub next_cursor: Option<String>,
     /// From when, as it was asked.
@@ -86,6 +117,7 @@ pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Resu
         total: 0,
         limit,
         verdicts: Vec::new(),
+        later: Vec::new(),
         next_cursor: None,
         from: request.from.clone(),
         to: request.to.clone().unwrap_or_else(|| services.clock.wall().rfc3339()),
@@ -120,13 +152,38 @@ pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Resu
     let found = services.reads.verdicts(asker.partition(), encoder.scope, &Which::Matching(matching)).await;
     let found = found.map_err(|error| unavailable(&error))?;
     plan.total = found.total;
-    plan.verdicts = found.verdicts;
-    if plan.verdicts.len() > limit as usize {
+    (plan.verdicts, plan.later) = (found.verdicts, found.rest);
+    if plan.verdicts.len() + plan.later.len() > limit as usize {
         plan.verdicts.truncate(limit as usize);
-        plan.next_cursor =
-            plan.verdicts.last().map(|last| encoder.event_id(First { offset: last.position.offset, hash: 0 }));
+        plan.later.truncate(limit as usize - plan.verdicts.len());
+        let last = plan.later.last().copied().or(plan.verdicts.last().map(|last| last.position.offset));
+        plan.next_cursor = last.map(|offset| encoder.event_id(First { offset, hash: 0 }));
     }
     Ok(plan)
+}
+
+/// A part of what a replay shows: known already, or only its places.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// Verdicts, by offset.
+    Known(Vec<Verdict>),
+    /// Places, in order.
+    Places(Vec<Offset>),
+}
+
+/// Joins a part with its events; also the places for which there was no room.
+///
+/// # Errors
+/// A port is away, or an event needs a newer build.
+pub async fn part(services: &Services, asker: &Asker, part: Part) -> Result<(Joined, Vec<Offset>), Error> {
+    let (verdicts, later) = match part {
+        Part::Known(verdicts) => (verdicts, Vec::new()),
+        Part::Places(places) => {
+            let found = services.reads.verdicts(asker.partition(), asker.encoder.scope, &Which::At(places)).await?;
+            (found.verdicts, found.rest)
+        }
+    };
+    Ok((updates(services, asker.partition(), verdicts).await?, later))
 }
 
 async fn viewer(services: &Services, asker: &Asker) -> Result<Viewer, Refusal> {

@@ -73,7 +73,7 @@ pub(crate) async fn search(services: &Services, asker: &Asker, query: &Search) -
     let total = found.total;
     let mut entries = shown(services, asker, &found, now, true).await;
     let read = skip + u32::try_from(entries.len()).unwrap_or(limit);
-    let more = u64::from(read) < total && (entries.len() == limit as usize || entries.len() < found.rows.len());
+    let more = u64::from(read) < total && (entries.len() < found.rows.len() || !found.is_last(limit));
     let next = more.then(|| format!("o{read}"));
     if query.sort == SearchSort::AccessCount {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry["access_count"].as_u64()));
@@ -107,7 +107,7 @@ pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Re
         ..MemoryFilter::all(asker.encoder.scope, now)
     };
     let mut found = find(services, asker, filter).await?;
-    let mut more = found.rows.len() > limit as usize;
+    let mut more = !found.is_last(limit + 1);
     found.rows.truncate(limit as usize);
     let total = found.total;
     let entries = shown(services, asker, &found, now, query.values).await;
@@ -136,8 +136,8 @@ pub(crate) async fn history(services: &Services, asker: &Asker, query: &History)
         ..Matching::default()
     };
     let found = services.reads.verdicts(asker.partition(), encoder.scope, &Which::Matching(matching)).await;
-    let mut found = found.map_err(|error| unavailable(&error))?.verdicts;
-    let has_more = found.len() > limit as usize;
+    let found = found.map_err(|error| unavailable(&error))?;
+    let (has_more, mut found) = (!found.is_last(limit + 1), found.verdicts);
     found.truncate(limit as usize);
     let joined = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
     let (mut updates, has_more) = (joined.updates, has_more || !joined.rest.is_empty());
@@ -235,7 +235,7 @@ fn versions(asker: &Asker, update: &Update) -> Vec<Value> {
         (Command::MemorySet(set), Effect::MemorySet(effect)) => {
             let expired = effect.expired.map(|expired| version(expired, "expire", None, false));
             let change = if effect.created { "create" } else { "update" };
-            let value = effect.value.as_ref().or(set.value.as_ref());
+            let value = effect.made(set);
             expired.into_iter().chain([version(effect.version, change, value, true)]).collect()
         }
         (Command::MemoryDelete(_), Effect::MemoryDelete(effect)) => vec![version(effect.version, "delete", None, true)],

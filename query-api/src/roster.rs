@@ -149,12 +149,12 @@ async fn changed(
         let page = services.reads.find(partition, &find).await?;
         // What changes between two pages is read again the next time.
         let upto = *upto.get_or_insert(page.applied.upto);
-        let full = page.rows.len() == limit as usize;
+        let last = page.is_last(limit);
         after = page.rows.last().map(|row| row.key().key);
         agents.extend(
             page.rows.into_iter().filter_map(|row| if let Row::Agent(agent) = row { Some(*agent) } else { None }),
         );
-        if !full {
+        if last {
             return Ok((upto, agents));
         }
     }

@@ -51,9 +51,9 @@ impl Reader {
     ) -> Result<Caught, Error> {
         let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
         let find = Find::Mail { scope, agent: self.viewpoint.agent, after, limit: MAIL_PAGE_MAX };
-        let rows = services.reads.find(partition, &find).await?.rows;
+        let page = services.reads.find(partition, &find).await?;
+        let (full, rows) = (!page.is_last(MAIL_PAGE_MAX), page.rows);
         let upto = rows.iter().filter_map(|row| row.index().mail).map(|(_, place)| place).max();
-        let full = rows.len() == MAIL_PAGE_MAX as usize;
         let now = services.clock.wall();
         let (mut places, mut seen) = (Vec::new(), Vec::new());
         for row in &rows {
@@ -68,10 +68,10 @@ impl Reader {
                 _ => {}
             }
         }
-        let found = services.reads.verdicts(partition, scope, &Which::At(places)).await?.verdicts;
-        let joined = updates(services, partition, found).await?;
+        let found = services.reads.verdicts(partition, scope, &Which::At(places)).await?;
+        let joined = updates(services, partition, found.verdicts).await?;
         // What has too many bytes for this page is read with the next.
-        let cut = joined.rest.front().map(|verdict| verdict.position.offset);
+        let cut = joined.rest.front().map(|verdict| verdict.position.offset).or(found.rest.first().copied());
         let upto = match cut {
             Some(_) => joined.updates.last().map(|update| update.verdict.position.offset),
             None => upto,
@@ -95,8 +95,8 @@ impl Reader {
     ) -> Result<Caught, Error> {
         let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
         let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
-        let mut verdicts = services.reads.verdicts(partition, scope, &which).await?.verdicts;
-        let full = verdicts.len() == CATCH_UP_PAGE_MAX as usize;
+        let page = services.reads.verdicts(partition, scope, &which).await?;
+        let (full, mut verdicts) = (!page.is_last(CATCH_UP_PAGE_MAX), page.verdicts);
         let read = verdicts.len();
         verdicts.retain(|verdict| before.is_none_or(|before| verdict.position.offset < before));
         let done = !full || verdicts.len() < read;

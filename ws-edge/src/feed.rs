@@ -245,9 +245,12 @@ impl Feed {
         self.fleet().misses(expected).then_some(expected)
     }
 
-    /// Takes news; `true` if some before it are missing.
+    /// Takes news; `true` if something is to be filled: some before it are missing, or it is not whole itself.
     pub fn hear(&self, news: &News, now: Duration) -> bool {
         match news {
+            News::Update(update) if update.verdict.lacks().is_some() => {
+                self.fleet().misses(update.verdict.position.offset)
+            }
             News::Update(update) => matches!(self.take(update, now), Seen::Gap { .. }),
             News::Head { last, .. } => self.fleet().misses(*last),
         }
@@ -266,13 +269,14 @@ impl Feed {
         loop {
             let after = self.fleet().head();
             let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
-            let page = services.reads.verdicts(partition, scope, &which).await?.verdicts;
+            let page = services.reads.verdicts(partition, scope, &which).await?;
+            let (last, page) = (page.is_last(CATCH_UP_PAGE_MAX), page.verdicts);
             let read = page.len();
             if !page.is_empty() {
                 debug!(fleet.id = %scope.fleet, updates = page.len(), "gap filled");
             }
             let filled = updates(services, partition, page).await?.updates;
-            let more = read == CATCH_UP_PAGE_MAX as usize || filled.len() < read;
+            let more = !last || filled.len() < read;
             let now = services.clock.monotonic();
             for update in &filled {
                 if let Seen::Gap { .. } = self.take(update, now) {

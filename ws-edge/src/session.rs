@@ -23,9 +23,8 @@ use ringforge_domain::{
     limits::{ASKED_MAX, Limits, PENDING_MAX, TOLD_MAX},
     position::Offset,
     replay,
-    verdict::Verdict,
 };
-use ringforge_query_api::history::Plan;
+use ringforge_query_api::history::{Part, Plan};
 
 use crate::{
     fanout::{Post, Viewpoint},
@@ -131,7 +130,7 @@ pub enum Action {
     /// Find out what a replay will show.
     Plan(Box<replay::Request>),
     /// Fetch these for the replay.
-    Play(Vec<Verdict>),
+    Play(Part),
     /// Fetch matching entries after this key.
     Snapshot(String, Option<String>),
     /// Say goodbye, after everything before it.

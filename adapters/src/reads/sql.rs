@@ -122,6 +122,9 @@ pub(super) const APPLIED: &str = "SELECT applied, time FROM partitions WHERE par
 /// Partition, kind, scope, key.
 pub(super) const ROW: &str = "SELECT body FROM rows WHERE partition = ?1 AND kind = ?2 AND scope = ?3 AND key = ?4";
 
+/// Place.
+pub(super) const VERDICT: &str = "SELECT body FROM verdicts WHERE place = ?1";
+
 /// Begins a question: columns of the answer `f`, and where the partition stands.
 fn ask(partition: Partition, columns: &str) -> Sql {
     let mut sql = Sql::default();
@@ -131,16 +134,17 @@ fn ask(partition: Partition, columns: &str) -> Sql {
     sql
 }
 
-/// Which rows: applied, time, total, body.
+/// Which rows: applied, time, total, key, kind, scope, tenant, fleet. Their bodies are read apart, as many as have room: sorting
+/// and joining would carry all of them along.
 pub(super) fn find(partition: Partition, find: &Find) -> Sql {
     let Find::Memory(filter) = find else { return find_rows(partition, find) };
     find_memory(partition, filter)
 }
 
 fn find_rows(partition: Partition, find: &Find) -> Sql {
-    let mut sql = ask(partition, "0, f.body");
+    let mut sql = ask(partition, "0, f.key, f.kind, f.scope, f.tenant, f.fleet");
     // In this order: within a kind, rows stand by scope and key.
-    sql.push("LEFT JOIN (SELECT r.*, s.tenant, s.fleet FROM ");
+    sql.push("LEFT JOIN (SELECT r.key, r.kind, r.scope, r.due_at, r.place, s.tenant, s.fleet FROM ");
     sql.push(match find {
         Find::Table { .. } => "scopes s CROSS JOIN rows r",
         _ => "rows r CROSS JOIN scopes s",
@@ -226,7 +230,7 @@ fn find_memory(partition: Partition, filter: &MemoryFilter) -> Sql {
     };
     let mut sql = Sql::default();
     // Looked for once, then counted and sorted.
-    sql.push("WITH matches AS MATERIALIZED (SELECT m.key, ");
+    sql.push("WITH matches AS MATERIALIZED (SELECT m.key, m.scope, ");
     sql.push(match filter.sort {
         MemorySort::Key => "0 AS created_at, 0 AS updated_at, ",
         _ => "m.created_at, m.updated_at, ",
@@ -235,7 +239,7 @@ fn find_memory(partition: Partition, filter: &MemoryFilter) -> Sql {
     sql.push(" AS relevance");
     entries(&mut sql, partition, filter);
     sql.push(") ");
-    let ask = ask(partition, "c.total, r.body");
+    let ask = ask(partition, &format!("c.total, f.key, '{}', f.scope, s.tenant, s.fleet", Table::Memory.text()));
     sql.push(ask.text).values.extend(ask.values);
     sql.push("CROSS JOIN (SELECT count(*) AS total FROM matches) c LEFT JOIN (SELECT * FROM matches");
     if let (MemorySort::Key, Some(after)) = (filter.sort, &filter.after) {
@@ -243,11 +247,8 @@ fn find_memory(partition: Partition, filter: &MemoryFilter) -> Sql {
     }
     sql.push(format!(" ORDER BY {order} LIMIT ")).push_bind(i64::from(filter.limit));
     sql.push(" OFFSET ").push_bind(i64::from(filter.skip));
-    sql.push(") f ON true LEFT JOIN rows r ON r.partition = q.partition AND r.kind = ");
-    sql.push_bind(Table::Memory.text().to_owned());
-    of_scope(&mut sql, "r.", filter.scope);
     let order: Vec<_> = order.split(", ").map(|column| format!("f.{column}")).collect();
-    sql.push(format!(" AND r.key = f.key ORDER BY {}", order.join(", ")));
+    sql.push(format!(") f ON true LEFT JOIN scopes s ON s.id = f.scope ORDER BY {}", order.join(", ")));
     sql
 }
 
@@ -337,7 +338,7 @@ fn trigrams(words: &[String]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// Which verdicts: applied, time, oldest, total, body.
+/// Which verdicts: applied, time, oldest, total, place. Their bodies are read apart, as many as have room.
 pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
     let mut sql = Sql::default();
     let mut total = "0 AS total";
@@ -351,7 +352,7 @@ pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql
         sql.push(") ");
         total = "count(*) AS total FROM matches";
     }
-    let ask = ask(partition, "o.oldest, c.total, v.body");
+    let ask = ask(partition, "o.oldest, c.total, f.place");
     sql.push(ask.text).values.extend(ask.values);
     sql.push("CROSS JOIN (SELECT min(place) AS oldest FROM history WHERE true");
     of_fleet(&mut sql, "", partition, scope);
@@ -380,7 +381,7 @@ pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql
             sql.push_bind(i64::from(matching.limit));
         }
     }
-    sql.push(") f ON true LEFT JOIN verdicts v ON v.place = f.place ORDER BY v.place");
+    sql.push(") f ON true ORDER BY f.place");
     sql
 }
 

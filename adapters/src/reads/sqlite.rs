@@ -16,13 +16,13 @@ use ringforge_domain::{
     fleet::Head,
     ids::Scope,
     position::{LogTime, Offset, Partition},
-    row::{Row, RowKey, State},
+    row::{RowKey, State, Table},
 };
 use ringforge_ports::{
     Error,
-    reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Verdicts, Which},
+    reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Room, Verdicts, Which},
 };
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter, types::ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter};
 use serde::de::DeserializeOwned;
 use sqlx::{
     error::DatabaseError,
@@ -166,13 +166,6 @@ fn reading(error: &rusqlite::Error) -> Error {
     failed("read", error)
 }
 
-/// What is stored as JSON; `None` where there is nothing.
-fn body<T: DeserializeOwned>(stored: ValueRef<'_>) -> Result<Option<T>, Error> {
-    let damaged = |what: String| Error::Corrupt(format!("read models: {what}"));
-    let Some(text) = stored.as_str_or_null().map_err(|error| damaged(error.to_string()))? else { return Ok(None) };
-    serde_json::from_str(text).map(Some).map_err(|error| damaged(error.to_string()))
-}
-
 fn applied(upto: Option<i64>, time: Option<i64>) -> Applied {
     Applied { upto: Offset(upto.unwrap_or_default().cast_unsigned()), time: LogTime(time.unwrap_or_default()) }
 }
@@ -186,7 +179,7 @@ fn load(connection: &Connection, partition: Partition, keys: &BTreeSet<RowKey>) 
             .map_err(|error| reading(&error))?;
         let (mut of_scope, mut of_row) = (prepare(connection, sql::SCOPE)?, prepare(connection, sql::ROW)?);
         let mut scopes: BTreeMap<Scope, Option<i64>> = BTreeMap::new();
-        let mut rows = Vec::new();
+        let mut answer = Answer::default();
         for key in keys {
             let scope = match scopes.entry(key.scope) {
                 Entry::Occupied(known) => *known.get(),
@@ -197,13 +190,11 @@ fn load(connection: &Connection, partition: Partition, keys: &BTreeSet<RowKey>) 
                 }
             };
             let Some(scope) = scope else { continue };
-            let name = params![partition, key.table.text(), scope, key.key];
-            let mut found = of_row.query(name).map_err(|error| reading(&error))?;
-            if let Some(row) = found.next().map_err(|error| reading(&error))? {
-                rows.extend(body(row.get_ref(0).map_err(|error| reading(&error))?)?);
-            }
+            let row = params![partition, key.table.text(), scope, key.key];
+            answer.add(&mut of_row, row, || Ok(key.clone()))?;
         }
-        Ok(Found { total: rows.len() as u64, rows, applied: stands.unwrap_or_default() })
+        let Answer { bodies: rows, rest, .. } = answer;
+        Ok(Found { total: (rows.len() + rest.len()) as u64, rows, rest, applied: stands.unwrap_or_default() })
     })
 }
 
@@ -229,33 +220,88 @@ fn column<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>, at: usize) -> Re
     row.get(at).map_err(|error| reading(&error))
 }
 
-/// Lines of applied, time, total, body.
-fn find(connection: &Connection, sql: &sql::Sql) -> Result<Found, Error> {
-    let mut found = Found::default();
-    lines(connection, sql, |row| {
-        found.applied = applied(column(row, 0)?, column(row, 1)?);
-        found.total = column::<i64>(row, 2)?.cast_unsigned();
-        found.rows.extend(body::<Row>(row.get_ref(3).map_err(|error| reading(&error))?)?);
-        Ok(())
+fn find(connection: &Connection, partition: Partition, sql: &sql::Sql) -> Result<Found, Error> {
+    let (mut found, mut answer) = (Found::default(), Answer::default());
+    snapshot(connection, || {
+        let mut of_row = prepare(connection, sql::ROW)?;
+        lines(connection, sql, |line| {
+            found.applied = applied(column(line, 0)?, column(line, 1)?);
+            found.total = column::<i64>(line, 2)?.cast_unsigned();
+            let Some(key) = column::<Option<String>>(line, 3)? else { return Ok(()) };
+            let (kind, scope): (String, i64) = (column(line, 4)?, column(line, 5)?);
+            let row = params![i64::from(partition.0), kind, scope, key];
+            answer
+                .add(&mut of_row, row, || named(&key, &kind, &column::<String>(line, 6)?, &column::<String>(line, 7)?))
+        })
     })?;
-    found.total = found.total.max(found.rows.len() as u64);
+    (found.rows, found.rest) = (answer.bodies, answer.rest);
+    found.total = found.total.max((found.rows.len() + found.rest.len()) as u64);
     Ok(found)
 }
 
-/// Lines of applied, time, oldest, total, body.
+fn named(key: &str, kind: &str, tenant: &str, fleet: &str) -> Result<RowKey, Error> {
+    let damaged = || Error::Corrupt(format!("read models: a row named {kind} {tenant} {fleet}"));
+    let table = Table::ALL.into_iter().find(|table| table.text() == kind).ok_or_else(damaged)?;
+    let (tenant, fleet) = (tenant.parse().map_err(|_| damaged())?, fleet.parse().map_err(|_| damaged())?);
+    Ok(RowKey::new(table, Scope { tenant, fleet }, key))
+}
+
 fn verdicts(connection: &Connection, sql: &sql::Sql, counted: bool) -> Result<Verdicts, Error> {
-    let mut found = Verdicts::default();
-    lines(connection, sql, |row| {
-        found.applied = applied(column(row, 0)?, column(row, 1)?);
-        found.oldest = column::<Option<i64>>(row, 2)?.map(offset);
-        found.total = column::<i64>(row, 3)?.cast_unsigned();
-        found.verdicts.extend(body(row.get_ref(4).map_err(|error| reading(&error))?)?);
-        Ok(())
+    let (mut found, mut answer) = (Verdicts::default(), Answer::default());
+    snapshot(connection, || {
+        let mut of_verdict = prepare(connection, sql::VERDICT)?;
+        lines(connection, sql, |line| {
+            found.applied = applied(column(line, 0)?, column(line, 1)?);
+            found.oldest = column::<Option<i64>>(line, 2)?.map(offset);
+            found.total = column::<i64>(line, 3)?.cast_unsigned();
+            let Some(place) = column::<Option<i64>>(line, 4)? else { return Ok(()) };
+            answer.add(&mut of_verdict, params![place], || Ok(offset(place)))
+        })
     })?;
+    (found.verdicts, found.rest) = (answer.bodies, answer.rest);
     if !counted {
-        found.total = found.verdicts.len() as u64;
+        found.total = (found.verdicts.len() + found.rest.len()) as u64;
     }
     Ok(found)
+}
+
+/// What an answer holds, and the names of what it has no room for.
+struct Answer<Body, Name> {
+    bodies: Vec<Body>,
+    rest: Vec<Name>,
+    room: Room,
+}
+
+impl<Body, Name> Default for Answer<Body, Name> {
+    fn default() -> Self {
+        Self { bodies: Vec::new(), rest: Vec::new(), room: Room::default() }
+    }
+}
+
+impl<Body: DeserializeOwned, Name> Answer<Body, Name> {
+    /// Adds the body that `statement` finds with `key`, if there is one; its name, if there is no room for it.
+    fn add(
+        &mut self,
+        statement: &mut rusqlite::CachedStatement<'_>,
+        key: impl rusqlite::Params,
+        name: impl FnOnce() -> Result<Name, Error>,
+    ) -> Result<(), Error> {
+        if !self.rest.is_empty() {
+            self.rest.push(name()?);
+            return Ok(());
+        }
+        let mut found = statement.query(key).map_err(|error| reading(&error))?;
+        let Some(line) = found.next().map_err(|error| reading(&error))? else { return Ok(()) };
+        let damaged = |what: String| Error::Corrupt(format!("read models: {what}"));
+        let stored = line.get_ref(0).map_err(|error| reading(&error))?;
+        let text = stored.as_str().map_err(|error| damaged(error.to_string()))?;
+        if self.room.takes(text.len()) {
+            self.bodies.push(serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?);
+        } else {
+            self.rest.push(name()?);
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -279,11 +325,11 @@ impl Reads for SqliteReads {
         let sql = sql::find(partition, wanted);
         // What whoever comes in waits for: a few rows by an index.
         if matches!(wanted, Find::Mail { .. } | Find::Listed { which: Listed::Since(_), .. })
-            && let Some(found) = self.readers.ask_here(|connection| find(connection, &sql))
+            && let Some(found) = self.readers.ask_here(|connection| find(connection, partition, &sql))
         {
             return found;
         }
-        let question = move |connection: &Connection| find(connection, &sql);
+        let question = move |connection: &Connection| find(connection, partition, &sql);
         match wanted {
             Find::Memory(_) => self.readers.search(question).await,
             _ => self.readers.ask(question).await,

@@ -4,6 +4,7 @@ mod ask;
 mod history;
 mod make;
 mod random;
+mod room;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -29,6 +30,7 @@ pub use history::{
     verdicts_follow_in_order, verdicts_match_alone_and_together,
 };
 pub use random::random_questions_have_one_answer;
+pub use room::{answers_have_so_much_room, what_is_larger_comes_alone};
 
 use self::make::{
     FLEET, ONE, SISTER, STRANGER, TWO, activity, agent, begin, conflict, head, message, name, names, offsets, plain,
@@ -51,7 +53,7 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 28] = [
+pub const PROMISES: [(&str, Promise); 30] = [
     ("a_commit_is_seen_at_once", |subject| a_commit_is_seen_at_once(subject).boxed()),
     ("a_batch_is_whole", |subject| a_batch_is_whole(subject).boxed()),
     ("a_commit_follows_the_one_before", |subject| a_commit_follows_the_one_before(subject).boxed()),
@@ -79,6 +81,8 @@ pub const PROMISES: [(&str, Promise); 28] = [
     ("verdicts_match_alone_and_together", |subject| verdicts_match_alone_and_together(subject).boxed()),
     ("verdicts_are_shown_to_those_concerned", |subject| verdicts_are_shown_to_those_concerned(subject).boxed()),
     ("matches_are_counted_and_paged", |subject| matches_are_counted_and_paged(subject).boxed()),
+    ("answers_have_so_much_room", |subject| answers_have_so_much_room(subject).boxed()),
+    ("what_is_larger_comes_alone", |subject| what_is_larger_comes_alone(subject).boxed()),
     ("random_questions_have_one_answer", |subject| random_questions_have_one_answer(subject).boxed()),
 ];
 

@@ -19,7 +19,9 @@ use ringforge_domain::{
 
 use crate::{
     Error,
-    reads::{Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+    reads::{
+        Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Room, Verdicts, Which,
+    },
 };
 
 /// Read models that die with their process. Clones share what is kept.
@@ -108,8 +110,11 @@ impl State {
 }
 
 impl Kept {
-    fn found(&self, rows: Vec<Row>) -> Found {
-        Found { total: rows.len() as u64, rows, applied: self.applied }
+    fn found(&self, mut rows: Vec<Row>) -> Found {
+        let (total, mut room) = (rows.len() as u64, Room::default());
+        let fit = rows.iter().take_while(|row| room.takes(row.weight())).count();
+        let rest = rows.drain(fit..).map(|row| row.key()).collect();
+        Found { rows, rest, total, applied: self.applied }
     }
 
     fn find(&self, find: &Find) -> Found {
@@ -189,7 +194,7 @@ impl Kept {
             MemorySort::UpdatedAt => matching.sort_by_key(|(.., search)| Reverse(search.updated_at)),
         }
         let page = matching.into_iter().skip(filter.skip as usize).take(filter.limit as usize);
-        Found { rows: page.map(|(_, row, _)| row.clone()).collect(), total, applied: self.applied }
+        Found { total, ..self.found(page.map(|(_, row, _)| row.clone()).collect()) }
     }
 
     fn verdicts(&self, scope: Scope, which: &Which) -> Verdicts {
@@ -209,8 +214,11 @@ impl Kept {
                 (page(fleet, matching), Some(total))
             }
         };
+        let (mut verdicts, mut room): (Vec<Verdict>, _) = (verdicts, Room::default());
         let total = total.unwrap_or(verdicts.len()) as u64;
-        Verdicts { verdicts, total, oldest: fleet.keys().next().copied(), applied: self.applied }
+        let fit = verdicts.iter().take_while(|verdict| room.takes(verdict.weight())).count();
+        let rest = verdicts.drain(fit..).map(|verdict| verdict.position.offset).collect();
+        Verdicts { verdicts, rest, total, oldest: fleet.keys().next().copied(), applied: self.applied }
     }
 
     fn heads(&self, fleets: &[Scope]) -> Heads {

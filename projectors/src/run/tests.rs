@@ -11,7 +11,7 @@ use ringforge_domain::{
     golden,
     ids::{AgentId, CommandId, FleetId, TenantId},
     json::Json,
-    limits::OP_VALUE_BYTES_MAX,
+    limits::{ANSWER_BYTES_MAX, OP_VALUE_BYTES_MAX},
     memory,
     position::{Generation, LogTime},
     row::{Row, RowKey, digest},
@@ -115,7 +115,7 @@ fn weight(commit: &Commit) -> usize {
     rows + commit.verdicts.iter().map(Verdict::weight).sum::<usize>()
 }
 
-/// A value nearly as large as one may be, then tiny commands, each of which is told it or makes it anew.
+/// A value nearly as large as one may be, then tiny commands, of which every other makes it anew.
 fn large_answers(scope: Scope) -> Vec<Record> {
     let large = format!("[\"{}\"]", "x".repeat(OP_VALUE_BYTES_MAX - 1_000));
     let set = |value: &str| memory::Set {
@@ -123,9 +123,9 @@ fn large_answers(scope: Scope) -> Vec<Record> {
         value: Some(Json::parse(value).expect("valid")),
         ..memory::Set::default()
     };
-    let commands = (0..32).map(|at| match at {
+    let commands = (0..64).map(|at| match at {
         0 => set(&large),
-        at if at % 8 == 0 => memory::Set { op: Some(memory::Op::Append), ..set("1") },
+        at if at % 2 == 0 => memory::Set { op: Some(memory::Op::Append), ..set("1") },
         _ => memory::Set { expected_version: Some(99), ..set("1") },
     });
     let record = |(at, set): (u128, memory::Set)| {
@@ -134,12 +134,68 @@ fn large_answers(scope: Scope) -> Vec<Record> {
             tenant_id: scope.tenant,
             fleet_id: scope.fleet,
             agent_id: Some(AgentId::from_bits(9)),
-            idempotency_key: (at % 2 == 0).then(|| at.to_string()),
+            idempotency_key: (at % 4 == 0).then(|| at.to_string()),
             ..golden::bare_header()
         };
         Record { scope, bytes: schema::encode(&header, &Command::from(set)).into() }
     };
     (1..).zip(commands).map(record).collect()
+}
+
+/// Sets of many large values, then of each something small that needs it.
+fn large_needs(scope: Scope) -> Vec<Record> {
+    let large = format!("\"{}\"", "x".repeat(OP_VALUE_BYTES_MAX - 1_000));
+    let keys = || (0..LARGE_NEEDS).map(|at| format!("key {at}"));
+    let set = |key: String, value: &str, expected_version| memory::Set {
+        key,
+        value: Some(Json::parse(value).expect("valid")),
+        expected_version,
+        ..memory::Set::default()
+    };
+    let sets = keys().map(|key| set(key, &large, None));
+    let commands = sets.chain(keys().map(|key| set(key, "1", Some(99))));
+    let record = |(at, set): (u128, memory::Set)| {
+        let header = Header {
+            command_id: CommandId::from_bits(at),
+            tenant_id: scope.tenant,
+            fleet_id: scope.fleet,
+            ..golden::bare_header()
+        };
+        Record { scope, bytes: schema::encode(&header, &Command::from(set)).into() }
+    };
+    (1..).zip(commands).map(record).collect()
+}
+
+const LARGE_NEEDS: usize = 32;
+
+#[tokio::test]
+async fn however_much_a_batch_touches_what_is_loaded_is_bounded() {
+    let kept = Kept::new();
+    let services = Services { reads: kept.clone(), ..services() };
+    let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
+    for record in large_needs(scope) {
+        services.log.append(Partition::POOL, vec![record]).await.expect("appended");
+    }
+    let offsets: Vec<Offset> = (0..2 * LARGE_NEEDS as u64).map(Offset).collect();
+    let mut records = services.log.seek(Partition::POOL, &offsets).await.expect("records");
+    let small = records.split_off(LARGE_NEEDS);
+    let mut projector = Projector::open(services.clone(), Partition::POOL).await.expect("it opens");
+    projector.step(records).await.expect("applied");
+    kept.take();
+
+    let mut projector = Projector::open(services, Partition::POOL).await.expect("it opens");
+    assert_eq!(projector.step(small).await.expect("applied"), Stepped::To(Offset(2 * LARGE_NEEDS as u64)));
+    let commits = kept.take();
+    let most = (PROJECTOR_ROWS_BYTES_MAX + ANSWER_BYTES_MAX) / OP_VALUE_BYTES_MAX + 1;
+    let verdicts: Vec<&Verdict> = commits.iter().flat_map(|commit| &commit.verdicts).collect();
+    assert_eq!(verdicts.len(), LARGE_NEEDS);
+    for commit in &commits {
+        assert!(commit.verdicts.len() <= most, "{} large rows were loaded at once", commit.verdicts.len());
+    }
+    assert!(commits.iter().any(|commit| commit.verdicts.len() > 1), "one by one is too slow");
+    for verdict in verdicts {
+        assert!(verdict.lacks().is_some() && verdict.weight() < 2_000, "it tells the value by reference");
+    }
 }
 
 #[tokio::test]

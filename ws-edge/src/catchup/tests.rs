@@ -1,25 +1,31 @@
 //! Given mail that waits, when an agent comes, then it comes in pages, in order, whole and once.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use ringforge_domain::{
     cursor::Seal,
     direct::{Ack, Delivered, Send},
     frame::Report,
     ids::MessageId,
+    limits::{CONFLICT_VALUE_BYTES_MAX, PAGE_BYTES_MAX},
+    memory::Set,
     position::{Generation, Partition, StreamRef},
     schema,
+    verdict::Outcome,
     world::{Folded, Member, World},
 };
 use ringforge_ports::{
     clock::{ManualClock, SeededIds},
+    live::News,
     log::Record,
     memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
-    reads::Commit,
+    reads::{Commit, Update},
 };
 use serde_json::json;
 
 use super::*;
-use ringforge_domain::limits::PAGE_BYTES_MAX;
+use crate::feed::Feed;
 
 /// Ports in memory are done at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -182,4 +188,68 @@ fn pages_are_bounded_by_bytes() {
     }
     let mail = posts.iter().filter(|post| post.delivery.weight() > LARGE).map(|post| post.delivery.offset);
     assert_eq!(mail.collect::<Vec<_>>(), want, "what was missed: each, once, in order");
+}
+
+/// The answer to the last command of the log, read as history.
+fn last_answer(world: &World, of: &Member) -> serde_json::Value {
+    let before = world.log.len().checked_sub(2).map(|at| Offset(at as u64));
+    let caught = now(reader(of).page(&served(world), before, None)).expect("read");
+    let reply = caught.posts[0].delivery.reply.as_ref().expect("it is answered");
+    reply.frame.object().value()
+}
+
+#[test]
+fn a_conflict_tells_a_long_value_whole_and_keeps_only_where_it_was_set() {
+    let long = json!("x".repeat(CONFLICT_VALUE_BYTES_MAX));
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let set = |wire: serde_json::Value| serde_json::from_value::<Set>(wire).expect("a set");
+    world.when(&ada, set(json!({"key": "plan", "value": long})));
+    let first = world.log.len() - 1;
+    let told = world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
+    assert!(serde_json::to_string(&told.verdict).expect("JSON").len() < CONFLICT_VALUE_BYTES_MAX / 2);
+    let answer = last_answer(&world, &ada);
+    assert_eq!((&answer["details"]["current_value"], &answer["details"]["current_version"]), (&long, &json!(1)));
+
+    // The key holds something else by now: the log still knows.
+    let services = {
+        world.when(&ada, set(json!({"key": "plan", "value": "short"})));
+        served(&world)
+    };
+    let caught = now(reader(&ada).page(&services, Some(Offset(first as u64)), None)).expect("read");
+    let reply = caught.posts[0].delivery.reply.as_ref().expect("it is answered");
+    assert_eq!(reply.frame.object().value()["details"]["current_value"], long);
+
+    // An operation made it: the log has only what was added.
+    world.when(&ada, set(json!({"key": "plan", "value": long, "op": "append"})));
+    world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
+    let appended = json!(format!("short{}", "x".repeat(CONFLICT_VALUE_BYTES_MAX)));
+    assert_eq!(last_answer(&world, &ada)["details"]["current_value"], appended);
+    world.when(&ada, set(json!({"key": "plan", "value": 2})));
+    let services = served(&world);
+    let before = Offset(world.log.len() as u64 - 3);
+    let caught = now(reader(&ada).page(&services, Some(before), None)).expect("read");
+    let reply = caught.posts[0].delivery.reply.as_ref().expect("it is answered");
+    assert_eq!(reply.frame.object().value()["details"]["current_value"], appended);
+}
+
+#[test]
+fn an_update_that_tells_by_reference_is_looked_up() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let services = served(&world);
+    let feed = Feed::open(&services, Seal::new([7; 32]), ada.scope, reader(&ada).encoder.stream);
+    let (feed, _) = now(feed).expect("it opens");
+    let long = json!("x".repeat(CONFLICT_VALUE_BYTES_MAX));
+    let set = |wire: serde_json::Value| serde_json::from_value::<Set>(wire).expect("a set");
+    let news = |told: Folded| News::Update(Arc::new(Update { event: Some(told.event), verdict: told.verdict }));
+    let made = world.when(&ada, set(json!({"key": "plan", "value": long})));
+    assert!(!feed.hear(&news(made), Duration::ZERO));
+    let told = world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
+    let mut waiting = feed.wait_for(told.verdict.command_id);
+    assert!(feed.hear(&news(told.clone()), Duration::ZERO), "there is something to fill");
+    assert_eq!(now(feed.fill(&served(&world))).expect("filled"), 1);
+    let Outcome::Refused(refusal) = waiting.try_recv().expect("it is answered").outcome else { panic!("a conflict") };
+    assert_eq!(refusal.fact("current_value"), long);
+    assert!(!feed.hear(&news(told), Duration::ZERO), "it was seen");
 }

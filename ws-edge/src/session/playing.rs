@@ -9,10 +9,11 @@ use ringforge_domain::{
     frame::Frame,
     json::Json,
     limits::{PAGE_BYTES_MAX, REPLAY_BURST},
+    position::Offset,
     replay::Request,
     verdict::Verdict,
 };
-use ringforge_query_api::history::Plan;
+use ringforge_query_api::history::{Part, Plan};
 use serde_json::json;
 
 use super::{Action, Session};
@@ -26,6 +27,8 @@ pub struct Playing {
     reference: Option<Json>,
     gzip: bool,
     waiting: VecDeque<Verdict>,
+    /// The places of what comes after these.
+    later: VecDeque<Offset>,
     fetching: bool,
     planned: bool,
     delivered: u64,
@@ -39,6 +42,8 @@ pub struct Played {
     pub frames: Vec<Frame>,
     /// What had too many bytes for one part: asked for again.
     pub rest: VecDeque<Verdict>,
+    /// And so had what stands at these places.
+    pub later: Vec<Offset>,
 }
 
 /// A token bucket in whole items.
@@ -68,6 +73,19 @@ impl Playing {
     pub fn next_tick(&self, allowance: Allowance, now: Duration) -> Option<Duration> {
         (self.planned && !self.fetching && allowance.items == 0).then(|| now + Duration::from_millis(10))
     }
+
+    fn is_over(&self) -> bool {
+        self.waiting.is_empty() && self.later.is_empty()
+    }
+
+    /// What to fetch next, at most so much.
+    fn next_part(&mut self, count: usize) -> Part {
+        self.fetching = true;
+        if self.waiting.is_empty() {
+            return Part::Places(self.later.drain(..count.min(self.later.len())).collect());
+        }
+        Part::Known(self.waiting.drain(..count.min(self.waiting.len())).collect())
+    }
 }
 
 impl Session {
@@ -80,6 +98,7 @@ impl Session {
             reference,
             gzip: request.encoding.is_some(),
             waiting: VecDeque::new(),
+            later: VecDeque::new(),
             fetching: false,
             planned: false,
             delivered: 0,
@@ -103,7 +122,7 @@ impl Session {
         self.send(&Frame::new("replay", "start", &body).reference(playing.reference.clone()));
         playing.planned = true;
         playing.next_cursor = plan.next_cursor;
-        playing.waiting = plan.verdicts.into();
+        (playing.waiting, playing.later) = (plan.verdicts.into(), plan.later.into());
         self.playing = Some(playing);
         self.play_on();
     }
@@ -114,26 +133,31 @@ impl Session {
         let Some(playing) = self.playing.as_mut().filter(|playing| playing.planned && !playing.fetching) else {
             return;
         };
-        if playing.waiting.is_empty() {
+        if playing.is_over() {
             return self.play_end();
         }
         self.allowance.refill(now);
-        let count = PART.min(self.allowance.items as usize).min(playing.waiting.len());
-        if count > 0 {
-            playing.fetching = true;
+        let allowed = PART.min(self.allowance.items as usize);
+        if allowed > 0 {
+            let part = playing.next_part(allowed);
+            let count = match &part {
+                Part::Known(verdicts) => verdicts.len(),
+                Part::Places(places) => places.len(),
+            };
             self.allowance.items -= u32::try_from(count).unwrap_or(0);
-            self.actions.push(Action::Play(playing.waiting.drain(..count).collect()));
+            self.actions.push(Action::Play(part));
         }
     }
 
     pub(super) fn on_played(&mut self, played: Result<Played, Refusal>) {
         let (Some(mut playing), Some(me)) = (self.playing.take(), &self.me) else { return };
         let encoder = std::sync::Arc::clone(&me.encoder);
-        let Played { frames, rest } = match played {
+        let Played { frames, rest, later } = match played {
             Ok(played) => played,
             Err(refusal) => return self.refuse(&refusal, playing.reference),
         };
-        self.allowance.items += u32::try_from(rest.len()).unwrap_or(0);
+        self.allowance.items += u32::try_from(rest.len() + later.len()).unwrap_or(0);
+        later.into_iter().rev().for_each(|offset| playing.later.push_front(offset));
         rest.into_iter().rev().for_each(|verdict| playing.waiting.push_front(verdict));
         playing.fetching = false;
         let mut items = Vec::with_capacity(frames.len());
@@ -151,7 +175,7 @@ impl Session {
                 self.send(&item.reference(playing.reference.clone()));
             }
         }
-        let done = playing.waiting.is_empty();
+        let done = playing.is_over();
         self.playing = Some(playing);
         if done || frames.is_empty() {
             self.play_on();

@@ -32,7 +32,9 @@ impl Session {
         }
         let mut owed = lagged.owed;
         owed.retain(|_, change| Some(change.first) <= self.cursor);
-        presence::frames(self.presence, &owed, None).iter().for_each(|frame| self.send(frame));
+        for frame in presence::frames(self.presence, &owed, None) {
+            self.send(&frame);
+        }
         self.catch_up_live();
     }
 

@@ -180,11 +180,12 @@ impl Inside {
                 done(move || Input::Planned(plan))
             }
             .boxed(),
-            Action::Play(verdicts) => async move {
-                let joined = history::updates(&self.edge.services, asker.partition(), verdicts).await;
-                let played = joined.map_err(|error| unavailable(&error)).map(|joined| Played {
+            Action::Play(part) => async move {
+                let joined = history::part(&self.edge.services, &asker, part).await;
+                let played = joined.map_err(|error| unavailable(&error)).map(|(joined, later)| Played {
                     frames: joined.updates.iter().filter_map(history::replayed).collect(),
                     rest: joined.rest,
+                    later,
                 });
                 done(move || Input::Played(played))
             }
@@ -235,7 +236,7 @@ impl Inside {
 
     async fn snapshot(&self, asker: &Asker, pattern: &str, after: Option<String>) -> Result<Snapshotted, Refusal> {
         let (found, now) = memory::matching(&self.edge.services, asker, pattern, after).await?;
-        let mut next = found.rows.last().filter(|_| found.rows.len() == PAGE_MAX as usize).map(|row| row.key().key);
+        let mut next = found.rows.last().filter(|_| !found.is_last(PAGE_MAX)).map(|row| row.key().key);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in found.rows.iter().filter_map(Entry::of).filter(|entry| glob::matches(pattern, &entry.key)) {
             let Some(shown) = entry.shown(now, &asker.encoder, true, 0) else { continue };

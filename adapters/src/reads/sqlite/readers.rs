@@ -164,7 +164,7 @@ pub(super) fn snapshot<T>(connection: &Connection, work: impl FnOnce() -> Result
     };
     execute("BEGIN")?;
     let answer = work();
-    // Nothing was written.
-    execute("COMMIT")?;
+    // Nothing was written. Whoever asks next must find no transaction here.
+    execute("COMMIT").or_else(|error| if connection.is_autocommit() { Err(error) } else { execute("ROLLBACK") })?;
     answer
 }
