@@ -4,7 +4,10 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -12,20 +15,21 @@ use futures_util::FutureExt;
 use ringforge_adapters::reads::sqlite::SqliteReads;
 use ringforge_domain::{
     fleet::Head,
-    ids::{MemoryId, Scope},
+    ids::{FleetId, MemoryId, Scope, TenantId},
     json::Json,
-    limits::{SEARCH_MS, UNREAD_MAX},
+    limits::{SEARCH_MS, SEARCHES_WAITING_MAX, UNREAD_MAX},
     memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey},
-    verdict::First,
+    verdict::{First, Stream},
 };
 use ringforge_ports::{
     Error,
-    reads::{Applied, Commit, Find, MemoryFilter, Reads, Which},
+    reads::{Applied, Commit, Find, Found, Matching, MemoryFilter, Reads, Verdicts, Which},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 const POOL: Partition = Partition::POOL;
 
@@ -238,6 +242,37 @@ const ENDLESS: &str = "ALTER TABLE memory RENAME TO memory_was;
     SELECT i AS id, -i AS partition, -i AS scope, '' AS key, NULL AS expires_at, 0 AS created_at, 0 AS updated_at,
         NULL AS author, '' AS lower_key, NULL AS tags, NULL AS metadata, '' AS text FROM n";
 
+/// A search of what is endless.
+async fn slow(reads: Arc<SqliteReads>, scope: Scope) -> Result<Found, Error> {
+    reads.find(POOL, &Find::Memory(MemoryFilter::all(scope, LogTime(0)))).await
+}
+
+/// A search of what is not.
+async fn quick(reads: &SqliteReads, scope: Scope) -> Result<Verdicts, Error> {
+    let matching = Matching { streams: Stream::ALL.to_vec(), limit: 9, ..Matching::default() };
+    reads.verdicts(POOL, scope, &Which::Matching(matching)).await
+}
+
+/// The time stands until the end of it, or until somebody waited for too long.
+struct Still {
+    go: mpsc::SyncSender<()>,
+    stands: JoinHandle<Result<(), RecvTimeoutError>>,
+}
+
+impl Still {
+    fn stand() -> Self {
+        let (go, stop) = mpsc::sync_channel(1);
+        let stands = tokio::task::spawn_blocking(move || stop.recv_timeout(Duration::from_secs(20)));
+        tokio::time::pause();
+        Self { go, stands }
+    }
+
+    async fn end(self) {
+        self.go.send(()).expect("it waits");
+        self.stands.await.expect("no panic").expect("the time stood");
+    }
+}
+
 #[tokio::test]
 async fn nobody_waits_behind_searches_and_each_of_them_ends() {
     let (_directory, path) = place();
@@ -245,15 +280,8 @@ async fn nobody_waits_behind_searches_and_each_of_them_ends() {
     reads.commit(&[step(0)]).await.expect("written");
     let file = Connection::open(&path).expect("the file");
     file.execute_batch(ENDLESS).expect("it is set up");
-    // The time stands as long as this waits.
-    let (go, stop) = mpsc::sync_channel(1);
-    let still = tokio::task::spawn_blocking(move || stop.recv_timeout(Duration::from_secs(20)));
-    tokio::time::pause();
-
-    let search = |reads: Arc<SqliteReads>| async move {
-        reads.find(POOL, &Find::Memory(MemoryFilter::all(Scope::OPERATOR, LogTime(0)))).await
-    };
-    let searches: Vec<_> = (0..16).map(|_| tokio::spawn(search(Arc::clone(&reads)))).collect();
+    let still = Still::stand();
+    let searches: Vec<_> = (0..16).map(|_| tokio::spawn(slow(Arc::clone(&reads), Scope::OPERATOR))).collect();
     tokio::task::yield_now().await;
 
     let many: BTreeSet<_> = (0..100).map(|at| RowKey::memory(Scope::OPERATOR, &at.to_string())).collect();
@@ -273,7 +301,37 @@ async fn nobody_waits_behind_searches_and_each_of_them_ends() {
     }
     // Their threads are free again.
     file.execute_batch("DROP VIEW memory; ALTER TABLE memory_was RENAME TO memory").expect("it is put right");
-    search(Arc::clone(&reads)).await.expect("an answer");
-    go.send(()).expect("it waits");
-    still.await.expect("no panic").expect("the time stood");
+    slow(Arc::clone(&reads), Scope::OPERATOR).await.expect("an answer");
+    still.end().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_behind_the_searches_of_another_tenant() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    file.execute_batch(ENDLESS).expect("it is set up");
+    let still = Still::stand();
+    let of = |tenant| Scope { tenant: TenantId::from_bits(tenant), fleet: FleetId::from_bits(1) };
+    let (many, one) = (of(7), of(8));
+    let mut searches = Vec::new();
+    let mut ask = || {
+        let mut search = Box::pin(slow(Arc::clone(&reads), many));
+        let answer = (&mut search).now_or_never();
+        searches.push(search);
+        answer
+    };
+    assert!((0..100).all(|_| ask().is_none()), "a search ended");
+    quick(&reads, one).await.expect("nobody waits");
+
+    // A line is as long as it may be, then its tenant is told so at once; others are not.
+    let told = (0..2 * SEARCHES_WAITING_MAX).find_map(|_| ask()).expect("one too many");
+    assert!(matches!(&told, Err(Error::Unavailable(what)) if what.contains("too many")), "{told:?}");
+    quick(&reads, one).await.expect("nobody waits");
+
+    // Who has left is not in the way.
+    drop(searches);
+    quick(&reads, many).await.expect("an answer");
+    still.end().await;
 }
