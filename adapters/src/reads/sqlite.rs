@@ -292,7 +292,7 @@ impl Reads for SqliteReads {
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
-        let (sql, counted) = (sql::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
+        let (sql, counted) = (sql::history::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
         let question = move |connection: &Connection| verdicts(connection, &sql, counted);
         if counted { self.readers.search(scope.tenant, question).await } else { self.readers.ask(question).await }
     }
