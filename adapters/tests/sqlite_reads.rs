@@ -39,6 +39,10 @@ fn place() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
+fn of(tenant: u128) -> Scope {
+    Scope { tenant: TenantId::from_bits(tenant), fleet: FleetId::from_bits(1) }
+}
+
 fn step(at: u64) -> Commit {
     let head = Row::Head(Head { scope: Scope::OPERATOR, last: Offset(at), hash: 1 });
     let rows = vec![(head.key(), Some(head))];
@@ -131,7 +135,10 @@ async fn an_abandoned_commit_blocks_nobody() {
 }
 
 fn entry(key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
-    let scope = Scope::OPERATOR;
+    entry_of(Scope::OPERATOR, key, value)
+}
+
+fn entry_of(scope: Scope, key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
     let content = value.map(|value| Content {
         value: Json::from(&serde_json::Value::from(value)),
         value_type: ValueType::Text,
@@ -148,7 +155,11 @@ fn entry(key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
 }
 
 async fn found(reads: &SqliteReads, word: &str) -> Vec<String> {
-    let filter = MemoryFilter { words: vec![word.to_owned()], ..MemoryFilter::all(Scope::OPERATOR, LogTime(0)) };
+    found_of(Scope::OPERATOR, reads, word).await
+}
+
+async fn found_of(scope: Scope, reads: &SqliteReads, word: &str) -> Vec<String> {
+    let filter = MemoryFilter { words: vec![word.to_owned()], ..MemoryFilter::all(scope, LogTime(0)) };
     let found = reads.find(POOL, &Find::Memory(filter)).await.expect("an answer");
     found.rows.iter().map(|row| row.key().key).collect()
 }
@@ -194,6 +205,62 @@ async fn words_are_found_before_and_after_they_are_indexed() {
             read_up(&file).await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_id_that_was_of_another_fleet_is_read_for_both() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let file = Connection::open(&path).expect("the file");
+    let changes = [
+        (vec![entry_of(of(7), "a", Some("first words"))], [["a"].as_slice(), &[]], [[].as_slice(), &[]]),
+        (vec![entry_of(of(7), "a", None), entry_of(of(8), "b", Some("second words"))], [&[], &[]], [&[], &["b"]]),
+        (vec![entry_of(of(8), "b", Some("first again"))], [&[], &[]], [&["b"], &[]]),
+    ];
+    for (at, (rows, seven, eight)) in (0..).zip(changes) {
+        reads.commit(&[Commit { rows, ..step(at) }]).await.expect("written");
+        for when in ["at once", "once indexed"] {
+            for (scope, wanted) in [(of(7), seven), (of(8), eight)] {
+                for (word, wanted) in ["first", "second"].into_iter().zip(wanted) {
+                    let found = found_of(scope, &reads, word).await;
+                    assert_eq!(found, wanted, "{word} of {scope:?} after change {at}, {when}");
+                }
+            }
+            read_up(&file).await;
+        }
+    }
+}
+
+/// Makes of a file one of the version before: `memory_unread` was of all fleets. What was read counts as unread, except that
+/// the words of `b` are those of a text before, and that an entry is gone of which the words are still there.
+const BEFORE_SCOPES: &str = "DROP TABLE memory_unread;
+    CREATE TABLE memory_unread (id INTEGER PRIMARY KEY) STRICT;
+    DELETE FROM _sqlx_migrations WHERE version = 3;
+    DELETE FROM memory_words;
+    INSERT INTO memory_words (rowid, text) SELECT id, 'third words' FROM memory WHERE key = 'b';
+    INSERT INTO memory_words (rowid, text) VALUES (77, 'third words');
+    INSERT INTO memory_unread (id) SELECT id FROM memory UNION ALL VALUES (77);";
+
+#[tokio::test]
+async fn what_was_unread_in_the_version_before_is_found_and_read() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let rows = vec![entry("a", Some("first words")), entry("b", Some("second words"))];
+    reads.commit(&[Commit { rows, ..step(0) }]).await.expect("written");
+    reads.close();
+    let file = Connection::open(&path).expect("the file");
+    file.execute_batch(BEFORE_SCOPES).expect("it is set up");
+
+    let reads = SqliteReads::open(&path).await.expect("the file of before");
+    for when in ["at once", "once indexed"] {
+        for (word, wanted) in [("first", &["a"] as &[&str]), ("second", &["b"]), ("third", &[]), ("words", &["a", "b"])]
+        {
+            assert_eq!(found(&reads, word).await, wanted, "{word}, {when}");
+        }
+        read_up(&file).await;
+    }
+    let left = "SELECT count(*) FROM memory_words WHERE memory_words MATCH 'thi'";
+    assert_eq!(file.query_row(left, [], |row| row.get::<_, i64>(0)).expect("a number"), 0, "words of a text before");
 }
 
 #[tokio::test]
@@ -313,7 +380,6 @@ async fn nobody_waits_behind_the_searches_of_another_tenant() {
     let file = Connection::open(&path).expect("the file");
     file.execute_batch(ENDLESS).expect("it is set up");
     let still = Still::stand();
-    let of = |tenant| Scope { tenant: TenantId::from_bits(tenant), fleet: FleetId::from_bits(1) };
     let (many, one) = (of(7), of(8));
     let mut searches = Vec::new();
     let mut ask = || {

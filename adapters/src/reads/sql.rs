@@ -85,18 +85,18 @@ pub(super) const PUT_MEMORY_TAG: &str =
 pub(super) const REMOVE_MEMORY_TAG: &str =
     "DELETE FROM memory_tags WHERE partition = ?1 AND scope = ?2 AND tag = ?3 AND id = ?4";
 
-/// Id.
-pub(super) const PUT_UNREAD: &str = "INSERT OR IGNORE INTO memory_unread (id) VALUES (?1)";
+/// Scope, id.
+pub(super) const PUT_UNREAD: &str = "INSERT OR IGNORE INTO memory_unread (scope, id) VALUES (?1, ?2)";
 
 /// How many.
 pub(super) const COUNT_UNREAD: &str = "SELECT count(*) FROM memory_unread";
 
-/// At most so many: ids, and the texts of those that are still there.
-pub(super) const UNREAD: &str = "
-    SELECT u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id ORDER BY u.id LIMIT ?1";
+/// At most so many: scopes, ids, and the texts of those that are still there.
+pub(super) const UNREAD: &str =
+    "SELECT u.scope, u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id LIMIT ?1";
 
-/// Id.
-pub(super) const REMOVE_UNREAD: &str = "DELETE FROM memory_unread WHERE id = ?1";
+/// Scope, id.
+pub(super) const REMOVE_UNREAD: &str = "DELETE FROM memory_unread WHERE scope = ?1 AND id = ?2";
 
 /// Id.
 pub(super) const REMOVE_WORDS: &str = "DELETE FROM memory_words WHERE rowid = ?1";
@@ -271,7 +271,9 @@ fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
         tagged_entries(sql, partition, filter);
     } else if !trigrams.is_empty() {
         sql.push(" AND m.id IN (SELECT rowid FROM memory_words WHERE memory_words MATCH ").push_bind(trigrams);
-        sql.push(" UNION ALL SELECT id FROM memory_unread)");
+        sql.push(" UNION ALL SELECT id FROM memory_unread WHERE true");
+        of_scope(sql, "", filter.scope);
+        sql.push(")");
     }
     sql.push(" AND (m.expires_at IS NULL OR m.expires_at > ").push_bind(filter.now.0).push(")");
     if let Some(prefix) = &filter.prefix {
@@ -347,3 +349,6 @@ fn one_of(sql: &mut Sql, column: &str, texts: impl Iterator<Item = String>) {
         sql.push(")");
     }
 }
+
+#[cfg(test)]
+mod tests;
