@@ -19,7 +19,9 @@ use ringforge_domain::{
 
 use crate::{
     Error,
-    reads::{Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+    reads::{
+        About, Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Verdicts, Which,
+    },
 };
 
 /// Read models that die with their process. Clones share what is kept.
@@ -203,6 +205,11 @@ impl Kept {
             Which::At(offsets) => {
                 let offsets: BTreeSet<_> = offsets.iter().collect();
                 (offsets.into_iter().filter_map(|offset| fleet.get(offset)).cloned().collect(), None)
+            }
+            Which::About(about) => {
+                let mut missing: BTreeSet<_> = about.iter().cloned().collect();
+                let first = |verdict: &&Verdict| About::of(verdict).is_some_and(|about| missing.remove(&about));
+                (fleet.values().filter(first).cloned().collect(), None)
             }
             Which::Matching(matching) => {
                 let total = fleet.values().filter(|verdict| matching.includes(verdict)).count();

@@ -5,7 +5,7 @@ use ringforge_domain::{
     interest::Topic,
     position::{Offset, Partition},
 };
-use ringforge_ports::reads::{Matching, Viewer, Which};
+use ringforge_ports::reads::{About, Matching, Viewer, Which};
 use serde_json::json;
 
 use super::{Sql, ask, of_scope, one_of};
@@ -44,6 +44,16 @@ pub fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
             sql.push("history WHERE place IN (SELECT value FROM json_each(");
             sql.push_bind(json!(places).to_string()).push("))");
             of_scope(&mut sql, "", scope);
+        }
+        Which::About(about) => {
+            let thing = |About { stream, label, subject }: &About| json!([stream.text(), label, subject]);
+            let about: Vec<_> = about.iter().map(thing).collect();
+            // It is named because another way looks as short to whoever does not know how long a history is.
+            sql.push("(SELECT DISTINCT (SELECT min(h.place) FROM history h INDEXED BY history_subject");
+            sql.push(" WHERE h.stream = s.value ->> 0");
+            sql.push(" AND h.label = s.value ->> 1 AND h.subject = s.value ->> 2");
+            of_fleet(&mut sql, "h.", partition, scope);
+            sql.push(") AS place FROM json_each(").push_bind(json!(about).to_string()).push(") s)");
         }
         Which::Matching(matching) => {
             sql.push("matches");

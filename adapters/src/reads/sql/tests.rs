@@ -1,6 +1,7 @@
 //! Given a file as the migrations leave it, when a question is asked, then its parts are found by an index.
 
-use ringforge_domain::position::LogTime;
+use ringforge_domain::{position::LogTime, verdict::Stream};
+use ringforge_ports::reads::{About, Which};
 use rusqlite::{Connection, params_from_iter};
 
 use super::*;
@@ -15,6 +16,14 @@ async fn plan(sql: &Sql) -> Vec<String> {
     let mut plan = file.prepare(&format!("EXPLAIN QUERY PLAN {}", sql.text)).expect("a question");
     let steps = plan.query_map(params_from_iter(&sql.values), |row| row.get("detail")).expect("a plan");
     steps.collect::<Result<_, _>>().expect("texts")
+}
+
+#[tokio::test]
+async fn what_verdicts_are_about_is_found_by_the_subject() {
+    let about = About { stream: Stream::Direct, label: "expired".to_owned(), subject: "message".to_owned() };
+    let plan = plan(&history::verdicts(Partition::POOL, Scope::OPERATOR, &Which::About(vec![about]))).await;
+    let found = "SEARCH h USING INDEX history_subject (scope=? AND subject=? AND place>? AND place<?)";
+    assert!(plan.iter().any(|step| step == found), "{plan:#?}");
 }
 
 #[tokio::test]
