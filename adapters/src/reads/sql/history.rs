@@ -18,8 +18,7 @@ pub fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
     if let Which::Matching(matching) = which {
         // What labels, tags or subject select is looked for once, then counted and paged. Without them it may be the whole
         // history, of which a page is found at once.
-        let few = !matching.labels.is_empty() || !matching.tags.is_empty() || matching.subject.is_some();
-        sql.push(if few { "WITH matches AS MATERIALIZED" } else { "WITH matches AS NOT MATERIALIZED" });
+        sql.push(if names(matching) { "WITH matches AS MATERIALIZED" } else { "WITH matches AS NOT MATERIALIZED" });
         sql.push(" (SELECT h.place");
         matches(&mut sql, partition, scope, matching);
         sql.push(") ");
@@ -79,10 +78,15 @@ fn of_partition(sql: &mut Sql, partition: Partition) {
     sql.push(" AND ").push_bind(place(partition, Offset(Offset::LIMIT.0 - 1)));
 }
 
-/// The place as a range is compared with it. Where labels or tags name the places, the range must not be taken for the way to
-/// find them (it is most of the fleet): the sign keeps it from being looked up.
+/// The place as a range is compared with it. Where labels, tags or a subject name the places, the range must not be taken for
+/// the way to find them (it is most of the fleet): the sign keeps it from being looked up.
 fn range(matching: &Matching) -> &'static str {
-    if matching.labels.is_empty() && matching.tags.is_empty() { "h.place" } else { "+h.place" }
+    if names(matching) { "+h.place" } else { "h.place" }
+}
+
+/// Whether labels, tags or a subject name the places.
+fn names(matching: &Matching) -> bool {
+    !matching.labels.is_empty() || !matching.tags.is_empty() || matching.subject.is_some()
 }
 
 /// `FROM` and `WHERE` of what [`Matching::includes`].
@@ -105,7 +109,9 @@ fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matchin
     }
     one_of(sql, "h.agent", matching.agents.iter().map(ToString::to_string));
     if let Some(subject) = &matching.subject {
-        sql.push(" AND h.subject = ").push_bind(subject.clone());
+        sql.push(" AND h.place IN (SELECT a.place FROM history a WHERE a.subject = ").push_bind(subject.clone());
+        of_fleet(sql, "a.", partition, scope);
+        sql.push(")");
     }
     if let Some(from) = matching.from {
         sql.push(" AND h.time >= ").push_bind(from.0);

@@ -1,7 +1,7 @@
 //! Given a file as the migrations leave it, when a question is asked, then its parts are found by an index.
 
 use ringforge_domain::{position::LogTime, verdict::Stream};
-use ringforge_ports::reads::{About, Which};
+use ringforge_ports::reads::{About, Matching, Which};
 use rusqlite::{Connection, params_from_iter};
 
 use super::*;
@@ -32,4 +32,16 @@ async fn a_search_reads_changed_entries_of_its_own_fleet_only() {
     let plan = plan(&find(Partition::POOL, &Find::Memory(filter))).await;
     let unread: Vec<_> = plan.iter().filter(|step| step.contains("memory_unread")).collect();
     assert_eq!(unread, ["SEARCH memory_unread USING PRIMARY KEY (scope=?)"], "{plan:#?}");
+}
+
+#[tokio::test]
+async fn the_history_of_a_subject_is_found_by_it() {
+    let matching =
+        Matching { streams: vec![Stream::Memory], subject: Some("plan".to_owned()), limit: 9, ..Matching::default() };
+    let plan = plan(&history::verdicts(Partition::POOL, Scope::OPERATOR, &Which::Matching(matching))).await;
+    let found = [
+        "SEARCH h USING PRIMARY KEY (scope=? AND place=?)",
+        "SEARCH a USING COVERING INDEX history_subject (scope=? AND subject=? AND place>? AND place<?)",
+    ];
+    assert!(found.iter().all(|step| plan.iter().any(|found| found == step)), "{plan:#?}");
 }
