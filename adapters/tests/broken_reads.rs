@@ -2,7 +2,7 @@
 //! accept the intact ones. A promise that rejects none of them would prove nothing, so that is tested too.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -20,7 +20,7 @@ use ringforge_ports::{
         reads::{PROMISES, Subject},
     },
     memory::reads::MemoryReads,
-    reads::{Applied, Commit, Find, Found, Heads, Listed, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+    reads::{About, Applied, Commit, Find, Found, Heads, Listed, MemoryFilter, MemorySort, Reads, Verdicts, Which},
 };
 
 /// What is wrong with the read models.
@@ -84,6 +84,8 @@ enum Fault {
     SkipsHidden,
     /// An offset asked twice comes twice.
     RepeatsVerdict,
+    /// Of what is about a thing the newest comes.
+    TakesNewest,
     /// Labels do not matter.
     IgnoresLabels,
     /// Everybody sees everything.
@@ -138,6 +140,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ShowsExpired, &["expired_memory_is_hidden"]),
     (Fault::SkipsHidden, &["verdicts_follow_in_order"]),
     (Fault::RepeatsVerdict, &["verdicts_are_found_by_offset"]),
+    (Fault::TakesNewest, &["verdicts_are_found_by_what_they_are_about"]),
     (Fault::IgnoresLabels, &["verdicts_match_alone_and_together"]),
     (Fault::ShowsAll, &["verdicts_are_shown_to_those_concerned"]),
     (Fault::Reverses, &["matches_are_counted_and_paged"]),
@@ -261,6 +264,15 @@ impl Broken {
         Ok(found)
     }
 
+    async fn newest(&self, partition: Partition, scope: Scope, about: &[About]) -> Result<Vec<Verdict>, Error> {
+        let every = Which::After { after: None, limit: 1_000 };
+        let every = self.reads.verdicts(partition, scope, &every).await?.verdicts;
+        let newest = |about| every.iter().rfind(|verdict| About::of(verdict).as_ref() == Some(about));
+        let newest: BTreeMap<_, _> =
+            about.iter().filter_map(newest).map(|found| (found.position.offset, found)).collect();
+        Ok(newest.into_values().cloned().collect())
+    }
+
     async fn every_mail(&self, partition: Partition) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
         for table in [Table::Message, Table::Notice] {
@@ -349,6 +361,9 @@ impl Reads for Broken {
                 found.verdicts.retain(|verdict: &Verdict| verdict.index.stream.is_some());
             }
             (Which::At(_), Some(Fault::RepeatsVerdict)) => found.verdicts.extend(found.verdicts.first().cloned()),
+            (Which::About(about), Some(Fault::TakesNewest)) => {
+                found.verdicts = self.newest(partition, scope, about).await?;
+            }
             (Which::Matching(matching), Some(Fault::Reverses)) if matching.newest => found.verdicts.reverse(),
             (_, Some(Fault::CountsPage)) => found.total = found.verdicts.len() as u64,
             _ => {}

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -12,20 +15,21 @@ use futures_util::FutureExt;
 use ringforge_adapters::reads::sqlite::SqliteReads;
 use ringforge_domain::{
     fleet::Head,
-    ids::{MemoryId, Scope},
+    ids::{FleetId, MemoryId, Scope, TenantId},
     json::Json,
-    limits::{SEARCH_MS, UNREAD_MAX},
+    limits::{SEARCH_MS, SEARCHES_WAITING_MAX, UNREAD_MAX},
     memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey},
-    verdict::First,
+    verdict::{First, Stream},
 };
 use ringforge_ports::{
     Error,
-    reads::{Applied, Commit, Find, MemoryFilter, Reads, Which},
+    reads::{Applied, Commit, Find, Found, Matching, MemoryFilter, Reads, Verdicts, Which},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 const POOL: Partition = Partition::POOL;
 
@@ -33,6 +37,10 @@ fn place() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let path = directory.path().join("reads.db");
     (directory, path)
+}
+
+fn of(tenant: u128) -> Scope {
+    Scope { tenant: TenantId::from_bits(tenant), fleet: FleetId::from_bits(1) }
 }
 
 fn step(at: u64) -> Commit {
@@ -127,7 +135,10 @@ async fn an_abandoned_commit_blocks_nobody() {
 }
 
 fn entry(key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
-    let scope = Scope::OPERATOR;
+    entry_of(Scope::OPERATOR, key, value)
+}
+
+fn entry_of(scope: Scope, key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
     let content = value.map(|value| Content {
         value: Json::from(&serde_json::Value::from(value)),
         value_type: ValueType::Text,
@@ -144,7 +155,11 @@ fn entry(key: &str, value: Option<&str>) -> (RowKey, Option<Row>) {
 }
 
 async fn found(reads: &SqliteReads, word: &str) -> Vec<String> {
-    let filter = MemoryFilter { words: vec![word.to_owned()], ..MemoryFilter::all(Scope::OPERATOR, LogTime(0)) };
+    found_of(Scope::OPERATOR, reads, word).await
+}
+
+async fn found_of(scope: Scope, reads: &SqliteReads, word: &str) -> Vec<String> {
+    let filter = MemoryFilter { words: vec![word.to_owned()], ..MemoryFilter::all(scope, LogTime(0)) };
     let found = reads.find(POOL, &Find::Memory(filter)).await.expect("an answer");
     found.rows.iter().map(|row| row.key().key).collect()
 }
@@ -193,6 +208,62 @@ async fn words_are_found_before_and_after_they_are_indexed() {
 }
 
 #[tokio::test]
+async fn an_id_that_was_of_another_fleet_is_read_for_both() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let file = Connection::open(&path).expect("the file");
+    let changes = [
+        (vec![entry_of(of(7), "a", Some("first words"))], [["a"].as_slice(), &[]], [[].as_slice(), &[]]),
+        (vec![entry_of(of(7), "a", None), entry_of(of(8), "b", Some("second words"))], [&[], &[]], [&[], &["b"]]),
+        (vec![entry_of(of(8), "b", Some("first again"))], [&[], &[]], [&["b"], &[]]),
+    ];
+    for (at, (rows, seven, eight)) in (0..).zip(changes) {
+        reads.commit(&[Commit { rows, ..step(at) }]).await.expect("written");
+        for when in ["at once", "once indexed"] {
+            for (scope, wanted) in [(of(7), seven), (of(8), eight)] {
+                for (word, wanted) in ["first", "second"].into_iter().zip(wanted) {
+                    let found = found_of(scope, &reads, word).await;
+                    assert_eq!(found, wanted, "{word} of {scope:?} after change {at}, {when}");
+                }
+            }
+            read_up(&file).await;
+        }
+    }
+}
+
+/// Makes of a file one of the version before: `memory_unread` was of all fleets. What was read counts as unread, except that
+/// the words of `b` are those of a text before, and that an entry is gone of which the words are still there.
+const BEFORE_SCOPES: &str = "DROP TABLE memory_unread;
+    CREATE TABLE memory_unread (id INTEGER PRIMARY KEY) STRICT;
+    DELETE FROM _sqlx_migrations WHERE version = 3;
+    DELETE FROM memory_words;
+    INSERT INTO memory_words (rowid, text) SELECT id, 'third words' FROM memory WHERE key = 'b';
+    INSERT INTO memory_words (rowid, text) VALUES (77, 'third words');
+    INSERT INTO memory_unread (id) SELECT id FROM memory UNION ALL VALUES (77);";
+
+#[tokio::test]
+async fn what_was_unread_in_the_version_before_is_found_and_read() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let rows = vec![entry("a", Some("first words")), entry("b", Some("second words"))];
+    reads.commit(&[Commit { rows, ..step(0) }]).await.expect("written");
+    reads.close();
+    let file = Connection::open(&path).expect("the file");
+    file.execute_batch(BEFORE_SCOPES).expect("it is set up");
+
+    let reads = SqliteReads::open(&path).await.expect("the file of before");
+    for when in ["at once", "once indexed"] {
+        for (word, wanted) in [("first", &["a"] as &[&str]), ("second", &["b"]), ("third", &[]), ("words", &["a", "b"])]
+        {
+            assert_eq!(found(&reads, word).await, wanted, "{word}, {when}");
+        }
+        read_up(&file).await;
+    }
+    let left = "SELECT count(*) FROM memory_words WHERE memory_words MATCH 'thi'";
+    assert_eq!(file.query_row(left, [], |row| row.get::<_, i64>(0)).expect("a number"), 0, "words of a text before");
+}
+
+#[tokio::test]
 async fn more_changed_texts_than_a_search_should_read_are_indexed_by_their_commit() {
     let (_directory, path) = place();
     let reads = SqliteReads::open(&path).await.expect("a new file");
@@ -238,6 +309,37 @@ const ENDLESS: &str = "ALTER TABLE memory RENAME TO memory_was;
     SELECT i AS id, -i AS partition, -i AS scope, '' AS key, NULL AS expires_at, 0 AS created_at, 0 AS updated_at,
         NULL AS author, '' AS lower_key, NULL AS tags, NULL AS metadata, '' AS text FROM n";
 
+/// A search of what is endless.
+async fn slow(reads: Arc<SqliteReads>, scope: Scope) -> Result<Found, Error> {
+    reads.find(POOL, &Find::Memory(MemoryFilter::all(scope, LogTime(0)))).await
+}
+
+/// A search of what is not.
+async fn quick(reads: &SqliteReads, scope: Scope) -> Result<Verdicts, Error> {
+    let matching = Matching { streams: Stream::ALL.to_vec(), limit: 9, ..Matching::default() };
+    reads.verdicts(POOL, scope, &Which::Matching(matching)).await
+}
+
+/// The time stands until the end of it, or until somebody waited for too long.
+struct Still {
+    go: mpsc::SyncSender<()>,
+    stands: JoinHandle<Result<(), RecvTimeoutError>>,
+}
+
+impl Still {
+    fn stand() -> Self {
+        let (go, stop) = mpsc::sync_channel(1);
+        let stands = tokio::task::spawn_blocking(move || stop.recv_timeout(Duration::from_secs(20)));
+        tokio::time::pause();
+        Self { go, stands }
+    }
+
+    async fn end(self) {
+        self.go.send(()).expect("it waits");
+        self.stands.await.expect("no panic").expect("the time stood");
+    }
+}
+
 #[tokio::test]
 async fn nobody_waits_behind_searches_and_each_of_them_ends() {
     let (_directory, path) = place();
@@ -245,15 +347,8 @@ async fn nobody_waits_behind_searches_and_each_of_them_ends() {
     reads.commit(&[step(0)]).await.expect("written");
     let file = Connection::open(&path).expect("the file");
     file.execute_batch(ENDLESS).expect("it is set up");
-    // The time stands as long as this waits.
-    let (go, stop) = mpsc::sync_channel(1);
-    let still = tokio::task::spawn_blocking(move || stop.recv_timeout(Duration::from_secs(20)));
-    tokio::time::pause();
-
-    let search = |reads: Arc<SqliteReads>| async move {
-        reads.find(POOL, &Find::Memory(MemoryFilter::all(Scope::OPERATOR, LogTime(0)))).await
-    };
-    let searches: Vec<_> = (0..16).map(|_| tokio::spawn(search(Arc::clone(&reads)))).collect();
+    let still = Still::stand();
+    let searches: Vec<_> = (0..16).map(|_| tokio::spawn(slow(Arc::clone(&reads), Scope::OPERATOR))).collect();
     tokio::task::yield_now().await;
 
     let many: BTreeSet<_> = (0..100).map(|at| RowKey::memory(Scope::OPERATOR, &at.to_string())).collect();
@@ -273,7 +368,36 @@ async fn nobody_waits_behind_searches_and_each_of_them_ends() {
     }
     // Their threads are free again.
     file.execute_batch("DROP VIEW memory; ALTER TABLE memory_was RENAME TO memory").expect("it is put right");
-    search(Arc::clone(&reads)).await.expect("an answer");
-    go.send(()).expect("it waits");
-    still.await.expect("no panic").expect("the time stood");
+    slow(Arc::clone(&reads), Scope::OPERATOR).await.expect("an answer");
+    still.end().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_behind_the_searches_of_another_tenant() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    file.execute_batch(ENDLESS).expect("it is set up");
+    let still = Still::stand();
+    let (many, one) = (of(7), of(8));
+    let mut searches = Vec::new();
+    let mut ask = || {
+        let mut search = Box::pin(slow(Arc::clone(&reads), many));
+        let answer = (&mut search).now_or_never();
+        searches.push(search);
+        answer
+    };
+    assert!((0..100).all(|_| ask().is_none()), "a search ended");
+    quick(&reads, one).await.expect("nobody waits");
+
+    // A line is as long as it may be, then its tenant is told so at once; others are not.
+    let told = (0..2 * SEARCHES_WAITING_MAX).find_map(|_| ask()).expect("one too many");
+    assert!(matches!(&told, Err(Error::Unavailable(what)) if what.contains("too many")), "{told:?}");
+    quick(&reads, one).await.expect("nobody waits");
+
+    // Who has left is not in the way.
+    drop(searches);
+    quick(&reads, many).await.expect("an answer");
+    still.end().await;
 }

@@ -12,7 +12,7 @@ use ringforge_domain::{
     limits::ANSWER_BYTES_MAX,
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey, Search, Table},
-    verdict::{Stream, Verdict},
+    verdict::{Index, Stream, Verdict},
 };
 use serde_json::Value;
 
@@ -270,8 +270,32 @@ pub enum Which {
     },
     /// Those at these offsets, each once, by offset; missing ones and those of other fleets are left out.
     At(Vec<Offset>),
+    /// The oldest about each of these things, by offset; things without are left out. All that is about the same subject may be
+    /// looked at, so it is for what little is about.
+    About(Vec<About>),
     /// Those that match.
     Matching(Matching),
+}
+
+/// What verdicts are about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct About {
+    /// The part of history.
+    pub stream: Stream,
+    /// The label.
+    pub label: String,
+    /// The subject.
+    pub subject: String,
+}
+
+impl About {
+    /// What a verdict is about, if it has all three.
+    pub fn of(verdict: &Verdict) -> Option<Self> {
+        let Index { stream: Some(stream), label: Some(label), subject: Some(subject), .. } = &verdict.index else {
+            return None;
+        };
+        Some(Self { stream: *stream, label: label.clone(), subject: subject.clone() })
+    }
 }
 
 /// Which part of a fleet's history. Every condition that is given must hold.

@@ -1,11 +1,11 @@
 //! History for one agent: log and index make the same posts that it would have been sent live.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringforge_domain::{
     auth::PresenceMode,
     direct::{Message, Notice},
-    frame::Encoder,
+    frame::{Encoder, Lapse},
     interest::Interest,
     limits::{CATCH_UP_PAGE_MAX, MAIL_PAGE_MAX},
     position::Offset,
@@ -15,7 +15,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     Error, Services,
-    reads::{Find, Matching, Which},
+    reads::{About, Find, Which},
 };
 use ringforge_query_api::history::updates;
 
@@ -104,34 +104,35 @@ impl Reader {
         let interest = self.interest(services).await?;
         let joined = updates(services, partition, verdicts).await?;
         let done = done && joined.rest.is_empty();
-        let mut deliveries = Vec::with_capacity(joined.updates.len());
-        for update in &joined.updates {
-            deliveries.push(Arc::new(self.unless_lapsed(services, Delivery::of(update)).await?));
-        }
+        let mut deliveries: Vec<_> = joined.updates.iter().map(Delivery::of).collect();
+        self.take_out_lapsed(services, &mut deliveries).await?;
+        let deliveries: Vec<_> = deliveries.into_iter().map(Arc::new).collect();
         let upto = deliveries.last().map_or(after, |delivery| Some(delivery.offset));
         Ok(Caught { posts: self.posts(&deliveries, &interest), known: Vec::new(), upto, done })
     }
 
-    /// The same without what was taken back before this agent was shown it: it must not turn up after all.
-    async fn unless_lapsed(&self, services: &Services, mut delivery: Delivery) -> Result<Delivery, Error> {
-        let Some(lapse) = delivery.lapse.take() else { return Ok(delivery) };
-        if lapse.to != self.viewpoint.agent || lapse.due > services.clock.wall() {
-            return Ok(delivery);
-        }
-        let matching = Matching {
-            streams: vec![lapse.stream],
-            labels: vec![lapse.label.to_owned()],
-            subject: Some(lapse.subject),
-            limit: 1,
-            ..Matching::default()
+    /// Takes out what was taken back before this agent was shown it: it must not turn up after all.
+    async fn take_out_lapsed(&self, services: &Services, deliveries: &mut [Delivery]) -> Result<(), Error> {
+        let now = services.clock.wall();
+        let due = |delivery: &Delivery| {
+            let Lapse { stream, label, subject, .. } =
+                delivery.lapse.as_ref().filter(|lapse| lapse.to == self.viewpoint.agent && lapse.due <= now)?;
+            Some(About { stream: *stream, label: (*label).to_owned(), subject: subject.clone() })
         };
-        let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
-        let found = services.reads.verdicts(partition, scope, &Which::Matching(matching)).await?;
-        if found.total > 0 {
-            delivery.pushes.clear();
-            delivery.report = None;
+        let asked: Vec<_> = deliveries.iter().filter_map(due).collect();
+        if asked.is_empty() {
+            return Ok(());
         }
-        Ok(delivery)
+        let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
+        let found = services.reads.verdicts(partition, scope, &Which::About(asked)).await?;
+        let lapsed: BTreeSet<_> = found.verdicts.iter().filter_map(About::of).collect();
+        for delivery in deliveries {
+            if due(delivery).is_some_and(|about| lapsed.contains(&about)) {
+                delivery.pushes.clear();
+                delivery.report = None;
+            }
+        }
+        Ok(())
     }
 
     /// What this agent gets of a page.

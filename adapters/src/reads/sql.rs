@@ -1,18 +1,18 @@
 //! Every statement of the read models. A question that is made here is one statement, so that it sees one snapshot, and begins
 //! with where the partition stands.
 
+pub(super) mod history;
+
 use ringforge_domain::{
     ids::Scope,
-    interest::Topic,
     limits,
-    position::{Offset, Partition},
+    position::Partition,
     row::{RowKey, Table},
 };
-use ringforge_ports::reads::{Find, Listed, Matching, MemoryFilter, MemorySort, Viewer, Which, fields};
+use ringforge_ports::reads::{Find, Listed, MemoryFilter, MemorySort, fields};
 use rusqlite::types::Value;
-use serde_json::json;
 
-use super::batch::{line, place, tag_line};
+use super::batch::{line, tag_line};
 
 /// A statement in the making, with what is bound to its question marks.
 #[derive(Debug, Default)]
@@ -85,18 +85,18 @@ pub(super) const PUT_MEMORY_TAG: &str =
 pub(super) const REMOVE_MEMORY_TAG: &str =
     "DELETE FROM memory_tags WHERE partition = ?1 AND scope = ?2 AND tag = ?3 AND id = ?4";
 
-/// Id.
-pub(super) const PUT_UNREAD: &str = "INSERT OR IGNORE INTO memory_unread (id) VALUES (?1)";
+/// Scope, id.
+pub(super) const PUT_UNREAD: &str = "INSERT OR IGNORE INTO memory_unread (scope, id) VALUES (?1, ?2)";
 
 /// How many.
 pub(super) const COUNT_UNREAD: &str = "SELECT count(*) FROM memory_unread";
 
-/// At most so many: ids, and the texts of those that are still there.
-pub(super) const UNREAD: &str = "
-    SELECT u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id ORDER BY u.id LIMIT ?1";
+/// At most so many: scopes, ids, and the texts of those that are still there.
+pub(super) const UNREAD: &str =
+    "SELECT u.scope, u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id LIMIT ?1";
 
-/// Id.
-pub(super) const REMOVE_UNREAD: &str = "DELETE FROM memory_unread WHERE id = ?1";
+/// Scope, id.
+pub(super) const REMOVE_UNREAD: &str = "DELETE FROM memory_unread WHERE scope = ?1 AND id = ?2";
 
 /// Id.
 pub(super) const REMOVE_WORDS: &str = "DELETE FROM memory_words WHERE rowid = ?1";
@@ -272,7 +272,9 @@ fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
         tagged_entries(sql, partition, filter);
     } else if !trigrams.is_empty() {
         sql.push(" AND m.id IN (SELECT rowid FROM memory_words WHERE memory_words MATCH ").push_bind(trigrams);
-        sql.push(" UNION ALL SELECT id FROM memory_unread)");
+        sql.push(" UNION ALL SELECT id FROM memory_unread WHERE true");
+        of_scope(sql, "", filter.scope);
+        sql.push(")");
     }
     sql.push(" AND (m.expires_at IS NULL OR m.expires_at > ").push_bind(filter.now.0).push(")");
     if let Some(prefix) = &filter.prefix {
@@ -338,112 +340,6 @@ fn trigrams(words: &[String]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-/// Which verdicts: applied, time, oldest, total, place. Their bodies are read apart, as many as have room.
-pub(super) fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
-    let mut sql = Sql::default();
-    let mut total = "0 AS total";
-    if let Which::Matching(matching) = which {
-        // What labels, tags or subject select is looked for once, then counted and paged. Without them it may be the whole
-        // history, of which a page is found at once.
-        let few = !matching.labels.is_empty() || !matching.tags.is_empty() || matching.subject.is_some();
-        sql.push(if few { "WITH matches AS MATERIALIZED" } else { "WITH matches AS NOT MATERIALIZED" });
-        sql.push(" (SELECT h.place");
-        matches(&mut sql, partition, scope, matching);
-        sql.push(") ");
-        total = "count(*) AS total FROM matches";
-    }
-    let ask = ask(partition, "o.oldest, c.total, f.place");
-    sql.push(ask.text).values.extend(ask.values);
-    sql.push("CROSS JOIN (SELECT min(place) AS oldest FROM history WHERE true");
-    of_fleet(&mut sql, "", partition, scope);
-    sql.push(format!(") o CROSS JOIN (SELECT {total}) c LEFT JOIN (SELECT place FROM "));
-    match which {
-        Which::After { after, limit } => {
-            sql.push("history WHERE true");
-            of_fleet(&mut sql, "", partition, scope);
-            if let Some(after) = after {
-                sql.push(" AND place > ").push_bind(place(partition, *after));
-            }
-            sql.push(" ORDER BY place LIMIT ").push_bind(i64::from(*limit));
-        }
-        Which::At(offsets) => {
-            let places: Vec<_> = offsets.iter().map(|offset| place(partition, *offset)).collect();
-            sql.push("history WHERE place IN (SELECT value FROM json_each(");
-            sql.push_bind(json!(places).to_string()).push("))");
-            of_scope(&mut sql, "", scope);
-        }
-        Which::Matching(matching) => {
-            sql.push("matches");
-            if let Some(after) = matching.after {
-                sql.push(" WHERE place > ").push_bind(place(partition, after));
-            }
-            sql.push(if matching.newest { " ORDER BY place DESC LIMIT " } else { " ORDER BY place LIMIT " });
-            sql.push_bind(i64::from(matching.limit));
-        }
-    }
-    sql.push(") f ON true ORDER BY f.place");
-    sql
-}
-
-fn of_fleet(sql: &mut Sql, table: &str, partition: Partition, scope: Scope) {
-    of_scope(sql, table, scope);
-    sql.push(format!(" AND {table}place"));
-    of_partition(sql, partition);
-}
-
-fn of_partition(sql: &mut Sql, partition: Partition) {
-    sql.push(" BETWEEN ").push_bind(place(partition, Offset::ZERO));
-    sql.push(" AND ").push_bind(place(partition, Offset(Offset::LIMIT.0 - 1)));
-}
-
-/// The place as a range is compared with it. Where labels or tags name the places, the range must not be taken for the way to
-/// find them (it is most of the fleet): the sign keeps it from being looked up.
-fn range(matching: &Matching) -> &'static str {
-    if matching.labels.is_empty() && matching.tags.is_empty() { "h.place" } else { "+h.place" }
-}
-
-/// `FROM` and `WHERE` of what [`Matching::includes`].
-fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching) {
-    sql.push(" FROM history h WHERE true");
-    of_scope(sql, "h.", scope);
-    sql.push(" AND ").push(range(matching));
-    of_partition(sql, partition);
-    one_of(sql, "h.stream", matching.streams.iter().map(|stream| stream.text().to_owned()));
-    if matching.streams.is_empty() {
-        sql.push(" AND false");
-    }
-    if !matching.tags.is_empty() {
-        one_of(sql, "h.label", matching.labels.iter().cloned());
-    } else if !matching.labels.is_empty() {
-        sql.push(" AND h.place IN (SELECT l.place FROM history l WHERE true");
-        of_fleet(sql, "l.", partition, scope);
-        one_of(sql, "l.label", matching.labels.iter().cloned());
-        sql.push(")");
-    }
-    one_of(sql, "h.agent", matching.agents.iter().map(ToString::to_string));
-    if let Some(subject) = &matching.subject {
-        sql.push(" AND h.subject = ").push_bind(subject.clone());
-    }
-    if let Some(from) = matching.from {
-        sql.push(" AND h.time >= ").push_bind(from.0);
-    }
-    if let Some(to) = matching.to {
-        sql.push(" AND h.time < ").push_bind(to.0);
-    }
-    if matching.all_tags {
-        for tag in &matching.tags {
-            sql.push(" AND h.place IN ");
-            tagged(sql, partition, scope, "tagged", std::slice::from_ref(tag));
-        }
-    } else if !matching.tags.is_empty() {
-        sql.push(" AND h.place IN ");
-        tagged(sql, partition, scope, "tagged", &matching.tags);
-    }
-    if let Some(viewer) = &matching.viewer {
-        visible(sql, partition, scope, matching, viewer);
-    }
-}
-
 fn one_of(sql: &mut Sql, column: &str, texts: impl Iterator<Item = String>) {
     let mut open = false;
     for text in texts {
@@ -455,43 +351,5 @@ fn one_of(sql: &mut Sql, column: &str, texts: impl Iterator<Item = String>) {
     }
 }
 
-/// The places that have one of these tags, as `role`.
-fn tagged(sql: &mut Sql, partition: Partition, scope: Scope, role: &str, tags: &[String]) {
-    sql.push(format!("(SELECT t.place FROM history_tags t WHERE t.{role} = 1"));
-    of_fleet(sql, "t.", partition, scope);
-    one_of(sql, "t.tag", tags.iter().cloned());
-    sql.push(")");
-}
-
-/// What [`Matching::visible`] says.
-fn visible(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching, viewer: &Viewer) {
-    let agent = viewer.agent.to_string();
-    sql.push(" AND (h.parties IS NULL OR instr(h.parties, ").push_bind(agent.clone()).push(") > 0)");
-    sql.push(" AND (h.routed = 0 OR h.agent = ").push_bind(agent);
-    if !matching.tags.is_empty() {
-        sql.push(" OR h.place IN ");
-        tagged(sql, partition, scope, "routed", &matching.tags);
-    }
-    // In these orders: a span is one range of an index.
-    let (mut tags, mut kinds) = (Vec::new(), Vec::new());
-    for span in &viewer.spans {
-        let until = span.until.unwrap_or(Offset(Offset::LIMIT.0 - 1));
-        let range = |text: &String| json!([text, place(partition, span.since), place(partition, until)]);
-        match &span.topic {
-            Topic::Tag(tag) => tags.push(range(tag)),
-            Topic::Kind(kind) => kinds.push(range(kind)),
-            Topic::Memory(_) => {}
-        }
-    }
-    for (spans, table, column) in [(tags, "history_tags", "tag"), (kinds, "history", "label")] {
-        if spans.is_empty() {
-            continue;
-        }
-        sql.push(" OR h.place IN (SELECT t.place FROM json_each(").push_bind(json!(spans).to_string());
-        sql.push(format!(") s CROSS JOIN {table} t ON t.{column} = s.value ->> 0"));
-        sql.push(" AND t.place > s.value ->> 1 AND t.place <= s.value ->> 2 AND t.routed = 1");
-        of_scope(sql, "t.", scope);
-        sql.push(")");
-    }
-    sql.push(")");
-}
+#[cfg(test)]
+mod tests;

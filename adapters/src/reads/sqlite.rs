@@ -2,6 +2,7 @@
 //! operating system, not for the disk: after a power cut the file is whole but may be older, and the log fills it again.
 
 mod readers;
+mod turns;
 mod writer;
 
 use std::{
@@ -331,15 +332,15 @@ impl Reads for SqliteReads {
         }
         let question = move |connection: &Connection| find(connection, partition, &sql);
         match wanted {
-            Find::Memory(_) => self.readers.search(question).await,
+            Find::Memory(filter) => self.readers.search(filter.scope.tenant, question).await,
             _ => self.readers.ask(question).await,
         }
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
-        let (sql, counted) = (sql::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
+        let (sql, counted) = (sql::history::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
         let question = move |connection: &Connection| verdicts(connection, &sql, counted);
-        if counted { self.readers.search(question).await } else { self.readers.ask(question).await }
+        if counted { self.readers.search(scope.tenant, question).await } else { self.readers.ask(question).await }
     }
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {

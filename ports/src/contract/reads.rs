@@ -26,8 +26,8 @@ pub use ask::{
     memory_is_counted_and_paged, memory_is_sorted, tables_are_paged_by_name, words_are_taken_literally,
 };
 pub use history::{
-    matches_are_counted_and_paged, verdicts_are_found_by_offset, verdicts_are_shown_to_those_concerned,
-    verdicts_follow_in_order, verdicts_match_alone_and_together,
+    matches_are_counted_and_paged, verdicts_are_found_by_offset, verdicts_are_found_by_what_they_are_about,
+    verdicts_are_shown_to_those_concerned, verdicts_follow_in_order, verdicts_match_alone_and_together,
 };
 pub use random::random_questions_have_one_answer;
 pub use room::{answers_have_so_much_room, what_is_larger_comes_alone};
@@ -53,7 +53,7 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 30] = [
+pub const PROMISES: [(&str, Promise); 31] = [
     ("a_commit_is_seen_at_once", |subject| a_commit_is_seen_at_once(subject).boxed()),
     ("a_batch_is_whole", |subject| a_batch_is_whole(subject).boxed()),
     ("a_commit_follows_the_one_before", |subject| a_commit_follows_the_one_before(subject).boxed()),
@@ -78,6 +78,7 @@ pub const PROMISES: [(&str, Promise); 30] = [
     ("expired_memory_is_hidden", |subject| expired_memory_is_hidden(subject).boxed()),
     ("verdicts_follow_in_order", |subject| verdicts_follow_in_order(subject).boxed()),
     ("verdicts_are_found_by_offset", |subject| verdicts_are_found_by_offset(subject).boxed()),
+    ("verdicts_are_found_by_what_they_are_about", |subject| verdicts_are_found_by_what_they_are_about(subject).boxed()),
     ("verdicts_match_alone_and_together", |subject| verdicts_match_alone_and_together(subject).boxed()),
     ("verdicts_are_shown_to_those_concerned", |subject| verdicts_are_shown_to_those_concerned(subject).boxed()),
     ("matches_are_counted_and_paged", |subject| matches_are_counted_and_paged(subject).boxed()),

@@ -20,7 +20,8 @@ use ringforge_domain::{
 use crate::{
     Error,
     reads::{
-        Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Room, Verdicts, Which,
+        About, Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Room, Verdicts,
+        Which,
     },
 };
 
@@ -208,6 +209,11 @@ impl Kept {
             Which::At(offsets) => {
                 let offsets: BTreeSet<_> = offsets.iter().collect();
                 (offsets.into_iter().filter_map(|offset| fleet.get(offset)).cloned().collect(), None)
+            }
+            Which::About(about) => {
+                let mut missing: BTreeSet<_> = about.iter().cloned().collect();
+                let first = |verdict: &&Verdict| About::of(verdict).is_some_and(|about| missing.remove(&about));
+                (fleet.values().filter(first).cloned().collect(), None)
             }
             Which::Matching(matching) => {
                 let total = fleet.values().filter(|verdict| matching.includes(verdict)).count();

@@ -1,13 +1,18 @@
 //! Given mail that waits, when an agent comes, then it comes in pages, in order, whole and once.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use ringforge_domain::{
     cursor::Seal,
-    direct::{Ack, Delivered, Send},
+    direct::{Ack, Delivered, Expire, Send},
     frame::Report,
-    ids::MessageId,
+    ids::{MessageId, Scope},
     limits::{CONFLICT_VALUE_BYTES_MAX, PAGE_BYTES_MAX},
     memory::Set,
     position::{Generation, Partition, StreamRef},
@@ -20,7 +25,7 @@ use ringforge_ports::{
     live::News,
     log::Record,
     memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
-    reads::{Commit, Update},
+    reads::{Commit, Found, Heads, Reads, Update, Verdicts},
 };
 use serde_json::json;
 
@@ -252,4 +257,72 @@ fn an_update_that_tells_by_reference_is_looked_up() {
     let Outcome::Refused(refusal) = waiting.try_recv().expect("it is answered").outcome else { panic!("a conflict") };
     assert_eq!(refusal.fact("current_value"), long);
     assert!(!feed.hear(&news(told), Duration::ZERO), "it was seen");
+}
+
+/// Read models of which nobody searches, and how often verdicts were asked for.
+struct Unsearched {
+    reads: Arc<dyn Reads>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Reads for Unsearched {
+    async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
+        self.reads.commit(commits).await
+    }
+
+    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+        self.reads.load(partition, keys).await
+    }
+
+    async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error> {
+        self.reads.find(partition, find).await
+    }
+
+    async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
+        if matches!(which, Which::Matching(_)) {
+            return Err(Error::Unavailable("too many searches wait".to_owned()));
+        }
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.reads.verdicts(partition, scope, which).await
+    }
+
+    async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
+        self.reads.heads(partition, fleets).await
+    }
+}
+
+#[test]
+fn what_was_taken_back_is_asked_for_once_a_page_and_without_a_search() {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let started = Offset(world.log.len() as u64 - 1);
+    let (mut over, mut want) = (Vec::new(), Vec::new());
+    for at in 0..9 {
+        let (message, sent) = sends(&mut world, &ada, "bob", &json!({"ttl": 2}));
+        // A third is taken back, a third was delivered in time, of a third nobody knows yet.
+        match at % 3 {
+            0 => over.push(message),
+            1 => drop(world.internal(&bob, Delivered { message })),
+            _ => {}
+        }
+        if at % 3 > 0 {
+            want.push(place(&sent));
+        }
+    }
+    world.later(3);
+    for message in over {
+        world.timer(Expire { message, status: None });
+    }
+    let mut services = served(&world);
+    let reads = Arc::new(Unsearched { reads: Arc::clone(&services.reads), asked: AtomicUsize::new(0) });
+    services.reads = Arc::clone(&reads) as Arc<dyn Reads>;
+    let page = now(reader(&bob).page(&services, Some(started), None)).expect("read");
+    assert!(page.done);
+    let shown: Vec<_> = page.posts.iter().filter(|post| post.delivery.report.is_some()).cloned().collect();
+    assert_eq!(places(&shown), want);
+    assert_eq!(reads.asked.load(Ordering::Relaxed), 2, "the page, and what was taken back of it");
+    // To its sender it was sent.
+    let page = now(reader(&ada).page(&services, Some(started), None)).expect("read");
+    assert_eq!(page.posts.iter().filter(|post| post.reply).count(), 9);
 }

@@ -1,5 +1,6 @@
 //! Reading: connections that only read, on threads of their own, and one for what is too short to be handed over. Searches
-//! have threads apart, so that nobody who comes in, and no projector or timer, waits behind them.
+//! have threads apart, so that nobody who comes in, and no projector or timer, waits behind them; tenants take turns there,
+//! so that none waits behind the searches of another.
 
 use std::{
     ffi::c_int,
@@ -9,29 +10,34 @@ use std::{
     time::Duration,
 };
 
-use ringforge_domain::limits;
+use ringforge_domain::{ids::TenantId, limits};
 use ringforge_ports::Error;
 use rusqlite::Connection;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::timeout,
 };
 
-use super::{connect_reader, failed};
+use super::{connect_reader, failed, turns::Turns};
 
 /// Threads for what an index finds, each with a connection of its own.
 const POINT_THREADS: usize = 3;
-/// Threads for searches, likewise.
-const SEARCH_THREADS: usize = 2;
+/// Threads for searches, likewise. One tenant has all of them but one at most.
+const SEARCH_THREADS: usize = 3;
 /// Steps of SQLite's machine between two looks whether anybody still waits. A step reads one text at most.
 const STEPS: c_int = 1_000;
 
 type Question = Box<dyn FnOnce(&Connection) + Send>;
+type Searching = Mutex<Turns<TenantId, Question>>;
 
 /// The connections that read.
 pub(super) struct Readers {
     points: Pool,
     searches: Pool,
+    turns: Arc<Searching>,
     /// `None` once it is closed.
     here: Mutex<Option<Connection>>,
 }
@@ -40,7 +46,8 @@ impl Readers {
     pub fn start(path: &Path) -> Result<Self, Error> {
         let points = Pool::start(path, "reads", POINT_THREADS)?;
         let searches = Pool::start(path, "searches", SEARCH_THREADS)?;
-        Ok(Self { points, searches, here: Mutex::new(Some(connect_reader(path)?)) })
+        let turns = Arc::new(Mutex::new(Turns::new(limits::SEARCHES_WAITING_MAX, SEARCH_THREADS - 1)));
+        Ok(Self { points, searches, turns, here: Mutex::new(Some(connect_reader(path)?)) })
     }
 
     /// Asks on a thread for what an index finds.
@@ -51,16 +58,23 @@ impl Readers {
         self.points.ask(question).await
     }
 
-    /// Asks on a thread for what may have to look at much. `Unavailable` if it takes longer than it may, waiting included.
+    /// Asks on a thread for what may have to look at much, when it is the tenant's turn. `Unavailable` if it takes longer than
+    /// it may, waiting included, and at once if too much of this tenant waits.
     pub async fn search<T: Send + 'static>(
         &self,
+        tenant: TenantId,
         question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         // Gone as soon as nobody waits any more.
         let asker = Arc::new(());
         let waiting = Arc::downgrade(&asker);
-        let answer = self.searches.ask(move |connection| while_asked(waiting, connection, question));
-        let answer = timeout(Duration::from_millis(limits::SEARCH_MS), answer).await;
+        let (question, answer) = asked(move |connection| while_asked(waiting, connection, question));
+        if !lock(&self.turns).wait(tenant, &asker, question) {
+            return Err(Error::Unavailable("search the read models: too many searches of this tenant wait".to_owned()));
+        }
+        let turns = Arc::clone(&self.turns);
+        self.searches.rouse(move |connection| search_in_turns(&turns, connection))?;
+        let answer = timeout(Duration::from_millis(limits::SEARCH_MS), answered(answer)).await;
         answer.unwrap_or_else(|_| Err(Error::Unavailable("search the read models: it takes too long".to_owned())))
     }
 
@@ -107,16 +121,18 @@ impl Pool {
         &self,
         question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        let question = move |connection: &Connection| {
-            // Whoever asked may have left.
-            if !reply.is_closed() {
-                let _ = reply.send(question(connection));
-            }
-        };
+        let (question, answer) = asked(question);
         let questions = lock(&self.questions).clone().ok_or(Error::Closed)?;
-        questions.send(Box::new(question)).await.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Unavailable("read the read models: no answer".to_owned()))?
+        questions.send(question).await.map_err(|_| Error::Closed)?;
+        answered(answer).await
+    }
+
+    /// Has a thread do `work`, which is always the same: where as many wait as may, one of those is as good.
+    fn rouse(&self, work: impl FnOnce(&Connection) + Send + 'static) -> Result<(), Error> {
+        match lock(&self.questions).as_ref().ok_or(Error::Closed)?.try_send(Box::new(work)) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(Error::Closed),
+        }
     }
 
     fn end(&self) {
@@ -131,6 +147,34 @@ impl Pool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic while the lock is held")
+}
+
+/// A question for a thread, and where the answer comes.
+fn asked<T: Send + 'static>(
+    question: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+) -> (Question, oneshot::Receiver<Result<T, Error>>) {
+    let (reply, answer) = oneshot::channel();
+    let question = move |connection: &Connection| {
+        // Whoever asked may have left.
+        if !reply.is_closed() {
+            let _ = reply.send(question(connection));
+        }
+    };
+    (Box::new(question), answer)
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+    answer.await.map_err(|_| Error::Unavailable("read the read models: no answer".to_owned()))?
+}
+
+/// Searches as long as there is anybody whose turn it is. What must wait because its tenant has its share of the threads is
+/// left to those: each of them looks again when it is done.
+fn search_in_turns(turns: &Searching, connection: &Connection) {
+    loop {
+        let Some((tenant, search)) = lock(turns).begin() else { return };
+        search(connection);
+        lock(turns).end(tenant);
+    }
 }
 
 fn serve(connection: &Connection, questions: &Mutex<mpsc::Receiver<Question>>) {

@@ -238,7 +238,7 @@ impl Pen {
             None => self.unsearch(partition, scope, key)?,
         };
         if let Some(id) = unread {
-            self.unread += self.connection.prepare_cached(sql::PUT_UNREAD)?.execute([id])? as u64;
+            self.unread += self.connection.prepare_cached(sql::PUT_UNREAD)?.execute([scope, id])? as u64;
         }
         Ok(())
     }
@@ -321,14 +321,16 @@ impl Pen {
     /// a fraction of each alone.
     fn read_up(&mut self) -> Result<(), Undone> {
         let mut unread = self.connection.prepare_cached(sql::UNREAD)?;
-        let texts = unread.query_map([UNREAD_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let texts: Vec<(i64, Option<String>)> = texts.collect::<rusqlite::Result<_>>()?;
-        for (id, text) in &texts {
+        let texts = unread.query_map([UNREAD_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let mut texts: Vec<(i64, i64, Option<String>)> = texts.collect::<rusqlite::Result<_>>()?;
+        // The index of words writes out what it has gathered whenever an id is smaller than the one before.
+        texts.sort_unstable_by_key(|(_, id, _)| *id);
+        for (scope, id, text) in &texts {
             self.connection.prepare_cached(sql::REMOVE_WORDS)?.execute([id])?;
             if let Some(text) = text {
                 self.connection.prepare_cached(sql::PUT_WORDS)?.execute(params![id, text])?;
             }
-            self.connection.prepare_cached(sql::REMOVE_UNREAD)?.execute([id])?;
+            self.connection.prepare_cached(sql::REMOVE_UNREAD)?.execute([scope, id])?;
         }
         self.unread = self.unread.saturating_sub(texts.len() as u64);
         if texts.is_empty() {

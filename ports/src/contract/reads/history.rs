@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     contract::{Outcome, same},
-    reads::{Matching, Reads, Viewer, Which},
+    reads::{About, Matching, Reads, Viewer, Which},
 };
 
 fn texts(texts: &[&str]) -> Vec<String> {
@@ -52,6 +52,49 @@ pub async fn verdicts_are_found_by_offset(subject: &dyn Subject) -> Outcome {
     same("total", &found.total, &3)?;
     same("oldest", &found.oldest, &Some(Offset(1)))?;
     same("none", &offsets(&reads.verdicts(ONE, FLEET, &Which::At(Vec::new())).await?), &Vec::new())
+}
+
+/// Of what is about a thing the oldest comes, once and by offset; all three must be the same. What has none is left out.
+pub async fn verdicts_are_found_by_what_they_are_about(subject: &dyn Subject) -> Outcome {
+    let reads = subject.open().await;
+    let index = |stream, label: &str, subject: Option<&str>| Index {
+        stream: Some(stream),
+        label: Some(label.to_owned()),
+        subject: subject.map(ToOwned::to_owned),
+        ..Index::default()
+    };
+    let indexes = [
+        index(Stream::Memory, "set", Some("plan")),
+        index(Stream::Direct, "set", Some("other")),
+        index(Stream::Direct, "over", Some("plan")),
+        index(Stream::Direct, "over", None),
+        Index { stream: None, ..index(Stream::Direct, "over", Some("hidden")) },
+        index(Stream::Direct, "set", Some("plan")),
+        index(Stream::Direct, "set", Some("plan")),
+    ];
+    let mut verdicts: Vec<_> = (1..).zip(indexes).map(|(at, index)| verdict(FLEET, at, index)).collect();
+    verdicts.push(verdict(SISTER, 0, index(Stream::Direct, "set", Some("plan"))));
+    verdicts.push(verdict(SISTER, 9, index(Stream::Direct, "over", Some("other"))));
+    begin(&*reads, ONE, Vec::new(), verdicts).await?;
+    let about =
+        |stream, label: &str, subject: &str| About { stream, label: label.to_owned(), subject: subject.to_owned() };
+    let direct = |label, subject| about(Stream::Direct, label, subject);
+    let cases: Vec<(Vec<About>, &[u64])> = vec![
+        (vec![direct("set", "plan")], &[6]),
+        (vec![direct("set", "plan"), direct("set", "plan")], &[6]),
+        (vec![direct("set", "plan"), direct("over", "other"), about(Stream::Memory, "set", "plan")], &[1, 6]),
+        (vec![direct("over", "plan"), direct("set", "other")], &[2, 3]),
+        (vec![direct("over", "hidden"), direct("over", ""), about(Stream::Memory, "over", "plan")], &[]),
+        (Vec::new(), &[]),
+    ];
+    for (about, want) in cases {
+        let which = Which::About(about);
+        let found = reads.verdicts(ONE, FLEET, &which).await?;
+        same(&format!("{which:?}"), &offsets(&found), &want.to_vec())?;
+        same("total", &found.total, &(want.len() as u64))?;
+        same("oldest", &found.oldest, &Some(Offset(1)))?;
+    }
+    Ok(())
 }
 
 /// Broken unless each question finds exactly these offsets and counts them.

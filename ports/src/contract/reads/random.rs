@@ -18,7 +18,7 @@ use super::{
 use crate::{
     contract::{Outcome, same},
     memory::reads::MemoryReads,
-    reads::{Commit, Find, Listed, Matching, MemoryFilter, MemorySort, Reads, Viewer, Which},
+    reads::{About, Commit, Find, Listed, Matching, MemoryFilter, MemorySort, Reads, Viewer, Which},
 };
 
 /// Worlds, and in each commits and questions after every one.
@@ -226,10 +226,16 @@ fn span(dice: &mut Dice) -> Span {
     Span { topic, since: Offset(since), until: dice.maybe(2, |dice| Offset(since + dice.below(20))) }
 }
 
+fn about(dice: &mut Dice) -> About {
+    let (label, subject) = (dice.pick(&LABELS).to_owned(), dice.pick(&KEYS).to_owned());
+    About { stream: dice.pick(&Stream::ALL), label, subject }
+}
+
 fn which(dice: &mut Dice) -> Which {
     match dice.below(8) {
         0 => Which::After { after: dice.maybe(2, |dice| Offset(dice.below(60))), limit: dice.limit() },
         1 => Which::At((0..dice.below(8)).map(|_| Offset(dice.below(60))).collect()),
+        2 => Which::About((0..dice.below(4)).map(|_| about(dice)).collect()),
         _ => Which::Matching(Matching {
             streams: if dice.one_in(4) { dice.some(3, &Stream::ALL) } else { Stream::ALL.to_vec() },
             labels: if dice.one_in(3) { dice.texts(2, &LABELS) } else { Vec::new() },

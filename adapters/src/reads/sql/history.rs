@@ -1,0 +1,175 @@
+//! Which verdicts a question means.
+
+use ringforge_domain::{
+    ids::Scope,
+    interest::Topic,
+    position::{Offset, Partition},
+};
+use ringforge_ports::reads::{About, Matching, Viewer, Which};
+use serde_json::json;
+
+use super::{Sql, ask, of_scope, one_of};
+use crate::reads::batch::place;
+
+/// Which verdicts: applied, time, oldest, total, place. Their bodies are read apart, as many as have room.
+pub fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
+    let mut sql = Sql::default();
+    let mut total = "0 AS total";
+    if let Which::Matching(matching) = which {
+        // What labels, tags or subject select is looked for once, then counted and paged. Without them it may be the whole
+        // history, of which a page is found at once.
+        sql.push(if names(matching) { "WITH matches AS MATERIALIZED" } else { "WITH matches AS NOT MATERIALIZED" });
+        sql.push(" (SELECT h.place");
+        matches(&mut sql, partition, scope, matching);
+        sql.push(") ");
+        total = "count(*) AS total FROM matches";
+    }
+    let ask = ask(partition, "o.oldest, c.total, f.place");
+    sql.push(ask.text).values.extend(ask.values);
+    sql.push("CROSS JOIN (SELECT min(place) AS oldest FROM history WHERE true");
+    of_fleet(&mut sql, "", partition, scope);
+    sql.push(format!(") o CROSS JOIN (SELECT {total}) c LEFT JOIN (SELECT place FROM "));
+    match which {
+        Which::After { after, limit } => {
+            sql.push("history WHERE true");
+            of_fleet(&mut sql, "", partition, scope);
+            if let Some(after) = after {
+                sql.push(" AND place > ").push_bind(place(partition, *after));
+            }
+            sql.push(" ORDER BY place LIMIT ").push_bind(i64::from(*limit));
+        }
+        Which::At(offsets) => {
+            let places: Vec<_> = offsets.iter().map(|offset| place(partition, *offset)).collect();
+            sql.push("history WHERE place IN (SELECT value FROM json_each(");
+            sql.push_bind(json!(places).to_string()).push("))");
+            of_scope(&mut sql, "", scope);
+        }
+        Which::About(about) => {
+            let thing = |About { stream, label, subject }: &About| json!([stream.text(), label, subject]);
+            let about: Vec<_> = about.iter().map(thing).collect();
+            // It is named because another way looks as short to whoever does not know how long a history is.
+            sql.push("(SELECT DISTINCT (SELECT min(h.place) FROM history h INDEXED BY history_subject");
+            sql.push(" WHERE h.stream = s.value ->> 0");
+            sql.push(" AND h.label = s.value ->> 1 AND h.subject = s.value ->> 2");
+            of_fleet(&mut sql, "h.", partition, scope);
+            sql.push(") AS place FROM json_each(").push_bind(json!(about).to_string()).push(") s)");
+        }
+        Which::Matching(matching) => {
+            sql.push("matches");
+            if let Some(after) = matching.after {
+                sql.push(" WHERE place > ").push_bind(place(partition, after));
+            }
+            sql.push(if matching.newest { " ORDER BY place DESC LIMIT " } else { " ORDER BY place LIMIT " });
+            sql.push_bind(i64::from(matching.limit));
+        }
+    }
+    sql.push(") f ON true ORDER BY f.place");
+    sql
+}
+
+fn of_fleet(sql: &mut Sql, table: &str, partition: Partition, scope: Scope) {
+    of_scope(sql, table, scope);
+    sql.push(format!(" AND {table}place"));
+    of_partition(sql, partition);
+}
+
+fn of_partition(sql: &mut Sql, partition: Partition) {
+    sql.push(" BETWEEN ").push_bind(place(partition, Offset::ZERO));
+    sql.push(" AND ").push_bind(place(partition, Offset(Offset::LIMIT.0 - 1)));
+}
+
+/// The place as a range is compared with it. Where labels, tags or a subject name the places, the range must not be taken for
+/// the way to find them (it is most of the fleet): the sign keeps it from being looked up.
+fn range(matching: &Matching) -> &'static str {
+    if names(matching) { "+h.place" } else { "h.place" }
+}
+
+/// Whether labels, tags or a subject name the places.
+fn names(matching: &Matching) -> bool {
+    !matching.labels.is_empty() || !matching.tags.is_empty() || matching.subject.is_some()
+}
+
+/// `FROM` and `WHERE` of what [`Matching::includes`].
+fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching) {
+    sql.push(" FROM history h WHERE true");
+    of_scope(sql, "h.", scope);
+    sql.push(" AND ").push(range(matching));
+    of_partition(sql, partition);
+    one_of(sql, "h.stream", matching.streams.iter().map(|stream| stream.text().to_owned()));
+    if matching.streams.is_empty() {
+        sql.push(" AND false");
+    }
+    if !matching.tags.is_empty() {
+        one_of(sql, "h.label", matching.labels.iter().cloned());
+    } else if !matching.labels.is_empty() {
+        sql.push(" AND h.place IN (SELECT l.place FROM history l WHERE true");
+        of_fleet(sql, "l.", partition, scope);
+        one_of(sql, "l.label", matching.labels.iter().cloned());
+        sql.push(")");
+    }
+    one_of(sql, "h.agent", matching.agents.iter().map(ToString::to_string));
+    if let Some(subject) = &matching.subject {
+        sql.push(" AND h.place IN (SELECT a.place FROM history a WHERE a.subject = ").push_bind(subject.clone());
+        of_fleet(sql, "a.", partition, scope);
+        sql.push(")");
+    }
+    if let Some(from) = matching.from {
+        sql.push(" AND h.time >= ").push_bind(from.0);
+    }
+    if let Some(to) = matching.to {
+        sql.push(" AND h.time < ").push_bind(to.0);
+    }
+    if matching.all_tags {
+        for tag in &matching.tags {
+            sql.push(" AND h.place IN ");
+            tagged(sql, partition, scope, "tagged", std::slice::from_ref(tag));
+        }
+    } else if !matching.tags.is_empty() {
+        sql.push(" AND h.place IN ");
+        tagged(sql, partition, scope, "tagged", &matching.tags);
+    }
+    if let Some(viewer) = &matching.viewer {
+        visible(sql, partition, scope, matching, viewer);
+    }
+}
+
+/// The places that have one of these tags, as `role`.
+fn tagged(sql: &mut Sql, partition: Partition, scope: Scope, role: &str, tags: &[String]) {
+    sql.push(format!("(SELECT t.place FROM history_tags t WHERE t.{role} = 1"));
+    of_fleet(sql, "t.", partition, scope);
+    one_of(sql, "t.tag", tags.iter().cloned());
+    sql.push(")");
+}
+
+/// What [`Matching::visible`] says.
+fn visible(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching, viewer: &Viewer) {
+    let agent = viewer.agent.to_string();
+    sql.push(" AND (h.parties IS NULL OR instr(h.parties, ").push_bind(agent.clone()).push(") > 0)");
+    sql.push(" AND (h.routed = 0 OR h.agent = ").push_bind(agent);
+    if !matching.tags.is_empty() {
+        sql.push(" OR h.place IN ");
+        tagged(sql, partition, scope, "routed", &matching.tags);
+    }
+    // In these orders: a span is one range of an index.
+    let (mut tags, mut kinds) = (Vec::new(), Vec::new());
+    for span in &viewer.spans {
+        let until = span.until.unwrap_or(Offset(Offset::LIMIT.0 - 1));
+        let range = |text: &String| json!([text, place(partition, span.since), place(partition, until)]);
+        match &span.topic {
+            Topic::Tag(tag) => tags.push(range(tag)),
+            Topic::Kind(kind) => kinds.push(range(kind)),
+            Topic::Memory(_) => {}
+        }
+    }
+    for (spans, table, column) in [(tags, "history_tags", "tag"), (kinds, "history", "label")] {
+        if spans.is_empty() {
+            continue;
+        }
+        sql.push(" OR h.place IN (SELECT t.place FROM json_each(").push_bind(json!(spans).to_string());
+        sql.push(format!(") s CROSS JOIN {table} t ON t.{column} = s.value ->> 0"));
+        sql.push(" AND t.place > s.value ->> 1 AND t.place <= s.value ->> 2 AND t.routed = 1");
+        of_scope(sql, "t.", scope);
+        sql.push(")");
+    }
+    sql.push(")");
+}
