@@ -17,7 +17,7 @@ use ringforge_domain::{
     fleet::Head,
     ids::{FleetId, MemoryId, Scope, TenantId},
     json::Json,
-    limits::{SEARCH_MS, SEARCHES_WAITING_MAX, UNREAD_MAX},
+    limits::{SEARCH_MS, SEARCHES_WAITING_TENANT_MAX, UNREAD_MAX},
     memory::{Content, Entry, Provenance, ValueType},
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey},
@@ -392,7 +392,7 @@ async fn nobody_waits_behind_the_searches_of_another_tenant() {
     quick(&reads, one).await.expect("nobody waits");
 
     // A line is as long as it may be, then its tenant is told so at once; others are not.
-    let told = (0..2 * SEARCHES_WAITING_MAX).find_map(|_| ask()).expect("one too many");
+    let told = (0..2 * SEARCHES_WAITING_TENANT_MAX).find_map(|_| ask()).expect("one too many");
     assert!(matches!(&told, Err(Error::Unavailable(what)) if what.contains("too many")), "{told:?}");
     quick(&reads, one).await.expect("nobody waits");
 

@@ -36,8 +36,10 @@ pub const TRIGRAMS_MAX: usize = 32;
 pub const READS_WAITING_MAX: usize = 256;
 /// How long a search of the read models may take, in milliseconds, until a thread is free for it included; then it is refused.
 pub const SEARCH_MS: u64 = 2_000;
-/// Searches of one tenant that wait for a thread; one more is refused.
-pub const SEARCHES_WAITING_MAX: usize = 128;
+/// Searches that wait for a thread; one more is refused.
+pub const SEARCHES_WAITING_MAX: usize = 1_024;
+/// Of those, of one tenant; one more is refused.
+pub const SEARCHES_WAITING_TENANT_MAX: usize = 128;
 /// Commits that wait for the writer of the read models; one more is refused.
 pub const READS_WRITES_WAITING_MAX: usize = 64;
 /// Changed memory texts that searches look at one by one; beyond, commits make them part of the index of words.

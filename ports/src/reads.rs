@@ -82,17 +82,29 @@ impl Found {
 }
 
 /// What an answer has room for: as much as [`ANSWER_BYTES_MAX`] bytes, and one thing at least.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Room {
+    max: usize,
     used: usize,
 }
 
+impl Default for Room {
+    fn default() -> Self {
+        Self { max: ANSWER_BYTES_MAX, used: 0 }
+    }
+}
+
 impl Room {
+    /// For everything.
+    pub fn endless() -> Self {
+        Self { max: usize::MAX, used: 0 }
+    }
+
     /// Whether a thing of so many bytes, more than none, still has room. Nothing has after one that had not.
     pub fn takes(&mut self, bytes: usize) -> bool {
         let first = self.used == 0;
         self.used += bytes;
-        first || self.used <= ANSWER_BYTES_MAX
+        first || self.used <= self.max
     }
 }
 

@@ -6,7 +6,7 @@ use ringforge_domain::{
     catalog::{Command, Effect},
     code::{Met, Refusal},
     frame::Frame,
-    ids::{AgentId, Scope},
+    ids::{AgentId, Scope, SessionId},
     json::Json,
     limits::{PAGE_BYTES_MAX, SEEK_PART},
     memory::Entry,
@@ -34,7 +34,7 @@ pub struct Joined {
     pub rest: VecDeque<Verdict>,
 }
 
-/// Joins verdicts with their events, and with what they tell by reference.
+/// Joins verdicts with their events.
 ///
 /// # Errors
 /// The log is away, or an event needs a newer build.
@@ -51,18 +51,40 @@ pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Ve
             if bytes > PAGE_BYTES_MAX && !joined.updates.is_empty() {
                 return Ok(joined);
             }
-            let Some(mut verdict) = joined.rest.pop_front() else { break };
-            if let Some(met) = verdict.lacks() {
-                let value = value_of(services, partition, verdict.scope, met).await?;
-                bytes += value.as_ref().map_or(0, |value| value.text().len());
-                verdict.complete(value.as_ref());
-            }
+            let Some(verdict) = joined.rest.pop_front() else { break };
             let position = Position { partition, offset };
             let event = record.and_then(|record| schema::decode(&record.record.bytes, position, record.time).ok());
             joined.updates.push(Update { event, verdict });
         }
     }
     Ok(joined)
+}
+
+/// Fetches what the verdicts of a session's own commands tell by reference. Of a page whose bytes that fills, the rest goes back.
+///
+/// # Errors
+/// A port is away.
+pub async fn complete(
+    services: &Services,
+    partition: Partition,
+    session: SessionId,
+    joined: &mut Joined,
+) -> Result<(), Error> {
+    let mut bytes = 0;
+    for at in 0..joined.updates.len() {
+        let Update { event, verdict } = &mut joined.updates[at];
+        let own = event.as_ref().is_some_and(|event| event.at.header.session_id == Some(session));
+        let Some(met) = verdict.lacks().filter(|_| own) else { continue };
+        if bytes > PAGE_BYTES_MAX {
+            let rest = joined.updates.drain(at..).map(|update| update.verdict);
+            joined.rest = rest.chain(joined.rest.drain(..)).collect();
+            return Ok(());
+        }
+        let value = value_of(services, partition, verdict.scope, met).await?;
+        bytes += value.as_ref().map_or(0, |value| value.text().len());
+        verdict.complete(value.as_ref());
+    }
+    Ok(())
 }
 
 /// The value that a conflict met: what the key still holds, else what the event there made of it. `None`: the log no longer

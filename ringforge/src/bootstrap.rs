@@ -213,8 +213,12 @@ fn write(path: &Path, credentials: &Credentials) -> anyhow::Result<()> {
 pub async fn submit(services: &Services, gate: &Gate, credentials: &Credentials) -> anyhow::Result<Offset> {
     let wanted = commands(credentials);
     let keys: BTreeSet<RowKey> = wanted.iter().map(|(key, _, _)| key.clone()).collect();
-    let known = services.reads.load(Partition::DIRECTORY, &keys).await.context("read the directory")?;
-    let known: BTreeSet<RowKey> = known.rows.iter().map(ringforge_domain::row::Row::key).collect();
+    let (mut known, mut asked) = (BTreeSet::new(), keys);
+    while !asked.is_empty() {
+        let found = services.reads.load(Partition::DIRECTORY, &asked).await.context("read the directory")?;
+        known.extend(found.rows.iter().map(ringforge_domain::row::Row::key));
+        asked = found.rest.into_iter().collect();
+    }
     let mut upto = Offset::ZERO;
     for (key, tenant, command) in wanted {
         if known.contains(&key) {

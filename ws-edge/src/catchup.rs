@@ -17,7 +17,7 @@ use ringforge_ports::{
     Error, Services,
     reads::{About, Find, Which},
 };
-use ringforge_query_api::history::updates;
+use ringforge_query_api::history::{complete, updates};
 
 use crate::{
     fanout::{Delivery, Post, Viewpoint},
@@ -102,7 +102,8 @@ impl Reader {
         let done = !full || verdicts.len() < read;
         // The row is read after the page: its spans say what was in force at each place of it.
         let interest = self.interest(services).await?;
-        let joined = updates(services, partition, verdicts).await?;
+        let mut joined = updates(services, partition, verdicts).await?;
+        complete(services, partition, self.viewpoint.session, &mut joined).await?;
         let done = done && joined.rest.is_empty();
         let mut deliveries: Vec<_> = joined.updates.iter().map(Delivery::of).collect();
         self.take_out_lapsed(services, &mut deliveries).await?;

@@ -70,6 +70,8 @@ pub struct Delivery {
     pub session: Option<SessionId>,
     /// What it is answered.
     pub reply: Option<Shared>,
+    /// The answer tells something by reference: its connection reads it from the log.
+    pub lacks: bool,
     /// What others see.
     pub pushes: Vec<Sharing>,
     /// How an agent's subscriptions change with it.
@@ -100,6 +102,7 @@ impl Delivery {
             command: verdict.command_id,
             session: event.as_ref().and_then(|event| event.at.header.session_id),
             reply: shown.reply.map(Shared::new),
+            lacks: verdict.lacks().is_some(),
             pushes: shown.pushes.into_iter().map(Sharing::from).collect(),
             interest: shown.interest,
             snapshot: shown.snapshot,
@@ -120,6 +123,7 @@ impl Delivery {
             command: CommandId::from_bits(0),
             session: None,
             reply: None,
+            lacks: false,
             pushes: vec![Sharing::from(Push { audience: Audience::Fleet, frame, with_value: None })],
             interest: None,
             snapshot: None,
@@ -144,8 +148,17 @@ impl Delivery {
         self.pushes.iter().any(|push| matches!(push.audience, Audience::Presence { .. }))
     }
 
-    /// Bytes it is worth in a queue.
+    /// Bytes of it altogether.
     pub fn weight(&self) -> usize {
+        self.shown() + self.answer()
+    }
+
+    fn answer(&self) -> usize {
+        self.reply.as_ref().map_or(0, |reply| reply.frame.len())
+    }
+
+    /// Bytes of what everyone is shown.
+    fn shown(&self) -> usize {
         let pushes: usize =
             self.pushes.iter().map(|push| push.with_value.as_ref().unwrap_or(&push.frame).frame.len()).sum();
         WEIGHT_MIN + pushes
@@ -206,6 +219,16 @@ impl Post {
         let ended = delivery.ended.filter(|(session, _)| *session == viewpoint.session).map(|(_, close)| close);
         let post = Self { delivery: Arc::clone(delivery), reply, ended, picks };
         (!post.is_empty()).then_some(post)
+    }
+
+    /// Bytes it is worth in a queue.
+    pub fn weight(&self) -> usize {
+        self.delivery.shown() + if self.reply { self.delivery.answer() } else { 0 }
+    }
+
+    /// Whether it answers with something that must be read from the log.
+    pub fn lacks(&self) -> bool {
+        self.reply && self.delivery.lacks
     }
 
     /// Everything for everyone: a frame of our own making.

@@ -245,12 +245,9 @@ impl Feed {
         self.fleet().misses(expected).then_some(expected)
     }
 
-    /// Takes news; `true` if something is to be filled: some before it are missing, or it is not whole itself.
+    /// Takes news; `true` if some before it are missing.
     pub fn hear(&self, news: &News, now: Duration) -> bool {
         match news {
-            News::Update(update) if update.verdict.lacks().is_some() => {
-                self.fleet().misses(update.verdict.position.offset)
-            }
             News::Update(update) => matches!(self.take(update, now), Seen::Gap { .. }),
             News::Head { last, .. } => self.fleet().misses(*last),
         }

@@ -68,12 +68,12 @@ impl Outbox {
         queue.posts.is_empty() && queue.lagged.is_none()
     }
 
-    /// Puts a post in; `false` if that was too much and the connection lags from now on. `pending` says what is held
+    /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending` says what is held
     /// back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
     fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {
         let mut queue = self.queue();
-        queue.bytes += post.delivery.weight();
-        let fits = queue.bytes <= OUTBOX_BYTES_MAX || queue.posts.is_empty();
+        queue.bytes += post.weight();
+        let fits = (queue.bytes <= OUTBOX_BYTES_MAX || queue.posts.is_empty()) && !post.lacks();
         queue.posts.push_back(post);
         if !fits {
             let mut owed = Changes::new();

@@ -114,6 +114,8 @@ impl Coalescer {
                 self.held.insert(about, change);
                 hold = true;
             } else {
+                // What was held of it is older.
+                self.held.remove(&about);
                 self.shown.insert(about, now);
             }
         }

@@ -91,9 +91,10 @@ pub(super) const PUT_UNREAD: &str = "INSERT OR IGNORE INTO memory_unread (scope,
 /// How many.
 pub(super) const COUNT_UNREAD: &str = "SELECT count(*) FROM memory_unread";
 
-/// At most so many: scopes, ids, and the texts of those that are still there.
-pub(super) const UNREAD: &str =
-    "SELECT u.scope, u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id LIMIT ?1";
+/// At most so many after a scope and id: scopes, ids, and the texts of those that are still there.
+pub(super) const UNREAD: &str = "
+    SELECT u.scope, u.id, m.text FROM memory_unread u LEFT JOIN memory m ON m.id = u.id
+    WHERE (u.scope, u.id) > (?2, ?3) ORDER BY u.scope, u.id LIMIT ?1";
 
 /// Scope, id.
 pub(super) const REMOVE_UNREAD: &str = "DELETE FROM memory_unread WHERE scope = ?1 AND id = ?2";

@@ -17,7 +17,7 @@ use ringforge_domain::{
     fleet::Head,
     ids::Scope,
     position::{LogTime, Offset, Partition},
-    row::{RowKey, State, Table},
+    row::{Row, RowKey, State, Table},
 };
 use ringforge_ports::{
     Error,
@@ -171,7 +171,12 @@ fn applied(upto: Option<i64>, time: Option<i64>) -> Applied {
     Applied { upto: Offset(upto.unwrap_or_default().cast_unsigned()), time: LogTime(time.unwrap_or_default()) }
 }
 
-fn load(connection: &Connection, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+fn load(
+    connection: &Connection,
+    partition: Partition,
+    keys: &BTreeSet<RowKey>,
+    mut answer: Answer<Row, RowKey>,
+) -> Result<Found, Error> {
     snapshot(connection, || {
         let partition = i64::from(partition.0);
         let stands = prepare(connection, sql::APPLIED)?
@@ -180,7 +185,6 @@ fn load(connection: &Connection, partition: Partition, keys: &BTreeSet<RowKey>) 
             .map_err(|error| reading(&error))?;
         let (mut of_scope, mut of_row) = (prepare(connection, sql::SCOPE)?, prepare(connection, sql::ROW)?);
         let mut scopes: BTreeMap<Scope, Option<i64>> = BTreeMap::new();
-        let mut answer = Answer::default();
         for key in keys {
             let scope = match scopes.entry(key.scope) {
                 Entry::Occupied(known) => *known.get(),
@@ -314,12 +318,13 @@ impl Reads for SqliteReads {
 
     async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
         if keys.len() <= LOADED_HERE
-            && let Some(found) = self.readers.ask_here(|connection| load(connection, partition, keys))
+            && let Some(found) =
+                self.readers.ask_here(|connection| load(connection, partition, keys, Answer::default()))
         {
             return found;
         }
         let keys = keys.clone();
-        self.readers.ask(move |connection| load(connection, partition, &keys)).await
+        self.readers.ask(move |connection| load(connection, partition, &keys, Answer::default())).await
     }
 
     async fn find(&self, partition: Partition, wanted: &Find) -> Result<Found, Error> {
@@ -344,7 +349,10 @@ impl Reads for SqliteReads {
     }
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
-        let found = self.load(partition, &fleets.iter().copied().map(RowKey::head).collect()).await?;
+        let keys: BTreeSet<RowKey> = fleets.iter().copied().map(RowKey::head).collect();
+        // They are small, and each is told.
+        let all = Answer { room: Room::endless(), ..Answer::default() };
+        let found = self.readers.ask(move |connection| load(connection, partition, &keys, all)).await?;
         let heads: BTreeMap<Scope, &Head> =
             found.rows.iter().filter_map(Head::of).map(|head| (head.scope, head)).collect();
         let head = |scope: &Scope| heads.get(scope).copied().cloned();

@@ -17,7 +17,6 @@ use ringforge_domain::{
     memory::Set,
     position::{Generation, Partition, StreamRef},
     schema,
-    verdict::Outcome,
     world::{Folded, Member, World},
 };
 use ringforge_ports::{
@@ -30,7 +29,10 @@ use ringforge_ports::{
 use serde_json::json;
 
 use super::*;
-use crate::feed::Feed;
+use crate::{
+    feed::Feed,
+    hub::{self, Outbox},
+};
 
 /// Ports in memory are done at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -191,7 +193,7 @@ fn pages_are_bounded_by_bytes() {
         assert!(caught.upto > after, "it goes on");
         after = caught.upto;
     }
-    let mail = posts.iter().filter(|post| post.delivery.weight() > LARGE).map(|post| post.delivery.offset);
+    let mail = posts.iter().filter(|post| post.weight() > LARGE).map(|post| post.delivery.offset);
     assert_eq!(mail.collect::<Vec<_>>(), want, "what was missed: each, once, in order");
 }
 
@@ -239,24 +241,67 @@ fn a_conflict_tells_a_long_value_whole_and_keeps_only_where_it_was_set() {
 }
 
 #[test]
-fn an_update_that_tells_by_reference_is_looked_up() {
+fn who_is_answered_by_reference_reads_on_from_the_log_and_nobody_else_does() {
     let mut world = World::new();
-    let ada = world.joins("ada");
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
     let services = served(&world);
     let feed = Feed::open(&services, Seal::new([7; 32]), ada.scope, reader(&ada).encoder.stream);
     let (feed, _) = now(feed).expect("it opens");
+    let joined = Offset(world.log.len() as u64 - 1);
+    let outboxes = [&ada, &bob].map(|agent| {
+        let Reader { viewpoint, presence, .. } = reader(agent);
+        let outbox = Arc::new(Outbox::default());
+        let member = hub::Member { viewpoint, interest: Interest::default(), presence, outbox: Arc::clone(&outbox) };
+        feed.fleet().join(member, Some(joined)).expect("it is live");
+        outbox
+    });
     let long = json!("x".repeat(CONFLICT_VALUE_BYTES_MAX));
     let set = |wire: serde_json::Value| serde_json::from_value::<Set>(wire).expect("a set");
-    let news = |told: Folded| News::Update(Arc::new(Update { event: Some(told.event), verdict: told.verdict }));
     let made = world.when(&ada, set(json!({"key": "plan", "value": long})));
-    assert!(!feed.hear(&news(made), Duration::ZERO));
-    let told = world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
-    let mut waiting = feed.wait_for(told.verdict.command_id);
-    assert!(feed.hear(&news(told.clone()), Duration::ZERO), "there is something to fill");
-    assert_eq!(now(feed.fill(&served(&world))).expect("filled"), 1);
-    let Outcome::Refused(refusal) = waiting.try_recv().expect("it is answered").outcome else { panic!("a conflict") };
-    assert_eq!(refusal.fact("current_value"), long);
-    assert!(!feed.hear(&news(told), Duration::ZERO), "it was seen");
+    let refused = world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
+    for told in [made, refused] {
+        let update = Update { event: Some(told.event), verdict: told.verdict };
+        assert!(!feed.hear(&News::Update(Arc::new(update)), Duration::ZERO), "nothing is missing");
+    }
+    assert!(outboxes[0].take().is_err(), "only the log has all of the answer");
+    assert!(outboxes[1].take().is_ok_and(|posts| posts.is_empty()), "it is nobody else's");
+    // Nor does the way back in lead past it.
+    let Reader { viewpoint, presence, .. } = reader(&ada);
+    let member = hub::Member { viewpoint, interest: Interest::default(), presence, outbox: Arc::default() };
+    assert!(feed.fleet().join(member, Some(joined)).is_err());
+    let caught = now(reader(&ada).page(&served(&world), Some(joined), None)).expect("read");
+    let answers = caught.posts.iter().filter(|post| post.reply).map(|post| post.delivery.reply.as_ref());
+    let last = answers.last().flatten().expect("it is answered");
+    assert_eq!(last.frame.object().value()["details"]["current_value"], long);
+    let others = now(reader(&bob).page(&served(&world), Some(joined), None)).expect("read");
+    assert!(others.posts.is_empty());
+}
+
+#[test]
+fn a_page_of_long_answers_is_bounded_by_bytes() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let joined = Offset(world.log.len() as u64 - 1);
+    let set = |wire: serde_json::Value| serde_json::from_value::<Set>(wire).expect("a set");
+    world.when(&ada, set(json!({"key": "plan", "value": "x".repeat(PAGE_BYTES_MAX / 2)})));
+    for _ in 0..9 {
+        world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
+    }
+    let services = served(&world);
+    let (mut after, mut places) = (Some(joined), Vec::new());
+    loop {
+        let caught = now(reader(&ada).page(&services, after, None)).expect("read");
+        let bytes: usize = caught.posts.iter().map(Post::weight).sum();
+        assert!(bytes < 3 * PAGE_BYTES_MAX, "{bytes}");
+        places.extend(caught.posts.iter().map(|post| post.delivery.offset.0));
+        if caught.done {
+            break;
+        }
+        assert!(caught.upto > after, "it goes on");
+        after = caught.upto;
+    }
+    let want: Vec<u64> = (joined.0 + 1..=joined.0 + 10).collect();
+    assert_eq!(places, want);
 }
 
 /// Read models of which nobody searches, and how often verdicts were asked for.

@@ -1,12 +1,12 @@
 //! Given these members, when this happens, then each of them is shown this.
 
-use std::time::Duration;
-
 use futures_util::FutureExt as _;
 use ringforge_domain::{
     activity::Broadcast,
     code::{Code, Refusal},
     ids::{CommandId, SessionId},
+    json::Json,
+    memory,
     presence::{Started, State, Update},
     verdict::Outcome,
     world::Member as Agent,
@@ -14,7 +14,7 @@ use ringforge_domain::{
 use ringforge_ports::reads::Update as Applied;
 use serde_json::{Value, json};
 
-use super::Lagged;
+use super::*;
 use crate::{
     session::{Action, Caught, Input},
     stage::{Seat, Stage},
@@ -90,6 +90,24 @@ fn what_is_held_back_has_its_event_id_while_nothing_came_after_it() {
             assert!(in_order(&bob) && told_apart(&bob), "{presence} {:?}", bob.frames);
         }
     }
+}
+
+#[test]
+fn what_is_held_back_is_not_shown_after_what_is_newer() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "each");
+    stage.later(LONG);
+    stage.go_on(&mut bob);
+    for last in [State::Busy, State::Away] {
+        stage.when(&ada, state(last));
+    }
+    // Its time comes, but the next change comes first.
+    stage.now += LONG;
+    stage.when(&ada, state(State::Busy));
+    stage.later(LONG);
+    stage.go_on(&mut bob);
+    assert_eq!(told(&bob.frames, &ada).as_deref(), Some("busy"));
 }
 
 #[test]
@@ -304,4 +322,28 @@ fn presence_of_many_is_announced_together_and_nothing_else_waits_for_it() {
     stage.when(&ben.agent, note("now"));
     assert!(waiting.as_mut().now_or_never().is_some(), "what else happens is announced at once");
     assert_eq!(take(&ada), 2, "with the presence before it");
+}
+
+#[test]
+fn the_recent_updates_are_bounded_with_what_was_answered() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let value = Json::parse(&format!("\"{}\"", "x".repeat(TAIL_BYTES_MAX / 4))).ok();
+    for _ in 0..9 {
+        let set = memory::Set { key: "plan".to_owned(), value: value.clone(), op: None, ..memory::Set::default() };
+        stage.when(&ada, set);
+        let append = Json::parse("\"y\"").ok();
+        let set = memory::Set {
+            key: "plan".to_owned(),
+            value: append,
+            op: Some(memory::Op::Append),
+            ..memory::Set::default()
+        };
+        stage.when(&ada, set);
+    }
+    let bytes = |delivery: &Arc<Delivery>| {
+        let pushes = delivery.pushes.iter().map(|push| push.with_value.as_ref().unwrap_or(&push.frame).frame.len());
+        pushes.sum::<usize>() + delivery.reply.as_ref().map_or(0, |reply| reply.frame.len())
+    };
+    assert!(stage.fleet.tail.iter().map(bytes).sum::<usize>() <= TAIL_BYTES_MAX);
 }

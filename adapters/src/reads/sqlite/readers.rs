@@ -46,7 +46,8 @@ impl Readers {
     pub fn start(path: &Path) -> Result<Self, Error> {
         let points = Pool::start(path, "reads", POINT_THREADS)?;
         let searches = Pool::start(path, "searches", SEARCH_THREADS)?;
-        let turns = Arc::new(Mutex::new(Turns::new(limits::SEARCHES_WAITING_MAX, SEARCH_THREADS - 1)));
+        let turns = Turns::new(limits::SEARCHES_WAITING_MAX, limits::SEARCHES_WAITING_TENANT_MAX, SEARCH_THREADS - 1);
+        let turns = Arc::new(Mutex::new(turns));
         Ok(Self { points, searches, turns, here: Mutex::new(Some(connect_reader(path)?)) })
     }
 
@@ -59,7 +60,7 @@ impl Readers {
     }
 
     /// Asks on a thread for what may have to look at much, when it is the tenant's turn. `Unavailable` if it takes longer than
-    /// it may, waiting included, and at once if too much of this tenant waits.
+    /// it may, waiting included, and at once if too much waits, of this tenant or in all.
     pub async fn search<T: Send + 'static>(
         &self,
         tenant: TenantId,
@@ -70,7 +71,7 @@ impl Readers {
         let waiting = Arc::downgrade(&asker);
         let (question, answer) = asked(move |connection| while_asked(waiting, connection, question));
         if !lock(&self.turns).wait(tenant, &asker, question) {
-            return Err(Error::Unavailable("search the read models: too many searches of this tenant wait".to_owned()));
+            return Err(Error::Unavailable("search the read models: too many searches wait".to_owned()));
         }
         let turns = Arc::clone(&self.turns);
         self.searches.rouse(move |connection| search_in_turns(&turns, connection))?;
@@ -200,15 +201,38 @@ fn while_asked<T>(
     answer
 }
 
-/// What `work` reads, all of one moment.
+/// What `work` reads, all of one moment. A search may be interrupted anywhere, in the statements around `work` too: whoever asks
+/// next ends what was left open.
 pub(super) fn snapshot<T>(connection: &Connection, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let execute = |statement| {
         let done = connection.prepare_cached(statement).and_then(|mut statement| statement.execute([]));
         done.map(drop).map_err(|error| failed("read", &error))
     };
+    if !connection.is_autocommit() {
+        execute("ROLLBACK")?;
+    }
     execute("BEGIN")?;
     let answer = work();
-    // Nothing was written. Whoever asks next must find no transaction here.
-    execute("COMMIT").or_else(|error| if connection.is_autocommit() { Err(error) } else { execute("ROLLBACK") })?;
+    // Nothing was written.
+    execute("COMMIT")?;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_was_left_open_is_ended_by_the_next_question() {
+        let connection = Connection::open_in_memory().expect("a database");
+        let one = || {
+            snapshot(&connection, || {
+                connection.query_row("SELECT 1", [], |row| row.get(0)).map_err(|error| failed("read", &error))
+            })
+        };
+        assert_eq!(one().ok(), Some(1));
+        connection.execute_batch("BEGIN").expect("begun");
+        assert_eq!(one().ok(), Some(1));
+        assert!(connection.is_autocommit());
+    }
 }

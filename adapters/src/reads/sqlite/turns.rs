@@ -14,31 +14,39 @@ pub(super) struct Turns<Key, Work> {
     order: VecDeque<Key>,
     /// For whom something is being done, once for each piece.
     at_work: Vec<Key>,
+    all_max: usize,
     waiting_max: usize,
     at_work_max: usize,
 }
 
 impl<Key: Copy + Ord, Work> Turns<Key, Work> {
-    /// Of each, so many pieces may wait, and so many be done at once.
-    pub fn new(waiting_max: usize, at_work_max: usize) -> Self {
+    /// So many pieces may wait in all; of each, so many may wait, and so many be done at once.
+    pub fn new(all_max: usize, waiting_max: usize, at_work_max: usize) -> Self {
         let (lines, order, at_work) = (BTreeMap::new(), VecDeque::new(), Vec::new());
-        Self { lines, order, at_work, waiting_max, at_work_max }
+        Self { lines, order, at_work, all_max, waiting_max, at_work_max }
     }
 
     /// Puts `work` at the end of a line, where it is as long as its asker is. Says whether there was a place.
     pub fn wait(&mut self, key: Key, asker: &Arc<()>, work: Work) -> bool {
-        let line = self.lines.entry(key).or_default();
-        if line.is_empty() {
-            self.order.push_back(key);
+        if !self.has_place(key) {
+            self.lines.values_mut().for_each(|line| line.retain(|(asker, _)| asker.strong_count() > 0));
+            self.lines.retain(|_, line| !line.is_empty());
+            self.order.retain(|key| self.lines.contains_key(key));
         }
-        if line.len() >= self.waiting_max {
-            line.retain(|(asker, _)| asker.strong_count() > 0);
-        }
-        let free = line.len() < self.waiting_max;
+        let free = self.has_place(key);
         if free {
+            let line = self.lines.entry(key).or_default();
+            if line.is_empty() {
+                self.order.push_back(key);
+            }
             line.push_back((Arc::downgrade(asker), work));
         }
         free
+    }
+
+    fn has_place(&self, key: Key) -> bool {
+        let all: usize = self.lines.values().map(VecDeque::len).sum();
+        all < self.all_max && self.lines.get(&key).is_none_or(|line| line.len() < self.waiting_max)
     }
 
     /// What is to be done next, and for whom. Until [`end`](Self::end) it counts as being done.
@@ -97,7 +105,7 @@ mod tests {
 
     #[test]
     fn everyone_has_a_turn_before_anyone_has_the_next() {
-        let mut turns = Turns::new(10, 1);
+        let mut turns = Turns::new(99, 10, 1);
         let _a = wait(&mut turns, 'a', 3);
         let _b = wait(&mut turns, 'b', 1);
         let _c = wait(&mut turns, 'c', 2);
@@ -114,7 +122,7 @@ mod tests {
 
     #[test]
     fn nobody_is_served_more_than_so_often_at_once() {
-        let mut turns = Turns::new(10, 2);
+        let mut turns = Turns::new(99, 10, 2);
         let _a = wait(&mut turns, 'a', 5);
         assert_eq!([turns.begin(), turns.begin(), turns.begin()], [Some(('a', 0)), Some(('a', 1)), None]);
         let _b = wait(&mut turns, 'b', 1);
@@ -127,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_full_line_takes_nobody_and_others_do_not_mind() {
-        let mut turns = Turns::new(2, 1);
+        let mut turns = Turns::new(99, 2, 1);
         let _a = wait(&mut turns, 'a', 2);
         assert!(!turns.wait('a', &Arc::new(()), 2));
         let _b = wait(&mut turns, 'b', 2);
@@ -135,8 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn all_lines_together_are_bounded() {
+        let mut turns = Turns::new(3, 2, 1);
+        let mut a = wait(&mut turns, 'a', 2);
+        let _b = wait(&mut turns, 'b', 1);
+        let c = Arc::new(());
+        assert!(!turns.wait('c', &c, 0));
+        a.clear();
+        assert!(turns.wait('c', &c, 0), "who left gives its place to anybody");
+        assert_eq!(done(&mut turns), [('b', 0), ('c', 0)]);
+    }
+
+    #[test]
     fn who_left_has_neither_place_nor_turn() {
-        let mut turns = Turns::new(2, 1);
+        let mut turns = Turns::new(99, 2, 1);
         drop(wait(&mut turns, 'a', 2));
         let _a = wait(&mut turns, 'a', 2);
         let mut b = wait(&mut turns, 'b', 2);

@@ -34,6 +34,9 @@ use crate::{
 /// How long nobody must have committed before what searches look at is brought up to date.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// Before every scope and id.
+const START: (i64, i64) = (i64::MIN, i64::MIN);
+
 /// Commits that wait to be written, and who wants to know.
 struct Job {
     batches: Vec<Batch>,
@@ -55,7 +58,7 @@ impl Writer {
         let wal = Arc::new(Wal::default());
         let checkpoints = checkpoints(path, Arc::clone(&wal))?;
         let (jobs, waiting) = mpsc::sync_channel(READS_WRITES_WAITING_MAX);
-        let pen = Pen { connection, scopes: BTreeMap::new(), unread, wal };
+        let pen = Pen { connection, scopes: BTreeMap::new(), unread, read_upto: START, wal };
         let thread = thread::Builder::new().name("reads-writer".into()).spawn(move || run(pen, &waiting, checkpoints));
         let thread = thread.map_err(|error| Error::Unavailable(format!("start the writer: {error}")))?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
@@ -143,6 +146,8 @@ struct Pen {
     scopes: BTreeMap<Scope, i64>,
     /// Entries whose words are not up to date, at most.
     unread: u64,
+    /// The scope and id up to which words were read the last time: every fleet has its turn, however much another writes.
+    read_upto: (i64, i64),
     wal: Arc<Wal>,
 }
 
@@ -321,8 +326,11 @@ impl Pen {
     /// a fraction of each alone.
     fn read_up(&mut self) -> Result<(), Undone> {
         let mut unread = self.connection.prepare_cached(sql::UNREAD)?;
-        let texts = unread.query_map([UNREAD_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (scope, id) = self.read_upto;
+        let texts = unread.query_map([UNREAD_AT_ONCE, scope, id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let mut texts: Vec<(i64, i64, Option<String>)> = texts.collect::<rusqlite::Result<_>>()?;
+        // Past the last one it begins anew.
+        self.read_upto = texts.last().map_or(START, |(scope, id, _)| (*scope, *id));
         // The index of words writes out what it has gathered whenever an id is smaller than the one before.
         texts.sort_unstable_by_key(|(_, id, _)| *id);
         for (scope, id, text) in &texts {
@@ -333,7 +341,7 @@ impl Pen {
             self.connection.prepare_cached(sql::REMOVE_UNREAD)?.execute([scope, id])?;
         }
         self.unread = self.unread.saturating_sub(texts.len() as u64);
-        if texts.is_empty() {
+        if texts.is_empty() && (scope, id) == START {
             self.unread = 0;
         }
         Ok(())
