@@ -106,6 +106,8 @@ pub const MAILBOX_PAIR_MAX: u32 = 100;
 pub const MAILBOX_MAX: u32 = 1_000;
 /// Messages on their way to one connected recipient; one more is refused.
 pub const IN_FLIGHT_MAX: u32 = 10_000;
+/// Of those, from one sender: nobody can take the places of all others.
+pub const IN_FLIGHT_PAIR_MAX: u32 = 1_000;
 /// When to try again then, in milliseconds.
 pub const IN_FLIGHT_RETRY_MS: u64 = 1_000;
 /// Statuses of one `direct.told`; so many at most are known to have been told and not in the log yet.
