@@ -168,8 +168,10 @@ pub const WORK_MAX: usize = 64;
 pub const REPLIES_BYTES_MAX: usize = 64 << 10;
 /// Items of a replay at once, and per second on average.
 pub const REPLAY_BURST: u32 = 1_000;
-/// Connections of one process.
+/// WebSocket connections of one process; an operator may allow fewer.
 pub const CONNECTIONS_MAX: usize = 100_000;
+/// Connections beside them: whoever asks for health, and whoever is about to be told that there is no place.
+pub const REQUESTS_MAX: usize = 1_024;
 /// Headers of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Bytes of a request's head.
