@@ -245,7 +245,7 @@ impl Seen<'_> {
         })
     }
 
-    /// A snapshot shows what was there at the place it names.
+    /// A snapshot shows what was there at the place it names, or later if it took several pages.
     fn snapshots(&self) -> Result<()> {
         let mut entries: BTreeMap<&str, &Value> = BTreeMap::new();
         for frame in &self.link.frames {
@@ -258,20 +258,31 @@ impl Seen<'_> {
             let (pattern, at) =
                 (frame["pattern"].as_str().unwrap_or_default(), frame["position"].as_u64().unwrap_or(0));
             for key in crate::client::KEYS.iter().filter(|key| covers(pattern, key)) {
-                let truth = self.truth.entry_at(key, at).filter(|entry| entry.live);
-                match (truth, entries.get(key)) {
-                    (Some(truth), Some(entry)) => {
-                        ensure!(entry["version"] == truth.version, "a snapshot at {at} shows {entry}, not {truth:?}");
-                    }
-                    (Some(truth), None) => ensure!(truth.ends.is_some(), "a snapshot at {at} lacks {key}: {truth:?}"),
-                    (None, Some(entry)) => bail!("a snapshot at {at} shows {entry}, which is not there"),
-                    (None, None) => {}
-                }
+                self.in_place(key, at, entries.get(key).copied())?;
             }
             if self.truth.shown.iter().any(|shown| shown.offset > at && shown.change.is_some()) && !entries.is_empty() {
                 self.world.tally.note("situation: snapshot during writes");
             }
             entries.clear();
+        }
+        Ok(())
+    }
+
+    /// A key in a snapshot at a place.
+    fn in_place(&self, key: &str, at: u64, entry: Option<&Value>) -> Result<()> {
+        let pages = self.world.clients[self.link.client].heavy;
+        let place =
+            entry.and_then(|entry| entry["position"].as_u64()).filter(|_| pages).map_or(at, |place| place.max(at));
+        match (self.truth.entry_at(key, place).filter(|entry| entry.live), entry) {
+            (Some(truth), Some(entry)) => {
+                ensure!(entry["version"] == truth.version, "a snapshot at {at} shows {entry}, not {truth:?}");
+            }
+            (Some(truth), None) => {
+                let gone = truth.ends.is_some() || (pages && self.truth.ended_after(key, at));
+                ensure!(gone, "a snapshot at {at} lacks {key}: {truth:?}");
+            }
+            (None, Some(entry)) => bail!("a snapshot at {at} shows {entry}, which is not there"),
+            (None, None) => {}
         }
         Ok(())
     }
