@@ -21,6 +21,7 @@ use crate::{
     client::{Phase, Sent},
     faulty::now,
     offline::Offline,
+    roster::Roster,
     truth::{Shown, Told, Truth, covers},
     world::{Home, Link, PARTITIONS, World},
 };
@@ -53,6 +54,7 @@ pub fn check(world: &World) -> Result<()> {
         answers(world, number, &truth)?;
         mail(world, number, &truth, &folds[&home.partition])?;
         presence(world, number, &folds[&home.partition])?;
+        onlookers(world, number, &folds[&home.partition])?;
     }
     Ok(())
 }
@@ -399,4 +401,31 @@ fn presence(world: &World, fleet: usize, offline: &Offline) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// In the end whoever looks on knows what is so, whatever was held back from it, dropped or lost on the way.
+fn onlookers(world: &World, fleet: usize, offline: &Offline) -> Result<()> {
+    for client in world.clients.iter().filter(|client| client.fleet == fleet && client.phase == Phase::Inside) {
+        let Some(link) = client.link.map(|at| &world.links[at]) else { continue };
+        let (Some(socket), Some(told)) = (&link.socket, looked_on(client.presence)) else { continue };
+        let agents = offline.store.rows.values().filter_map(Agent::of);
+        let agents = agents.filter(|agent| agent.scope == world.homes[fleet].scope);
+        let checked = Roster::of(&link.frames).check(agents);
+        checked
+            .with_context(|| format!("presence ({}) as {} knows it{}", client.presence, client.name, story(link)))?;
+        world.tally.note(told);
+        if socket.has_lagged {
+            world.tally.note("situation: final presence after a lag");
+        }
+    }
+    Ok(())
+}
+
+/// How a final presence is counted, if one is told.
+fn looked_on(presence: &str) -> Option<&'static str> {
+    match presence {
+        "each" => Some("situation: final presence after each change"),
+        "delta" => Some("situation: final presence after deltas"),
+        _ => None,
+    }
 }
