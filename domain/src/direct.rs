@@ -23,8 +23,8 @@ use crate::{
     interest::Audience,
     json::{self, Json},
     limits::{
-        IN_FLIGHT_MAX, IN_FLIGHT_RETRY_MS, Limits, MAIL_SECONDS, MAIL_SECONDS_MAX, MAIL_URGENT_SECONDS, MAILBOX_MAX,
-        MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX, ttl_micros,
+        IN_FLIGHT_MAX, IN_FLIGHT_PAIR_MAX, IN_FLIGHT_RETRY_MS, Limits, MAIL_SECONDS, MAIL_SECONDS_MAX,
+        MAIL_URGENT_SECONDS, MAILBOX_MAX, MAILBOX_PAIR_MAX, TOKEN_BYTES_MAX, ttl_micros,
     },
     position::LogTime,
     presence::{self, Agent, own},
@@ -128,20 +128,25 @@ fn waiting(rows: &Rows, key: &RowKey) -> u32 {
     rows.get::<MailCount>(key).map_or(0, |known| known.count)
 }
 
-/// What becomes of one more message. A mailbox is for who is away: what is on its way to a connected agent has a bound of its
+/// What becomes of one more message. A mailbox is for who is away: what is on its way to a connected agent has bounds of its
 /// own, and none of it is dropped when that agent leaves.
 fn sent(rows: &Rows, scope: Scope, from: &Agent, to: &Agent) -> Result<Sent, Refusal> {
     let [all, pair] = counted(scope, to.id, from.id).map(|key| waiting(rows, &key));
     match to.session {
+        Some(_) if pair >= IN_FLIGHT_PAIR_MAX => {
+            Err(too_many("Too many of your messages are on their way to this agent.", IN_FLIGHT_PAIR_MAX))
+        }
         Some(_) if all >= IN_FLIGHT_MAX => {
-            Err(Refusal::because(Code::Overloaded, "Too many messages are on their way to this agent.")
-                .with("limit", IN_FLIGHT_MAX)
-                .after_ms(IN_FLIGHT_RETRY_MS))
+            Err(too_many("Too many messages are on their way to this agent.", IN_FLIGHT_MAX))
         }
         Some(_) => Ok(Sent::Sent),
         None if all >= MAILBOX_MAX || pair >= MAILBOX_PAIR_MAX => Ok(Sent::MailboxFull),
         None => Ok(Sent::Queued),
     }
+}
+
+fn too_many(message: &str, limit: u32) -> Refusal {
+    Refusal::because(Code::Overloaded, message).with("limit", limit).after_ms(IN_FLIGHT_RETRY_MS)
 }
 
 impl Act for Send {

@@ -116,6 +116,8 @@ pub const MAILBOX_PAIR_MAX: u32 = 100;
 pub const MAILBOX_MAX: u32 = 1_000;
 /// Messages on their way to one connected recipient; one more is refused.
 pub const IN_FLIGHT_MAX: u32 = 10_000;
+/// Of those, from one sender: nobody can take the places of all others.
+pub const IN_FLIGHT_PAIR_MAX: u32 = 1_000;
 /// When to try again then, in milliseconds.
 pub const IN_FLIGHT_RETRY_MS: u64 = 1_000;
 /// Statuses of one `direct.told`; so many at most are known to have been told and not in the log yet.
@@ -176,8 +178,10 @@ pub const WORK_MAX: usize = 64;
 pub const REPLIES_BYTES_MAX: usize = 64 << 10;
 /// Items of a replay at once, and per second on average.
 pub const REPLAY_BURST: u32 = 1_000;
-/// Connections of one process.
+/// WebSocket connections of one process; an operator may allow fewer.
 pub const CONNECTIONS_MAX: usize = 100_000;
+/// Connections beside them: whoever asks for health, and whoever is about to be told that there is no place.
+pub const REQUESTS_MAX: usize = 1_024;
 /// Headers of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Bytes of a request's head.

@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use ringforge_command_api::GateConfig;
-use ringforge_domain::limits::Limits;
+use ringforge_domain::limits::{CONNECTIONS_MAX, Limits};
 use ringforge_ws_edge::{edge::EdgeConfig, session::SessionConfig};
 use serde::Deserialize;
 
-use crate::All;
+use crate::{All, http::HttpConfig};
 
 /// Every setting with its default.
 const DEFAULTS: &str = include_str!("ringforge.default.toml");
@@ -39,6 +39,7 @@ pub struct Server {
     pub bind: IpAddr,
     /// The port; 0: any.
     pub port: u16,
+    connections_max: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,9 +91,12 @@ impl Config {
         SocketAddr::new(self.server.bind, self.server.port)
     }
 
-    /// From accept to upgrade.
-    pub fn upgrade_timeout(&self) -> Duration {
-        Duration::from_millis(self.timing.upgrade_timeout_ms)
+    /// For the port.
+    pub fn http(&self) -> HttpConfig {
+        HttpConfig {
+            upgrade_timeout: Duration::from_millis(self.timing.upgrade_timeout_ms),
+            connections_max: self.server.connections_max,
+        }
     }
 
     /// For the gate.
@@ -123,6 +127,9 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
+        if !(1..=CONNECTIONS_MAX).contains(&self.server.connections_max) {
+            bail!("server.connections_max must be from 1 to {CONNECTIONS_MAX}");
+        }
         let timing = &self.timing;
         for (name, ms) in [
             ("auth_timeout_ms", timing.auth_timeout_ms),

@@ -22,7 +22,7 @@ use hyper_util::{
 };
 use ringforge_domain::code::{Code, Refusal};
 use ringforge_domain::frame::refused;
-use ringforge_domain::limits::{CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADERS_MAX};
+use ringforge_domain::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REQUESTS_MAX};
 use ringforge_domain::position::Partition;
 use ringforge_ports::names;
 use ringforge_ws_edge::edge::Edge;
@@ -37,18 +37,29 @@ use upgrade::Strangers;
 /// The wait after a failed accept, usually for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Its settings.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpConfig {
+    /// From accept to upgrade.
+    pub upgrade_timeout: Duration,
+    /// WebSocket connections at once.
+    pub connections_max: usize,
+}
+
 /// What requests need.
 #[derive(Clone)]
 struct Served {
     edge: Arc<Edge>,
     strangers: Arc<Strangers>,
+    places: Arc<Semaphore>,
     started: Instant,
     open: Arc<()>,
 }
 
 /// Serves until the edge drains. Every connection that is still open holds `open`.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Duration, started: Instant, open: Arc<()>) {
-    let served = Served { edge: Arc::clone(&edge), strangers: Arc::default(), started, open };
+pub async fn serve(listener: TcpListener, edge: Arc<Edge>, config: HttpConfig, started: Instant, open: Arc<()>) {
+    let places = Arc::new(Semaphore::new(config.connections_max));
+    let served = Served { edge: Arc::clone(&edge), strangers: Arc::default(), places, started, open };
     let router = Router::new()
         .route("/health", get(health))
         .route("/health/ready", get(health_ready))
@@ -56,13 +67,14 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
         .route("/ws", get(upgrade::upgrade))
         .fallback(not_found)
         .with_state(served);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // More than places: who finds none must be accepted to be told so.
+    let accepts = Arc::new(Semaphore::new(config.connections_max + REQUESTS_MAX));
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &accepts) => accepted,
             () = edge.drained() => return,
         };
-        let (stream, peer, place) = match accepted {
+        let (stream, peer, accept) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "accept failed, will try again");
@@ -70,11 +82,11 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip(), Arc::new(place)))));
+        let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip(), Arc::new(accept)))));
         tokio::spawn(async move {
             let mut http = hyper::server::conn::http1::Builder::new();
             http.timer(TokioTimer::new())
-                .header_read_timeout(upgrade_timeout)
+                .header_read_timeout(config.upgrade_timeout)
                 .max_headers(HEADERS_MAX)
                 .max_buf_size(HEADER_BYTES_MAX);
             // A peer that breaks off or speaks something else is nobody's fault here.
@@ -85,12 +97,12 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, upgrade_timeout: Dura
 
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    accepts: &Arc<Semaphore>,
 ) -> std::io::Result<(tokio::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(std::io::Error::other)?;
+    let accept = Arc::clone(accepts).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, peer, place))
+    Ok((stream, peer, accept))
 }
 
 /// Who is on the other side.

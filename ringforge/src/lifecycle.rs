@@ -95,8 +95,7 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let edge = Edge::new(services.clone(), gate, hub, edge_id, config.edge(edge_id.to_string()));
     roles.spawn(hold_lease(services.clone(), edge_id));
     let open = Arc::new(());
-    let serving =
-        tokio::spawn(http::serve(listener, Arc::clone(&edge), config.upgrade_timeout(), started, Arc::clone(&open)));
+    let serving = tokio::spawn(http::serve(listener, Arc::clone(&edge), config.http(), started, Arc::clone(&open)));
     faults.begin();
     let signals = Signals::listen()?;
     ready::say(address, &credentials, started, data, options.json).context("say that it is ready")?;

@@ -216,3 +216,29 @@ async fn silent_sockets_are_capped_in_all_and_whoever_authenticates_frees_its_pl
     let _inside = silent.pop().expect("there are some").authenticated(&server, "late").await;
     soon(async || another().await.starts_with("HTTP/1.1 101 ")).await;
 }
+
+#[tokio::test]
+async fn whoever_finds_no_place_is_told_so_and_whoever_has_one_goes_on() {
+    let config = "[server]\nconnections_max = 2\n".to_owned();
+    let server = Server::start(Options { config, ..Options::default() });
+    let mut ada = Raw::enter(&server, "ada").await;
+    let mut bob = Raw::enter(&server, "bob").await;
+    for _ in 0..3 {
+        let (_, head) = Raw::upgrade(&server, "").await;
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: "), "{head}");
+    }
+    let health = raw::ask(&server, "GET /health HTTP/1.1", &["Connection: close"]).await;
+    assert!(health.starts_with("HTTP/1.1 200 "), "health is told all the same: {health}");
+    for (raw, key) in [(&mut ada, "ada"), (&mut bob, "bob")] {
+        raw.send(&raw::text(&set(key))).await;
+        assert_eq!(raw.reply(key).await["event"], "set_ok");
+    }
+    let come_in = async || Raw::upgrade(&server, "").await.1.starts_with("HTTP/1.1 101 ");
+    // One says goodbye; whoever comes in its place only drops the line.
+    ada.send(&raw::frame(Op::Close, true, &1_000_u16.to_be_bytes())).await;
+    assert_eq!(ada.closed().await, 1000);
+    soon(come_in).await;
+    soon(come_in).await;
+    bob.send(&raw::text(&set("last"))).await;
+    assert_eq!(bob.reply("last").await["event"], "set_ok");
+}

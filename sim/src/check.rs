@@ -21,6 +21,7 @@ use crate::{
     client::{Phase, Sent},
     faulty::now,
     offline::Offline,
+    roster::Roster,
     truth::{Shown, Told, Truth, covers},
     world::{Home, Link, PARTITIONS, World},
 };
@@ -53,6 +54,7 @@ pub fn check(world: &World) -> Result<()> {
         answers(world, number, &truth)?;
         mail(world, number, &truth, &folds[&home.partition])?;
         presence(world, number, &folds[&home.partition])?;
+        onlookers(world, number, &folds[&home.partition])?;
     }
     Ok(())
 }
@@ -245,7 +247,7 @@ impl Seen<'_> {
         })
     }
 
-    /// A snapshot shows what was there at the place it names.
+    /// A snapshot shows what was there at the place it names, or later if it took several pages.
     fn snapshots(&self) -> Result<()> {
         let mut entries: BTreeMap<&str, &Value> = BTreeMap::new();
         for frame in &self.link.frames {
@@ -258,20 +260,31 @@ impl Seen<'_> {
             let (pattern, at) =
                 (frame["pattern"].as_str().unwrap_or_default(), frame["position"].as_u64().unwrap_or(0));
             for key in crate::client::KEYS.iter().filter(|key| covers(pattern, key)) {
-                let truth = self.truth.entry_at(key, at).filter(|entry| entry.live);
-                match (truth, entries.get(key)) {
-                    (Some(truth), Some(entry)) => {
-                        ensure!(entry["version"] == truth.version, "a snapshot at {at} shows {entry}, not {truth:?}");
-                    }
-                    (Some(truth), None) => ensure!(truth.ends.is_some(), "a snapshot at {at} lacks {key}: {truth:?}"),
-                    (None, Some(entry)) => bail!("a snapshot at {at} shows {entry}, which is not there"),
-                    (None, None) => {}
-                }
+                self.in_place(key, at, entries.get(key).copied())?;
             }
             if self.truth.shown.iter().any(|shown| shown.offset > at && shown.change.is_some()) && !entries.is_empty() {
                 self.world.tally.note("situation: snapshot during writes");
             }
             entries.clear();
+        }
+        Ok(())
+    }
+
+    /// A key in a snapshot at a place.
+    fn in_place(&self, key: &str, at: u64, entry: Option<&Value>) -> Result<()> {
+        let pages = self.world.clients[self.link.client].heavy;
+        let place =
+            entry.and_then(|entry| entry["position"].as_u64()).filter(|_| pages).map_or(at, |place| place.max(at));
+        match (self.truth.entry_at(key, place).filter(|entry| entry.live), entry) {
+            (Some(truth), Some(entry)) => {
+                ensure!(entry["version"] == truth.version, "a snapshot at {at} shows {entry}, not {truth:?}");
+            }
+            (Some(truth), None) => {
+                let gone = truth.ends.is_some() || (pages && self.truth.ended_after(key, at));
+                ensure!(gone, "a snapshot at {at} lacks {key}: {truth:?}");
+            }
+            (None, Some(entry)) => bail!("a snapshot at {at} shows {entry}, which is not there"),
+            (None, None) => {}
         }
         Ok(())
     }
@@ -388,4 +401,31 @@ fn presence(world: &World, fleet: usize, offline: &Offline) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// In the end whoever looks on knows what is so, whatever was held back from it, dropped or lost on the way.
+fn onlookers(world: &World, fleet: usize, offline: &Offline) -> Result<()> {
+    for client in world.clients.iter().filter(|client| client.fleet == fleet && client.phase == Phase::Inside) {
+        let Some(link) = client.link.map(|at| &world.links[at]) else { continue };
+        let (Some(socket), Some(told)) = (&link.socket, looked_on(client.presence)) else { continue };
+        let agents = offline.store.rows.values().filter_map(Agent::of);
+        let agents = agents.filter(|agent| agent.scope == world.homes[fleet].scope);
+        let checked = Roster::of(&link.frames).check(agents);
+        checked
+            .with_context(|| format!("presence ({}) as {} knows it{}", client.presence, client.name, story(link)))?;
+        world.tally.note(told);
+        if socket.has_lagged {
+            world.tally.note("situation: final presence after a lag");
+        }
+    }
+    Ok(())
+}
+
+/// How a final presence is counted, if one is told.
+fn looked_on(presence: &str) -> Option<&'static str> {
+    match presence {
+        "each" => Some("situation: final presence after each change"),
+        "delta" => Some("situation: final presence after deltas"),
+        _ => None,
+    }
 }

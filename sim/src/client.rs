@@ -13,6 +13,10 @@ pub const KEYS: [&str; 6] = ["k/1", "k/2", "k/3", "n/1", "n/2", "count"];
 const TAGS: [&str; 3] = ["red", "green", "blue"];
 /// The patterns that are watched.
 const PATTERNS: [&str; 4] = ["k/*", "n/*", "**", "k/1"];
+/// How large a large value is, in KiB.
+const LARGE: [usize; 4] = [40, 150, 300, 600];
+/// How many commands conflict with one of 600 KiB in a storm: each is told the value, together more than is committed at once.
+const CONFLICTS: usize = 15;
 /// The kinds of activity that are used.
 const KINDS: [&str; 2] = ["discovery", "alert"];
 
@@ -57,6 +61,8 @@ pub struct Client {
     pub presence: &'static str,
     /// Whether it speaks wrapped.
     pub wrapped: bool,
+    /// Whether some of the values that it writes are large.
+    pub heavy: bool,
     /// Where it is.
     pub phase: Phase,
     /// Its newest connection.
@@ -81,13 +87,14 @@ pub struct Client {
 
 impl Client {
     /// One that has not connected yet.
-    pub fn new(number: usize, fleet: usize, rng: &mut Rng) -> Self {
+    pub fn new(number: usize, fleet: usize, heavy: bool, rng: &mut Rng) -> Self {
         Self {
             number,
             fleet,
             name: format!("agent{number}"),
             presence: *rng.pick(&["none", "none", "each", "delta"]),
             wrapped: rng.chance(250),
+            heavy,
             phase: Phase::Away,
             link: None,
             agent: None,
@@ -133,6 +140,9 @@ impl Client {
 
     /// A command or a question of some kind, without `ref`.
     pub fn wish(&mut self, peers: &[String], loud: bool, rng: &mut Rng) -> Value {
+        if self.heavy && rng.chance(40) {
+            return json!({ "type": "memory", "action": "list", "values": true });
+        }
         match rng.below(100) {
             0..30 => Self::activity(peers, loud, rng),
             30..62 => self.memory(rng),
@@ -179,6 +189,9 @@ impl Client {
             return json!({ "type": "memory", "action": "delete", "key": key });
         }
         let mut wish = json!({ "type": "memory", "action": "set", "key": key, "value": rng.below(1_000) });
+        if self.heavy && rng.chance(120) {
+            wish["value"] = json!(large(*rng.pick(&LARGE)));
+        }
         if rng.chance(450) {
             let known = self.versions.get(key).copied().unwrap_or(0);
             wish["expected_version"] = json!(if rng.chance(850) { known } else { 0 });
@@ -187,6 +200,15 @@ impl Client {
             wish["ttl"] = json!(rng.pick(&[0.05, 1.0, 5.0]));
         }
         wish
+    }
+
+    /// Two values that are more than a page together, and commands that expect another version than there can be.
+    pub fn storm(rng: &mut Rng) -> Vec<Value> {
+        let set = |key| json!({ "type": "memory", "action": "set", "key": key, "value": large(600) });
+        let key = *rng.pick(&["k/1", "k/2"]);
+        let conflict =
+            json!({ "type": "memory", "action": "set", "key": key, "value": 1, "expected_version": 1_000_000 });
+        [set("k/1"), set("k/2")].into_iter().chain(vec![conflict; CONFLICTS]).collect()
     }
 
     fn subscription(rng: &mut Rng) -> Value {
@@ -233,6 +255,10 @@ impl Client {
             _ => {}
         }
     }
+}
+
+fn large(kib: usize) -> String {
+    "x".repeat(kib << 10)
 }
 
 /// A frame in the flat shape, however it came.

@@ -8,6 +8,7 @@ pub mod offline;
 pub mod process;
 pub mod projecting;
 pub mod rng;
+pub mod roster;
 pub mod socket;
 pub mod tally;
 pub mod truth;

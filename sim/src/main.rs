@@ -14,7 +14,7 @@ use clap::Parser;
 use ringforge_sim::{PLANTED, run, tally::Tally};
 
 /// Seeds from which on everything must have been met.
-const ENOUGH: u64 = 500;
+const ENOUGH: u64 = 1_000;
 
 /// Simulates worlds with faults.
 #[derive(Parser)]

@@ -30,6 +30,8 @@ pub struct Socket {
     pub down: VecDeque<Option<String>>,
     /// Everything that ever went into the pipe.
     pub written: Vec<String>,
+    /// Whether it ever lost what waited for it.
+    pub has_lagged: bool,
     /// Since when the client has been gone.
     gone: Option<Duration>,
     tally: Tally,
@@ -62,6 +64,7 @@ impl Socket {
             up: VecDeque::new(),
             down: VecDeque::new(),
             written: Vec::new(),
+            has_lagged: false,
             gone: None,
             tally,
             lagging: false,
@@ -123,7 +126,10 @@ impl Socket {
             }
             Next::Work if !self.work(rng) => return None,
             Next::Work => {}
-            Next::Posts => self.lagging |= !self.connection.take_posts(),
+            Next::Posts => {
+                self.lagging |= !self.connection.take_posts();
+                self.has_lagged |= self.lagging;
+            }
             Next::Tick => self.connection.tick(),
         }
         self.begin_jobs();

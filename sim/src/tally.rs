@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Everything that a batch must have met.
-pub const MET: [&str; 46] = [
+pub const MET: [&str; 52] = [
     "fault: publish lost",
     "fault: publish doubled",
     "fault: publish late",
@@ -52,7 +52,13 @@ pub const MET: [&str; 46] = [
     "situation: expiry recorded by a timer",
     "situation: duplicate answered",
     "situation: snapshot during writes",
+    "situation: page of memory cut by its bytes",
+    "situation: page of history cut by its bytes",
+    "situation: commit ended by its bytes",
     "situation: mail delivered after an absence",
+    "situation: final presence after each change",
+    "situation: final presence after deltas",
+    "situation: final presence after a lag",
 ];
 
 /// Counts. Clones share them.

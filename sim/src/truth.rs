@@ -409,6 +409,11 @@ impl Truth {
         changes.iter().rev().find(|(at, _)| *at <= offset).map(|(_, entry)| entry)
     }
 
+    /// Whether a key held nothing at some time after a place.
+    pub fn ended_after(&self, key: &str, offset: u64) -> bool {
+        self.changes.get(key).is_some_and(|changes| changes.iter().any(|(at, entry)| *at > offset && !entry.live))
+    }
+
     /// The place before which nothing is known to have happened yet.
     pub fn began(&self, session: SessionId) -> Option<Offset> {
         self.started.get(&session).map(|offset| Offset(*offset))

@@ -181,12 +181,11 @@ fn a_mailbox_takes_so_many_in_all() {
     assert_eq!((last, waiting_for(&world, &bob, None)), (Some(Sent::MailboxFull), MAILBOX_MAX));
 }
 
-/// As if so many messages were on their way.
-fn already(world: &mut World, to: &Member, from: &Member, count: u32) {
-    for from in [None, Some(from.agent)] {
-        let row = Row::MailCount(MailCount { scope: to.scope, to: to.agent, from, count });
-        world.store.rows.insert(row.key(), row);
-    }
+/// As if so many messages were on their way, from one or in all.
+fn already(world: &mut World, to: &Member, from: Option<&Member>, count: u32) {
+    let from = from.map(|from| from.agent);
+    let row = Row::MailCount(MailCount { scope: to.scope, to: to.agent, from, count });
+    world.store.rows.insert(row.key(), row);
 }
 
 #[test]
@@ -211,7 +210,7 @@ fn what_is_on_its_way_to_a_connected_agent_does_not_fill_its_mailbox() {
 #[test]
 fn too_much_on_its_way_is_refused_for_now() {
     let (mut world, ada, bob) = pair();
-    already(&mut world, &bob, &ada, IN_FLIGHT_MAX - 1);
+    already(&mut world, &bob, None, IN_FLIGHT_MAX - 1);
     let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
     assert_eq!(status_of(&told), Sent::Sent);
     let refused = world.when_keyed(&ada, "once", send(json!({"to": "bob", "payload": 1})));
@@ -223,6 +222,30 @@ fn too_much_on_its_way_is_refused_for_now() {
     assert_eq!(status_of(&again), Sent::Sent, "it was asked to try again");
     let repeated = world.when_keyed(&ada, "once", send(json!({"to": "bob", "payload": 1})));
     assert!(repeated.verdict.first.is_some(), "now it is known");
+}
+
+#[test]
+fn one_sender_cannot_take_the_places_of_all() {
+    let (mut world, ada, bob) = pair();
+    let eve = world.joins("eve");
+    for from in [None, Some(&ada)] {
+        already(&mut world, &bob, from, IN_FLIGHT_PAIR_MAX - 1);
+    }
+    let message = || send(json!({"to": "bob", "payload": 1}));
+    let last = world.when(&ada, message());
+    assert_eq!(status_of(&last), Sent::Sent);
+    let refused = world.when(&ada, message());
+    assert_eq!((refused.code(), refused.pushes().len()), (Some(Code::Overloaded), 0));
+    let reply = refused.reply();
+    assert_eq!(
+        (&reply["retry_after_ms"], &reply["details"]["limit"]),
+        (&json!(IN_FLIGHT_RETRY_MS), &json!(IN_FLIGHT_PAIR_MAX))
+    );
+    assert_eq!(waiting_for(&world, &bob, Some(&ada)), IN_FLIGHT_PAIR_MAX, "what is refused takes no place");
+    assert_eq!(status_of(&world.when(&eve, message())), Sent::Sent, "others have theirs");
+    assert_eq!(status_of(&world.when(&bob, message())), Sent::Sent, "and so has the recipient");
+    world.internal(&bob, Delivered { message: id(&last) });
+    assert_eq!(status_of(&world.when(&ada, message())), Sent::Sent);
 }
 
 #[test]

@@ -42,7 +42,8 @@ async fn a_drain_before_anybody_serves_is_heard() {
         let edge = edge();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let open = Arc::new(());
-        let serving = serve(listener, Arc::clone(&edge), Duration::from_secs(5), Instant::now(), open);
+        let config = HttpConfig { upgrade_timeout: Duration::from_secs(5), connections_max: 1 };
+        let serving = serve(listener, Arc::clone(&edge), config, Instant::now(), open);
         if before {
             edge.drain();
         }

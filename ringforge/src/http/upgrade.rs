@@ -44,12 +44,16 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
     let Some(on_upgrade) = on_upgrade else {
         return unfit((StatusCode::UPGRADE_REQUIRED, "Only a request of HTTP/1.1 can be upgraded."));
     };
-    let Served { edge, strangers, open, .. } = served;
+    let Served { edge, strangers, places, open, .. } = served;
     if *edge.draining().borrow() || strangers.full(peer.0) {
-        let refusal = Refusal::because(Code::Overloaded, "Too many connections have not authenticated.");
-        let body = Json(refused(&refusal.fix("Send `auth` at once after connecting, and try again.")));
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, RETRY_AFTER)], body).into_response();
+        return full(
+            "Too many connections have not authenticated.",
+            "Send `auth` at once after connecting, and try again.",
+        );
     }
+    let Ok(place) = places.try_acquire_owned() else {
+        return full("All places of this server are taken.", "Try again later.");
+    };
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let stranger = strangers.enter(peer.0);
@@ -59,7 +63,7 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
         let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
         let upgraded = socket::Upgraded { stream, early, from: peer.0, bearer };
         socket::serve(edge, upgraded, move || drop(stranger)).await;
-        drop((open, peer.1));
+        drop((open, place, peer.1));
     });
     let answer = [
         (header::CONNECTION, HeaderValue::from_static("upgrade")),
@@ -97,6 +101,13 @@ fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
 fn unfit((status, message): Unfit) -> Response {
     let refusal = Refusal::because(Code::InvalidMessage, message).fix("Connect with a WebSocket client.");
     (status, [(header::SEC_WEBSOCKET_VERSION, VERSION)], Json(refused(&refusal))).into_response()
+}
+
+/// Whoever is told so gives its connection back: it would be one of the few beside the places.
+fn full(message: &str, fix: &str) -> Response {
+    let headers = [(header::RETRY_AFTER, RETRY_AFTER), (header::CONNECTION, HeaderValue::from_static("close"))];
+    let refusal = Refusal::because(Code::Overloaded, message).fix(fix);
+    (StatusCode::SERVICE_UNAVAILABLE, headers, Json(refused(&refusal))).into_response()
 }
 
 /// Sockets that have not authenticated although they had the time to.

@@ -7,7 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use ringforge_domain::position::{Offset, Partition};
+use ringforge_domain::{
+    limits::PAGE_BYTES_MAX,
+    position::{Offset, Partition},
+};
 use ringforge_ports::{
     Error,
     log::{AppendError, Bounds, Log, Placed, Record, Stored},
@@ -80,7 +83,12 @@ impl Log for Journal {
 
     async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
         self.fate.wait().await;
-        self.inner.seek(partition, offsets).await
+        let found = self.inner.seek(partition, offsets).await?;
+        // Only pages of history look for several.
+        if found.len() > 1 && found.iter().map(|stored| stored.record.bytes.len()).sum::<usize>() > PAGE_BYTES_MAX {
+            self.fate.tally.note("situation: page of history cut by its bytes");
+        }
+        Ok(found)
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, Error> {

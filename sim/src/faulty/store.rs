@@ -9,7 +9,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use ringforge_domain::{ids::Scope, planted::planted, position::Partition, row::RowKey};
+use ringforge_domain::{
+    ids::Scope,
+    limits::PROJECTOR_COMMIT_BYTES_MAX,
+    planted::planted,
+    position::Partition,
+    row::{Row, RowKey},
+    verdict::Verdict,
+};
 use ringforge_ports::{
     Error,
     memory::reads::{MemoryReads, State},
@@ -108,6 +115,13 @@ impl View {
     }
 }
 
+/// Whether nothing more was put into it because of its bytes.
+fn is_full(commit: &Commit) -> bool {
+    let verdicts: usize = commit.verdicts.iter().map(Verdict::weight).sum();
+    let rows: usize = commit.rows.iter().filter_map(|(_, row)| row.as_ref()).map(Row::weight).sum();
+    verdicts + rows > PROJECTOR_COMMIT_BYTES_MAX
+}
+
 #[async_trait]
 impl Reads for View {
     async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
@@ -121,6 +135,9 @@ impl Reads for View {
             }
         }
         self.store.current().commit(&commits).await?;
+        commits.iter().filter(|commit| is_full(commit)).for_each(|_| {
+            self.fate.tally.note("situation: commit ended by its bytes");
+        });
         match self.holder.get() {
             Hold::After => self.holder.released().await,
             Hold::Unanswered => return Err(Error::Unavailable("simulated".to_owned())),

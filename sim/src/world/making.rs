@@ -37,6 +37,9 @@ use crate::{
 /// Tenant and partition of each fleet: two share a partition and two a tenant.
 const FLEETS: [(u128, u16); 3] = [(1, 1), (1, 2), (2, 1)];
 
+/// How many worlds, per mille, have large values in them.
+const HEAVY: u64 = 25;
+
 impl World {
     /// The world of a seed.
     ///
@@ -145,9 +148,11 @@ impl World {
 
     fn people(&mut self) {
         let count = 4 + self.rng.index(5);
+        // In few worlds: large values are slow to look at.
+        let heavy = self.rng.chance(HEAVY);
         for number in 0..count {
             let fleet = if number < 4 { 0 } else { self.rng.index(self.homes.len()) };
-            self.clients.push(Client::new(number, fleet, &mut self.rng));
+            self.clients.push(Client::new(number, fleet, heavy, &mut self.rng));
         }
         for number in 0..count {
             if self.rng.chance(150) {

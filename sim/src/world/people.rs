@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Link, World};
 use crate::{
     check::what,
-    client::{Phase, Sent, flat},
+    client::{Client, KEYS, Phase, Sent, flat},
     socket::Socket,
 };
 
@@ -22,6 +22,7 @@ impl World {
             Phase::Entering => {}
             Phase::Inside if self.rng.chance(12) => self.go(who),
             Phase::Inside if self.rng.chance(15) => self.go_deaf(who),
+            Phase::Inside if self.clients[who].heavy && self.rng.chance(14) => self.storm(who),
             Phase::Inside => self.ask(who),
         }
     }
@@ -122,6 +123,21 @@ impl World {
             }
             (body, key)
         };
+        self.send(who, link, body, key);
+    }
+
+    /// Asks much at once and does not wait for the answers. It is read before anything else happens, as far as it can be.
+    fn storm(&mut self, who: usize) {
+        let Some(link) = self.clients[who].link else { return };
+        for body in Client::storm(&mut self.rng) {
+            self.send(who, link, body, None);
+        }
+        let unread = |world: &Self| world.links[link].socket.as_ref().is_some_and(|socket| !socket.up.is_empty());
+        while unread(self) && self.serve_link(link) {}
+        self.lost(link);
+    }
+
+    fn send(&mut self, who: usize, link: usize, body: Value, key: Option<String>) {
         let reference = self.clients[who].reference();
         let mut frame = body.clone();
         frame["ref"] = json!(reference);
@@ -205,6 +221,11 @@ impl World {
                 }
             }
             ("system", Some("resumed")) => self.resumed(link, &frame),
+            // All keys together are fewer than a page has places.
+            ("memory", Some("list_result")) if frame["has_more"] == true => {
+                debug_assert!(frame["entries"].as_array().is_some_and(|entries| entries.len() < KEYS.len()), "{frame}");
+                self.tally.note("situation: page of memory cut by its bytes");
+            }
             _ => {}
         }
         if let Some(reference) = frame["ref"].as_str()

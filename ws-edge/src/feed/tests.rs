@@ -1,15 +1,19 @@
-//! Given a port that hangs, then only those wait who need it.
+//! Given a port that hangs, then only those wait who need it. Given an event that cannot be read, then nobody waits for it.
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use ringforge_domain::{
+    code::{Code, Refusal},
     ids::{FleetId, TenantId},
-    position::{Generation, LogTime},
+    position::{Generation, LogTime, Position},
+    verdict::{Index, Outcome},
 };
 use ringforge_ports::{
-    clock::{ManualClock, SeededIds},
+    clock::{Clock, ManualClock, SeededIds},
     live::Live,
+    log::Record,
     memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    reads::Commit,
 };
 
 use super::*;
@@ -90,4 +94,79 @@ async fn a_fleet_is_forgotten_once_nobody_needs_it_for_a_while() {
     assert_eq!([wait(EMPTY), wait(EMPTY * 2)], [1, 1], "somebody is about to join");
     drop(feed);
     assert_eq!([wait(Duration::ZERO), wait(EMPTY), wait(EMPTY)], [1, 1, 0]);
+}
+
+/// The first event of a fleet, if its bytes cannot be read: the projector knows its place and nothing else.
+fn damaged(scope: Scope) -> Update {
+    let verdict = Verdict {
+        position: Position { partition: STREAM.partition, offset: Offset::ZERO },
+        time: LogTime(1),
+        scope,
+        command_id: CommandId::from_bits(0),
+        agent: None,
+        previous: None,
+        outcome: Outcome::Refused(Refusal::new(Code::ServerError)),
+        first: None,
+        index: Index::default(),
+    };
+    Update { event: None, verdict }
+}
+
+/// A feed at which two wait: for the first event of the fleet, and for another.
+async fn awaited(hub: &Arc<Hub>) -> (Arc<Feed>, [oneshot::Receiver<Verdict>; 2]) {
+    let feed = hub.feed(fleet(2), STREAM).await.expect("it opens");
+    let waiting = [FIRST, OTHER].map(|command| feed.wait_for(command));
+    feed.placed(OTHER, Offset(1));
+    (feed, waiting)
+}
+
+const FIRST: CommandId = CommandId::from_bits(1);
+const OTHER: CommandId = CommandId::from_bits(2);
+
+fn is_refused(answered: Option<Result<Verdict, oneshot::error::RecvError>>) -> bool {
+    let refused = |verdict: Verdict| matches!(verdict.outcome, Outcome::Refused(why) if why.code == Code::ServerError);
+    refused(answered.expect("at once").expect("with the verdict"))
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_event_that_turns_out_damaged_is_told_at_once() {
+    let (hub, clock) = hub(fleet(1));
+    let (feed, [first, other]) = awaited(&hub).await;
+    feed.placed(FIRST, Offset::ZERO);
+    assert!(!feed.hear(&News::Update(Arc::new(damaged(fleet(2)))), clock.monotonic()));
+    assert!(is_refused(first.now_or_never()));
+    assert!(other.now_or_never().is_none(), "nobody else is meant");
+}
+
+#[tokio::test]
+async fn whoever_learns_the_place_of_a_damaged_event_when_it_has_passed_is_told_at_once() {
+    let (hub, clock) = hub(fleet(1));
+    let (feed, [mut first, other]) = awaited(&hub).await;
+    assert!(!feed.hear(&News::Update(Arc::new(damaged(fleet(2)))), clock.monotonic()));
+    assert!((&mut first).now_or_never().is_none(), "it could be anybody's");
+    feed.placed(FIRST, Offset::ZERO);
+    assert!(first.now_or_never().expect("at once").is_err());
+    assert!(other.now_or_never().is_none(), "nobody else is meant");
+}
+
+#[tokio::test]
+async fn a_damaged_event_that_the_bus_lost_is_found_in_the_log() {
+    let (hub, _) = hub(fleet(1));
+    let (feed, [first, other]) = awaited(&hub).await;
+    let (services, scope) = (&hub.services, fleet(2));
+    let record = Record { scope, bytes: b"no event".to_vec().into() };
+    services.log.append(STREAM.partition, vec![record]).await.expect("it is appended");
+    let commit = Commit {
+        partition: STREAM.partition,
+        previous: Offset::ZERO,
+        upto: Offset(1),
+        time: LogTime(1),
+        rows: Vec::new(),
+        verdicts: vec![damaged(scope).verdict],
+    };
+    services.reads.commit(&[commit]).await.expect("it is committed");
+    feed.placed(FIRST, Offset::ZERO);
+    assert_eq!(feed.fill(services).await.expect("it is filled"), 1);
+    assert!(is_refused(first.now_or_never()));
+    assert!(other.now_or_never().is_none(), "nobody else is meant");
 }

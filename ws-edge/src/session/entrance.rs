@@ -236,6 +236,7 @@ fn config(limits: &Limits, ping_ms: u128, silence_ms: u128) -> Value {
             "mailbox": limits::MAILBOX_MAX,
             "mailbox_pair": limits::MAILBOX_PAIR_MAX,
             "mailbox_in_flight": limits::IN_FLIGHT_MAX,
+            "mailbox_in_flight_pair": limits::IN_FLIGHT_PAIR_MAX,
             "send_queue_bytes": limits::OUTBOX_BYTES_MAX,
             "ttl_seconds": limits::TTL_SECONDS_MAX,
         },
