@@ -78,8 +78,16 @@ fn same_state(world: &World, partition: ringforge_domain::position::Partition, o
         );
     }
     for home in world.homes.iter().filter(|home| home.partition == partition) {
-        let which = Which::After { after: None, limit: u32::MAX };
-        let stored = now(reads.verdicts(partition, home.scope, &which))?.verdicts;
+        let mut stored: Vec<Verdict> = Vec::new();
+        loop {
+            let after = stored.last().map(|verdict| verdict.position.offset);
+            let which = Which::After { after, limit: u32::MAX };
+            let page = now(reads.verdicts(partition, home.scope, &which))?;
+            stored.extend(page.verdicts);
+            if page.rest.is_empty() {
+                break;
+            }
+        }
         let folded = offline.told.iter().map(|(_, verdict)| verdict).filter(|verdict| verdict.scope == home.scope);
         ensure!(stored.iter().eq(folded), "G10: the verdicts of partition {partition:?} are not those of the fold");
     }

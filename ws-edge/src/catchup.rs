@@ -126,6 +126,7 @@ impl Reader {
         }
         let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
         let found = services.reads.verdicts(partition, scope, &Which::About(asked)).await?;
+        debug_assert!(found.rest.is_empty(), "a page of such verdicts fits an answer: they hold nothing long");
         let lapsed: BTreeSet<_> = found.verdicts.iter().filter_map(About::of).collect();
         for delivery in deliveries {
             if due(delivery).is_some_and(|about| lapsed.contains(&about)) {

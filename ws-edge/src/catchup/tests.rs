@@ -270,8 +270,8 @@ fn who_is_answered_by_reference_reads_on_from_the_log_and_nobody_else_does() {
     let member = hub::Member { viewpoint, interest: Interest::default(), presence, outbox: Arc::default() };
     assert!(feed.fleet().join(member, Some(joined)).is_err());
     let caught = now(reader(&ada).page(&served(&world), Some(joined), None)).expect("read");
-    let answers = caught.posts.iter().filter(|post| post.reply).map(|post| post.delivery.reply.as_ref());
-    let last = answers.last().flatten().expect("it is answered");
+    let answer = caught.posts.iter().rfind(|post| post.reply).and_then(|post| post.delivery.reply.as_ref());
+    let last = answer.expect("it is answered");
     assert_eq!(last.frame.object().value()["details"]["current_value"], long);
     let others = now(reader(&bob).page(&served(&world), Some(joined), None)).expect("read");
     assert!(others.posts.is_empty());
