@@ -1,15 +1,10 @@
 //! What is said to each kind of server, and what is understood of its answers: RingForge, the bare server, and the two
 //! it is compared with. Load events are found by their stamp, wherever a server puts them, without parsing the rest.
 
-use anyhow::{Result, bail, ensure};
-use memchr::{memchr, memmem};
-use serde_json::{Value, json};
+use memchr::memchr;
+use serde_json::Value;
 
-use crate::{
-    agent::{Door, Hello},
-    socket::Socket,
-    wire::{self, Seen, Stamp},
-};
+use crate::wire::{self, Seen, Stamp};
 
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -116,71 +111,12 @@ impl Dialect {
             }
         }
     }
-
-    /// Says who is there, as far as the server wants to know, and joins the fleet.
-    ///
-    /// # Errors
-    /// It is refused, or the connection ends.
-    pub async fn enter(self, socket: &mut Socket, door: &Door, name: &str, hello: &Hello) -> Result<()> {
-        match self {
-            Self::Bare => Ok(()),
-            Self::Ringforge => wire::enter(socket, &door.key, name, hello).await,
-            Self::Nats | Self::Jetstream => {
-                let fleet = door.fleet;
-                let options =
-                    json!({ "verbose": false, "pedantic": false, "name": name, "lang": "rust", "version": "0" });
-                let text = format!("CONNECT {options}\r\nSUB fleet.{fleet} 1\r\nSUB _INBOX.{name}.* 2\r\nPING\r\n");
-                socket.send(text.as_bytes()).await?;
-                wait_for(socket, &[b"PONG\r\n"]).await
-            }
-            Self::Centrifugo => {
-                let connect = json!({ "id": 1, "connect": { "name": name } });
-                let subscribe = json!({ "id": 2, "subscribe": { "channel": format!("fleet{}", door.fleet) } });
-                socket.send(format!("{connect}\n{subscribe}").as_bytes()).await?;
-                wait_for(socket, &[br#"{"id":1,"connect":"#, br#"{"id":2,"subscribe":"#]).await
-            }
-        }
-    }
 }
 
 /// Of so many events of a publisher one is parsed whole.
 const SAMPLE: u64 = 64;
 /// Ids of Centrifugo's commands below this are taken.
 const FIRST_ID: usize = 3;
-
-/// Reads until all of these were seen.
-async fn wait_for(socket: &mut Socket, wanted: &[&[u8]]) -> Result<()> {
-    let mut missing: Vec<&[u8]> = wanted.to_vec();
-    while !missing.is_empty() {
-        let message = socket.next().await?;
-        let shown = String::from_utf8_lossy(&message);
-        ensure!(!shown.contains("-ERR") && !shown.contains(r#""error":"#), "refused: {shown}");
-        missing.retain(|wanted| memmem::find(&message, wanted).is_none());
-    }
-    Ok(())
-}
-
-/// Makes `JetStream` keep what is published, on disk.
-///
-/// # Errors
-/// It refuses.
-pub async fn keep_all(door: &Door) -> Result<()> {
-    let mut socket = Socket::open(&door.url, Dialect::Jetstream, None).await?;
-    Dialect::Jetstream.enter(&mut socket, door, "keeper", &Hello::default()).await?;
-    let config =
-        json!({ "name": "LOAD", "subjects": ["fleet.>"], "storage": "file", "retention": "limits" }).to_string();
-    let text = format!("PUB $JS.API.STREAM.CREATE.LOAD _INBOX.keeper.0 {}\r\n{config}\r\n", config.len());
-    socket.send(text.as_bytes()).await?;
-    loop {
-        let answer = String::from_utf8_lossy(&socket.next().await?).into_owned();
-        if answer.contains(r#""error""#) {
-            bail!("no stream: {answer}");
-        }
-        if answer.contains("stream_create_response") {
-            return Ok(());
-        }
-    }
-}
 
 /// A load event, with its position behind `key` if the server has any.
 fn event<'a>(line: &[u8], key: Option<&wire::Key>) -> Option<Heard<'a>> {

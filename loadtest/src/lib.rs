@@ -5,6 +5,7 @@ pub mod agent;
 pub mod bare;
 pub mod bars;
 pub mod check;
+pub mod cpu;
 pub mod dialect;
 pub mod fanout;
 pub mod figures;

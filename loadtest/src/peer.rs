@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    dialect::{Dialect, keep_all},
+    agent::keep_all,
+    dialect::Dialect,
     process::{Place, Server, pinned},
 };
 

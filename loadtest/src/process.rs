@@ -15,15 +15,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::{agent::Door, dialect::Dialect, quiet::Moment};
+use crate::{
+    agent::Door,
+    cpu::{CORES, Moment, cpu},
+    dialect::Dialect,
+};
 
-/// The core of the servers and the core of this client.
-pub const CORES: [usize; 2] = [0, 1];
 /// A server that is not ready by then has failed.
 const READY_WITHIN: Duration = Duration::from_mins(1);
-/// /proc counts time in these, on every Linux.
-pub const TICK: Duration = Duration::from_millis(10);
-
 /// Which server to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Place {
@@ -294,28 +293,6 @@ impl Drop for Running {
     }
 }
 
-/// CPU time of this process.
-///
-/// # Errors
-/// /proc cannot be read.
-pub fn own_cpu() -> Result<Duration> {
-    cpu("self")
-}
-
-fn cpu(process: &str) -> Result<Duration> {
-    let path = format!("/proc/{process}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    ticks(&text).map(|ticks| TICK * ticks).with_context(|| format!("read {path}"))
-}
-
-/// `utime` and `stime`: fields 14 and 15, counted behind the name, which may hold anything.
-fn ticks(stat: &str) -> Option<u32> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 /// Whether there is a core for each side.
 fn two_cores() -> bool {
     Path::new("/sys/devices/system/cpu/cpu1").exists()
@@ -398,15 +375,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_is_read_behind_any_name() {
-        let stat = "12 (a) b (c) S 1 12 12 0 -1 4194560 100 0 0 0 25 17 0 0 20 0 5 0 99 1000 200";
-        assert_eq!(ticks(stat), Some(42));
-        assert_eq!(ticks("nothing"), None);
-    }
-
-    #[test]
     fn this_process_has_figures() {
-        assert!(own_cpu().is_ok());
+        assert!(cpu("self").is_ok());
         let (soft, hard) = open_files().expect("limits");
         assert!(soft > 0 && soft <= hard);
         assert!(raise_open_files(hard + 1).is_err());

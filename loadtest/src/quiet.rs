@@ -1,18 +1,15 @@
 //! What a stretch of time cost, and whether the two cores were ours alone: a round in which somebody else had them is
 //! measured again.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::value_parser;
 
 use crate::{
+    cpu::{Core, Moment, cores, own_cpu},
     figures::Report,
-    process::{CORES, Server, TICK, own_cpu},
+    process::Server,
 };
 
 /// A round may be thrown away so often for each that is wanted.
@@ -76,25 +73,6 @@ impl Cost {
     }
 }
 
-/// What had been used at a moment, the server apart.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    client: Duration,
-    cores: [Core; 2],
-    /// When.
-    pub at: Instant,
-}
-
-impl Moment {
-    /// This one.
-    ///
-    /// # Errors
-    /// /proc cannot be read.
-    pub fn now() -> Result<Self> {
-        Ok(Self { client: own_cpu()?, cores: cores()?, at: Instant::now() })
-    }
-}
-
 /// A stretch of time that has begun.
 #[derive(Debug)]
 pub struct Meter {
@@ -130,31 +108,6 @@ impl Meter {
         let noise = noise.reduce(Noise::and).unwrap_or_default();
         Ok(Cost { server, client, wall, noise })
     }
-}
-
-/// A line of /proc/stat.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Core {
-    number: usize,
-    busy: Duration,
-    stolen: Duration,
-}
-
-fn cores() -> Result<[Core; 2]> {
-    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-    let core = |number: usize| core(&text, number);
-    let first = core(CORES[0]).context("no first core in /proc/stat")?;
-    Ok([first, core(CORES[1]).unwrap_or(first)])
-}
-
-/// user nice system idle iowait irq softirq steal. Interrupts count as busy: most kernels charge them to the process that
-/// was interrupted, so that they are in our figures as well.
-fn core(stat: &str, number: usize) -> Option<Core> {
-    let name = format!("cpu{number} ");
-    let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
-    let ticks: Vec<u32> = line.split_whitespace().map_while(|ticks| ticks.parse().ok()).collect();
-    let [user, nice, system, _, _, irq, softirq, stolen, ..] = ticks[..] else { return None };
-    Some(Core { number, busy: TICK * (user + nice + system + irq + softirq), stolen: TICK * stolen })
 }
 
 fn noise(before: &Core, after: &Core, ours: Duration, wall: Duration) -> Noise {
@@ -200,17 +153,6 @@ pub async fn rounds<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const STAT: &str =
-        "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 100 10 50 800 5 3 7 20 0 0\ncpu1 0 0 0 900 0 0 0 0 0 0\nintr 1\n";
-
-    #[test]
-    fn a_core_is_read() {
-        assert_eq!(core(STAT, 0), Some(Core { number: 0, busy: TICK * 170, stolen: TICK * 20 }));
-        assert_eq!(core(STAT, 1), Some(Core { number: 1, ..Core::default() }));
-        assert_eq!(core(STAT, 2), None);
-        assert_eq!(core("cpu0 1 2", 0), None);
-    }
 
     #[test]
     fn what_others_used_is_what_is_left() {

@@ -2,12 +2,10 @@
 
 use std::sync::LazyLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use memchr::{memchr, memmem::Finder};
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
-
-use crate::{agent::Hello, socket::Socket};
+use serde_json::value::RawValue;
 
 /// What a load event says of itself: its `data` is the text `~publisher.sequence.due~` and a filling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,37 +77,6 @@ impl<'a> Seen<'a> {
     pub fn is_ack(&self) -> bool {
         self.event().ends_with("_ok")
     }
-}
-
-/// Up to `auth_ok`.
-///
-/// # Errors
-/// It is refused, or the connection ends.
-pub async fn enter(socket: &mut Socket, key: &str, name: &str, hello: &Hello) -> Result<()> {
-    loop {
-        let text = String::from_utf8(socket.next().await?).context("read what is no text")?;
-        for line in text.split('\n') {
-            match Seen::read(line).with_context(|| format!("read {line}"))?.kind {
-                "auth_required" => socket.send(auth(key, name, hello).as_bytes()).await?,
-                "auth_ok" => return Ok(()),
-                "auth_error" | "error" => bail!("refused: {line}"),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// The one answer to `auth_required`.
-fn auth(key: &str, name: &str, hello: &Hello) -> String {
-    let Hello { presence, batch, last_event_id, .. } = hello;
-    let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name }, "presence": presence });
-    if *batch {
-        auth["batch"] = true.into();
-    }
-    if let Some(id) = last_event_id {
-        auth["last_event_id"] = id.as_str().into();
-    }
-    auth.to_string()
 }
 
 /// Finds a `ping`, alone or among other lines.
@@ -283,9 +250,7 @@ mod tests {
 
     #[test]
     fn every_message_is_json() {
-        let hello = Hello { batch: true, last_event_id: Some("evt_1".to_owned()), ..Hello::default() };
         let messages = [
-            auth("key", "name \"quoted\"", &hello),
             PONG.to_owned(),
             broadcast(Some(1), &data(STAMP, 256)),
             quiet_broadcast(1, 256),

@@ -18,7 +18,7 @@ use ringforge_ports::reads::{Reads, Which, every_row};
 use serde_json::Value;
 
 use crate::{
-    client::{Phase, Sent},
+    client::{Phase, Sent, what},
     faulty::now,
     offline::Offline,
     roster::Roster,
@@ -110,21 +110,6 @@ fn session_order(world: &World, home: &Home, told: &[(Event, Verdict)]) -> Resul
         ensure!(before < count, "G4: {reference} stands in the log after number {before} of its session");
     }
     Ok(())
-}
-
-/// Type and event and what tells a push from others at its place; `None`: it is no push, or one of presence.
-pub fn what(frame: &Value) -> Option<String> {
-    let text = |name: &str| frame[name].as_str().unwrap_or_default();
-    match (text("type"), text("event")) {
-        ("activity", "broadcast") => Some("activity/broadcast".to_owned()),
-        ("memory", "changed") => {
-            Some(format!("memory/changed {} {} {}", text("key"), text("change"), frame["version"]))
-        }
-        ("direct", event @ ("message" | "queued" | "failed" | "delivered" | "acked")) => {
-            Some(format!("direct/{event} {}", text("message_id")))
-        }
-        _ => None,
-    }
 }
 
 /// What a client read, for people.

@@ -274,3 +274,18 @@ pub fn flat(text: &str) -> Value {
     }
     frame
 }
+
+/// Type and event and what tells a push from others at its place; `None`: it is no push, or one of presence.
+pub fn what(frame: &Value) -> Option<String> {
+    let text = |name: &str| frame[name].as_str().unwrap_or_default();
+    match (text("type"), text("event")) {
+        ("activity", "broadcast") => Some("activity/broadcast".to_owned()),
+        ("memory", "changed") => {
+            Some(format!("memory/changed {} {} {}", text("key"), text("change"), frame["version"]))
+        }
+        ("direct", event @ ("message" | "queued" | "failed" | "delivered" | "acked")) => {
+            Some(format!("direct/{event} {}", text("message_id")))
+        }
+        _ => None,
+    }
+}

@@ -17,13 +17,9 @@ struct Arrow<'a> {
     line: usize,
 }
 
-/// Tools that look at the product from outside; nothing is built on them.
-const TOOLS: [&str; 2] = ["loadtest", "sim"];
-
 /// A crate's modules stand above each other: none imports, over any way round, what imports it.
 pub fn none(world: &World) -> Vec<Violation> {
     let crates = world.product().filter_map(|(path, _)| Some(path.split_once("/src/")?.0));
-    let crates = crates.filter(|name| !TOOLS.contains(name));
     let crates: BTreeSet<&str> = crates.collect();
     crates.into_iter().flat_map(|name| within(world, &format!("{name}/src/"))).collect()
 }

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Link, World};
 use crate::{
-    check::what,
-    client::{Client, KEYS, Phase, Sent, flat},
+    client::{Client, KEYS, Phase, Sent, flat, what},
     socket::Socket,
 };
 
