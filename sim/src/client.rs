@@ -15,8 +15,10 @@ const TAGS: [&str; 3] = ["red", "green", "blue"];
 const PATTERNS: [&str; 4] = ["k/*", "n/*", "**", "k/1"];
 /// How large a large value is, in KiB.
 const LARGE: [usize; 4] = [40, 150, 300, 600];
-/// How many commands conflict with one of 600 KiB in a storm: each is told the value, together more than is committed at once.
-const CONFLICTS: usize = 15;
+/// How many commands add to a value of 600 KiB in a storm: each makes all of it anew, together more than is committed at once.
+const ADDITIONS: usize = 15;
+/// How many expect another version: each is told all of it.
+const CONFLICTS: usize = 4;
 /// The kinds of activity that are used.
 const KINDS: [&str; 2] = ["discovery", "alert"];
 
@@ -202,13 +204,15 @@ impl Client {
         wish
     }
 
-    /// Two values that are more than a page together, and commands that expect another version than there can be.
+    /// Two values that are more than a page together, and small commands of which much comes.
     pub fn storm(rng: &mut Rng) -> Vec<Value> {
         let set = |key| json!({ "type": "memory", "action": "set", "key": key, "value": large(600) });
         let key = *rng.pick(&["k/1", "k/2"]);
         let conflict =
             json!({ "type": "memory", "action": "set", "key": key, "value": 1, "expected_version": 1_000_000 });
-        [set("k/1"), set("k/2")].into_iter().chain(vec![conflict; CONFLICTS]).collect()
+        let addition = json!({ "type": "memory", "action": "set", "key": key, "op": "append", "value": "y" });
+        let small = vec![addition; ADDITIONS].into_iter().chain(vec![conflict; CONFLICTS]);
+        [set("k/1"), set("k/2")].into_iter().chain(small).collect()
     }
 
     fn subscription(rng: &mut Rng) -> Value {

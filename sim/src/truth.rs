@@ -11,11 +11,13 @@ use ringforge_domain::{
     direct::Sent as Status,
     event::Event,
     ids::{AgentId, CommandId, MessageId, Scope, SessionId},
+    json::Json,
     limits::ANSWER_MICROS,
     memory,
     position::Offset,
     verdict::{Outcome, Verdict},
 };
+use serde_json::{Value, json};
 
 use crate::tally::Tally;
 
@@ -63,7 +65,7 @@ pub struct Entry {
     /// When that ends, in log time.
     pub ends: Option<i64>,
     deleted: bool,
-    count: Option<i64>,
+    holds: Option<Value>,
 }
 
 /// What a command was to be told.
@@ -231,14 +233,18 @@ impl Truth {
                     effect.version,
                     entry.version
                 );
-                let counted = entry.count.filter(|_| entry.live && is_op).unwrap_or(0);
-                entry.count = if is_op {
-                    Some(counted + 1)
-                } else {
-                    set.value.as_ref().and_then(|value| value.text().parse().ok())
+                let asked = set.value.as_ref().map(Json::value);
+                let held = entry.holds.take().filter(|_| entry.live);
+                entry.holds = match (set.op, held, asked) {
+                    (None, _, asked) => asked,
+                    (Some(memory::Op::Append), held, Some(Value::String(more))) => {
+                        let text = held.as_ref().and_then(Value::as_str).unwrap_or_default();
+                        Some(Value::String(text.to_owned() + &more))
+                    }
+                    (Some(_), held, _) => Some(json!(held.and_then(|held| held.as_i64()).unwrap_or(0) + 1)),
                 };
-                if let (true, Some(value), Some(count)) = (is_op, &effect.value, entry.count) {
-                    ensure!(value.text() == count.to_string(), "G8: {} counts {} not {count}", set.key, value.text());
+                if let (true, Some(made)) = (is_op, &effect.value) {
+                    ensure!(Some(made.value()) == entry.holds, "G8: {} holds something else at {offset}", set.key);
                 }
                 let kept = entry.ends.filter(|_| is_op && entry.live);
                 #[expect(clippy::cast_possible_truncation, reason = "the simulation asks for a few seconds")]
@@ -264,7 +270,7 @@ impl Truth {
         ensure!(entry.live, "G7: {key} held nothing at {offset} (time {time}) and was emptied");
         entry.version += 1;
         ensure!(ended.version == entry.version, "G7: {key} ended at version {}, not {}", ended.version, entry.version);
-        (entry.live, entry.ends, entry.deleted, entry.count) = (false, None, true, None);
+        (entry.live, entry.ends, entry.deleted, entry.holds) = (false, None, true, None);
         self.change(key, offset, entry);
         Ok(())
     }
