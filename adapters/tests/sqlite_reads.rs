@@ -340,14 +340,19 @@ impl Still {
     }
 }
 
-#[tokio::test]
-async fn nobody_waits_behind_searches_and_each_of_them_ends() {
-    let (_directory, path) = place();
+/// Read models whose searches have no end, in a time that stands still.
+async fn endless() -> (TempDir, Arc<SqliteReads>, Connection, Still) {
+    let (directory, path) = place();
     let reads = SqliteReads::open(&path).await.expect("a new file");
     reads.commit(&[step(0)]).await.expect("written");
     let file = Connection::open(&path).expect("the file");
     file.execute_batch(ENDLESS).expect("it is set up");
-    let still = Still::stand();
+    (directory, reads, file, Still::stand())
+}
+
+#[tokio::test]
+async fn nobody_waits_behind_searches_and_each_of_them_ends() {
+    let (_directory, reads, file, still) = endless().await;
     let searches: Vec<_> = (0..16).map(|_| tokio::spawn(slow(Arc::clone(&reads), Scope::OPERATOR))).collect();
     tokio::task::yield_now().await;
 
@@ -374,12 +379,7 @@ async fn nobody_waits_behind_searches_and_each_of_them_ends() {
 
 #[tokio::test]
 async fn nobody_waits_behind_the_searches_of_another_tenant() {
-    let (_directory, path) = place();
-    let reads = SqliteReads::open(&path).await.expect("a new file");
-    reads.commit(&[step(0)]).await.expect("written");
-    let file = Connection::open(&path).expect("the file");
-    file.execute_batch(ENDLESS).expect("it is set up");
-    let still = Still::stand();
+    let (_directory, reads, _file, still) = endless().await;
     let (many, one) = (of(7), of(8));
     let mut searches = Vec::new();
     let mut ask = || {

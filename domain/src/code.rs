@@ -194,7 +194,10 @@ pub enum Effected {
     Unknown,
 }
 
-/// The value of a memory key as an event left it: `current_value` of a conflict.
+/// The fact of a conflict that says what is there.
+pub(crate) const CURRENT_VALUE: &str = "current_value";
+
+/// The value of a memory key as an event left it: [`CURRENT_VALUE`] of a conflict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Met {
     /// The key.

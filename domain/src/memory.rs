@@ -15,7 +15,7 @@ pub use watch::{Subscribe, Unsubscribe};
 pub use crate::row::memory::{Content, Entry, Provenance, ValueType};
 use crate::{
     act::{Act, Applied},
-    code::{Code, Met, Refusal},
+    code::{CURRENT_VALUE, Code, Met, Refusal},
     frame::{Encoder, Frame, Push, Shown},
     header::{At, Header},
     history::{Index, Stream},
@@ -72,7 +72,7 @@ impl Entry {
                 let met = Met { key: self.key.clone(), event: self.changed.event };
                 Refusal { met: Some(met.into()), ..refusal }
             }
-            value => refusal.with("current_value", value),
+            value => refusal.with(CURRENT_VALUE, value),
         }
     }
 }
@@ -185,7 +185,7 @@ fn guard(at: &At, rows: &Rows, key: &str, expected: Option<i64>, reads: &[Read])
                 None => Refusal::because(Code::Conflict, format!("Memory key `{key}` holds nothing."))
                     .with("key", key)
                     .with("current_version", Value::Null)
-                    .with("current_value", Value::Null)
+                    .with(CURRENT_VALUE, Value::Null)
                     .with("author", Value::Null)
                     .with("changed_at", Value::Null),
             });

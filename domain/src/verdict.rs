@@ -10,7 +10,7 @@ pub use crate::{
 
 use crate::{
     catalog::Effect,
-    code::{Met, Refusal},
+    code::{CURRENT_VALUE, Met, Refusal},
     event::{At, Event},
     frame::{Frame, Shown},
     ids::{AgentId, CommandId, Scope},
@@ -65,7 +65,7 @@ impl Verdict {
         if let Outcome::Refused(refusal) = &mut self.outcome
             && refusal.met.take().is_some()
         {
-            refusal.details.insert("current_value".to_owned(), Json::of(&value));
+            refusal.details.insert(CURRENT_VALUE.to_owned(), Json::of(&value));
         }
     }
 

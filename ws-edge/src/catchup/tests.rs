@@ -13,7 +13,7 @@ use ringforge_domain::{
     direct::{Ack, Delivered, Expire, Send},
     frame::Report,
     ids::{MessageId, Scope},
-    limits::{CONFLICT_VALUE_BYTES_MAX, PAGE_BYTES_MAX},
+    limits::{ANSWER_BYTES_MAX, CONFLICT_VALUE_BYTES_MAX, PAGE_BYTES_MAX},
     memory::Set,
     position::{Generation, Partition, StreamRef},
     schema,
@@ -25,6 +25,10 @@ use ringforge_ports::{
     log::Record,
     memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
     reads::{Commit, Found, Heads, Reads, Update, Verdicts},
+};
+use ringforge_query_api::{
+    asker::Asker,
+    history::{self, Part},
 };
 use serde_json::json;
 
@@ -302,6 +306,34 @@ fn a_page_of_long_answers_is_bounded_by_bytes() {
     }
     let want: Vec<u64> = (joined.0 + 1..=joined.0 + 10).collect();
     assert_eq!(places, want);
+}
+
+#[test]
+fn a_replay_of_long_verdicts_comes_whole_though_only_some_are_kept() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let set = |wire: serde_json::Value| serde_json::from_value::<Set>(wire).expect("a set");
+    let first = world.when(&ada, set(json!({"key": "plan", "value": "x".repeat(ANSWER_BYTES_MAX / 8)})));
+    let mut want = vec![place(&first)];
+    for _ in 0..12 {
+        want.push(place(&world.when(&ada, set(json!({"key": "plan", "op": "append", "value": "y"})))));
+    }
+    let services = served(&world);
+    let asker = Asker { agent: ada.agent, encoder: reader(&ada).encoder };
+    let request = serde_json::from_value(json!({"streams": ["memory"], "limit": 1000})).expect("a request");
+    let plan = now(history::plan(&services, &asker, &request)).expect("planned");
+    assert_eq!(plan.total, want.len() as u64);
+    assert!(!plan.verdicts.is_empty() && !plan.later.is_empty(), "some are known, some only by their places");
+    let (mut known, mut later, mut found) = (plan.verdicts, plan.later, Vec::new());
+    while !(known.is_empty() && later.is_empty()) {
+        let part = if known.is_empty() { Part::Places(std::mem::take(&mut later)) } else { Part::Known(known) };
+        let (joined, rest) = now(history::part(&services, &asker, part)).expect("read");
+        assert!(!joined.updates.is_empty(), "it goes on");
+        found.extend(joined.updates.iter().map(|update| update.verdict.position.offset));
+        known = joined.rest.into();
+        later = rest.into_iter().chain(later).collect();
+    }
+    assert_eq!(found, want);
 }
 
 /// Read models of which nobody searches, and how often verdicts were asked for.

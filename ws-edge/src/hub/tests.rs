@@ -54,6 +54,19 @@ fn told(frames: &[Value], agent: &Agent) -> Option<String> {
     states.next().and_then(|entry| entry["state"].as_str().map(str::to_owned))
 }
 
+/// Ada was busy and away within a moment: of her, Bob is shown the first, and the second is held back.
+fn changed_twice(presence: &str) -> (Stage, Agent, Seat) {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", presence);
+    stage.later(LONG);
+    stage.go_on(&mut bob);
+    for last in [State::Busy, State::Away] {
+        stage.when(&ada, state(last));
+    }
+    (stage, ada, bob)
+}
+
 fn in_order(seat: &Seat) -> bool {
     seat.frames.iter().filter_map(|frame| frame["position"].as_u64()).is_sorted()
 }
@@ -94,14 +107,7 @@ fn what_is_held_back_has_its_event_id_while_nothing_came_after_it() {
 
 #[test]
 fn what_is_held_back_is_not_shown_after_what_is_newer() {
-    let mut stage = Stage::new();
-    let ada = stage.enters("ada", "none").agent;
-    let mut bob = stage.enters("bob", "each");
-    stage.later(LONG);
-    stage.go_on(&mut bob);
-    for last in [State::Busy, State::Away] {
-        stage.when(&ada, state(last));
-    }
+    let (mut stage, ada, mut bob) = changed_twice("each");
     // Its time comes, but the next change comes first.
     stage.now += LONG;
     stage.when(&ada, state(State::Busy));
@@ -113,14 +119,7 @@ fn what_is_held_back_is_not_shown_after_what_is_newer() {
 #[test]
 fn whoever_lags_is_told_what_was_held_back_before() {
     for presence in ["each", "delta"] {
-        let mut stage = Stage::new();
-        let ada = stage.enters("ada", "none").agent;
-        let mut bob = stage.enters("bob", presence);
-        stage.later(LONG);
-        stage.go_on(&mut bob);
-        for last in [State::Busy, State::Away] {
-            stage.when(&ada, state(last));
-        }
+        let (mut stage, ada, mut bob) = changed_twice(presence);
         stage.when(&ada, note("seen"));
         stage.go_on(&mut bob);
         assert_ne!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}: it is held back");
@@ -140,14 +139,7 @@ fn whoever_lags_is_told_what_was_held_back_before() {
 #[test]
 fn presence_that_waits_in_a_queue_is_not_lost_with_it() {
     for presence in ["each", "delta"] {
-        let mut stage = Stage::new();
-        let ada = stage.enters("ada", "none").agent;
-        let mut bob = stage.enters("bob", presence);
-        stage.later(LONG);
-        stage.go_on(&mut bob);
-        for last in [State::Busy, State::Away] {
-            stage.when(&ada, state(last));
-        }
+        let (mut stage, ada, mut bob) = changed_twice(presence);
         stage.when(&ada, note("seen"));
         stage.go_on(&mut bob);
         // Its time comes, but the peer reads no more: it is dropped with all that waits behind it.
@@ -164,14 +156,7 @@ fn presence_that_waits_in_a_queue_is_not_lost_with_it() {
 
 #[test]
 fn a_lag_before_the_time_comes_shows_nothing_twice() {
-    let mut stage = Stage::new();
-    let ada = stage.enters("ada", "none").agent;
-    let mut bob = stage.enters("bob", "each");
-    stage.later(LONG);
-    stage.go_on(&mut bob);
-    for last in [State::Busy, State::Away] {
-        stage.when(&ada, state(last));
-    }
+    let (mut stage, ada, mut bob) = changed_twice("each");
     stage.when(&ada, note("seen"));
     stage.go_on(&mut bob);
     flood(&mut stage, &ada);

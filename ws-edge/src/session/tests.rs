@@ -152,3 +152,45 @@ fn a_shutdown_waits_no_longer_than_two_seconds() {
     stage.input(&mut ada, Input::Tick);
     assert_eq!(ada.closed(), Some(1012));
 }
+
+/// The places that a replay wants fetched next.
+fn places(seat: &mut Seat) -> Vec<Offset> {
+    match seat.actions.pop_front() {
+        Some(Action::Play(Part::Places(places))) => places,
+        other => panic!("not that: {other:?}"),
+    }
+}
+
+#[test]
+fn a_replay_asks_again_for_what_had_no_room() {
+    let mut stage = Stage::new();
+    let mut ada = stage.enters("ada", "none");
+    (ada.frames.clear(), ada.actions.clear());
+    stage.says(&mut ada, &json!({ "type": "replay", "action": "request", "ref": 1 }));
+    assert!(matches!(ada.actions.pop_front(), Some(Action::Plan(_))));
+    let all = [4, 7, 9].map(Offset);
+    let plan = Plan {
+        total: 3,
+        limit: 3,
+        verdicts: Vec::new(),
+        later: all.to_vec(),
+        next_cursor: None,
+        from: None,
+        to: String::new(),
+    };
+    stage.input(&mut ada, Input::Planned(Box::new(Ok(plan))));
+    assert_eq!(places(&mut ada), all);
+    let item = || Frame::new("memory", "changed", &());
+    let played = |count: usize, later: &[Offset]| {
+        let frames = (0..count).map(|_| item()).collect();
+        Input::Played(Ok(Played { frames, rest: VecDeque::new(), later: later.to_vec() }))
+    };
+    stage.input(&mut ada, played(1, &all[1..]));
+    assert!(ada.actions.is_empty(), "no more than the socket takes");
+    stage.flush(&mut ada);
+    assert_eq!(places(&mut ada), all[1..]);
+    stage.input(&mut ada, played(2, &[]));
+    stage.flush(&mut ada);
+    assert_eq!(events(&ada), ["start", "item", "item", "item", "end"]);
+    assert_eq!(ada.frames[4]["delivered"], 3);
+}
