@@ -165,7 +165,8 @@ fn places(seat: &mut Seat) -> Vec<Offset> {
 fn a_replay_asks_again_for_what_had_no_room() {
     let mut stage = Stage::new();
     let mut ada = stage.enters("ada", "none");
-    (ada.frames.clear(), ada.actions.clear());
+    ada.frames.clear();
+    ada.actions.clear();
     stage.says(&mut ada, &json!({ "type": "replay", "action": "request", "ref": 1 }));
     assert!(matches!(ada.actions.pop_front(), Some(Action::Plan(_))));
     let all = [4, 7, 9].map(Offset);
