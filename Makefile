@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim examples bench bench-peers
+.PHONY: help run test lint unit gen drift sim examples proof long bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -52,6 +52,12 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 	@ln -sfn "$(abspath $(TARGET))/node/node_modules" examples/node_modules
 	scripts/test-examples
 	scripts/test-readme
+
+# Every long suite; each is a target of its own.
+proof: long ## the long suites: what `make test` has no time for
+
+long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
+	cargo test --profile proof --workspace --locked -- --ignored
 
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)
