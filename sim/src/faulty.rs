@@ -46,20 +46,25 @@ impl Fate {
         Self { inner: Arc::new(Mutex::new((rng, odds))), tally }
     }
 
-    /// From now on these.
-    pub fn draw(&self, odds: Odds) {
+    /// From now on these odds.
+    pub fn face(&self, odds: Odds) {
         lock(&self.inner).1 = odds;
+    }
+
+    /// From now on this chance.
+    pub fn draw(&self, rng: Rng) {
+        lock(&self.inner).0 = rng;
     }
 
     /// No more faults but those of the bus.
     pub fn calm_but_bus(&self) {
         let odds = lock(&self.inner).1;
-        self.draw(Odds { refused: 0, unknown: 0, waits: 0, ..odds });
+        self.face(Odds { refused: 0, unknown: 0, waits: 0, ..odds });
     }
 
     /// No more faults.
     pub fn calm(&self) {
-        self.draw(Odds::default());
+        self.face(Odds::default());
     }
 
     /// Whether a fault of these odds happens now.

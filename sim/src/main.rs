@@ -3,15 +3,15 @@
 
 use std::{
     io::{Write as _, stdout},
-    panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
+    time::Instant,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
-use ringforge_sim::{PLANTED, run, tally::Tally};
+use ringforge_sim::{Broken, PLANTED, explore, run, tally::Tally};
 
 /// Seeds from which on everything must have been met.
 const ENOUGH: u64 = 1_000;
@@ -55,49 +55,53 @@ fn simulate(options: &Options) -> anyhow::Result<()> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "seeds per second are those of this machine")]
 fn sound(options: &Options) -> anyhow::Result<()> {
-    let (broken, tally) = batch(options, "");
-    for (what, count) in tally.all() {
+    let (total, began) = (Tally::default(), Instant::now());
+    let broken = batch(options, |seed| explore(seed, "").map(|report| total.add(&report.tally)));
+    for (what, count) in total.all() {
         writeln!(stdout(), "{count:>10}  {what}")?;
     }
-    if let Some((seed, error)) = broken {
-        return Err(error.context(format!("seed {seed}: again with --seeds 1 --seed {seed}")));
+    if let Some(broken) = broken {
+        return Err(told(&broken));
     }
-    let never: Vec<&str> = tally.all().into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect();
+    let never: Vec<&str> = total.all().into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect();
     if options.seeds >= ENOUGH && !never.is_empty() {
         bail!("{} seeds never met: {}", options.seeds, never.join("; "));
     }
-    writeln!(stdout(), "{} seeds hold", options.seeds)?;
+    let seconds = began.elapsed().as_secs().max(1);
+    writeln!(stdout(), "{} seeds hold, {} a second", options.seeds, options.seeds / seconds)?;
     Ok(())
 }
 
+fn told(broken: &Broken) -> anyhow::Error {
+    let Broken { seed, error, steps: (needed, all), story } = broken;
+    anyhow!(
+        "{error:#}\n\nseed {seed} (again with --seeds 1 --seed {seed}); of its {all} steps these {needed} are enough:\n  {}",
+        story.join("\n  ")
+    )
+}
+
 fn found(options: &Options, bug: &'static str) -> anyhow::Result<()> {
-    let (broken, _) = batch(options, bug);
+    let broken = batch(options, |seed| run(seed, bug).map(|_| ()).map_err(|error| (seed, error)));
     let (seed, error) = broken.ok_or_else(|| anyhow!("{bug}: not found in {} seeds", options.seeds))?;
-    writeln!(stdout(), "{bug}: found by seed {seed}: {error:#}")?;
+    let error = error.root_cause().to_string();
+    writeln!(stdout(), "{bug}: found by seed {seed}: {}", error.lines().next().unwrap_or_default())?;
     Ok(())
 }
 
 /// Simulates a batch up to the first broken world.
-fn batch(options: &Options, bug: &'static str) -> (Option<(u64, anyhow::Error)>, Tally) {
-    let (next, stop, total) = (AtomicU64::new(0), AtomicBool::new(false), Tally::default());
+fn batch<E: Send>(options: &Options, simulate: impl Fn(u64) -> Result<(), E> + Sync) -> Option<E> {
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let worker = || {
         while !stop.load(Ordering::Relaxed) {
             let at = next.fetch_add(1, Ordering::Relaxed);
             if at >= options.seeds {
                 return None;
             }
-            let seed = options.seed + at;
-            match catch_unwind(AssertUnwindSafe(|| run(seed, bug))) {
-                Ok(Ok(report)) => total.add(&report.tally),
-                Ok(Err(error)) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Some((seed, error));
-                }
-                Err(_) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Some((seed, anyhow!("panicked, see above")));
-                }
+            if let Err(broken) = simulate(options.seed + at) {
+                stop.store(true, Ordering::Relaxed);
+                return Some((at, broken));
             }
         }
         None
@@ -105,7 +109,7 @@ fn batch(options: &Options, bug: &'static str) -> (Option<(u64, anyhow::Error)>,
     let broken = thread::scope(|scope| {
         let workers: Vec<_> = (0..options.threads).map(|_| scope.spawn(worker)).collect();
         let ended = workers.into_iter().filter_map(|worker| worker.join().ok().flatten());
-        ended.min_by_key(|(seed, _)| *seed)
+        ended.min_by_key(|(at, _)| *at)
     });
-    (broken, total)
+    broken.map(|(_, broken)| broken)
 }

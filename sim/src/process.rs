@@ -18,7 +18,7 @@ use ringforge_domain::{
     ids::{EdgeId, Scope},
     limits::Limits,
     planted::planted,
-    position::{Offset, StreamRef},
+    position::{Offset, Partition, StreamRef},
 };
 use ringforge_ports::{Error, Services, live::Heard, live::News, names};
 use ringforge_projectors::timers::{LEASE, LEASE_RENEWED};
@@ -224,6 +224,14 @@ impl Process {
                 followed.feed.expect(head.last);
             }
         }
+    }
+
+    /// Where the first follower of a partition reads on, if one is here.
+    pub fn reads_from(&self, partition: Partition) -> Option<Offset> {
+        let Ok(feeds) = self.feeds.try_lock() else { return Some(Offset::ZERO) };
+        let fleets = feeds.values().map(|followed| followed.feed.fleet());
+        let here = fleets.filter(|fleet| fleet.encoder.stream.partition == partition);
+        here.map(|fleet| fleet.head().unwrap_or_default()).min()
     }
 
     /// The fleets that are followed here.

@@ -70,7 +70,11 @@ impl Projecting {
             if self.waiting.is_empty()
                 && let Some(Some(batch)) = self.records.next().now_or_never()
             {
-                self.waiting.extend(batch?);
+                match batch {
+                    // Others have long applied what the log has forgotten since: it ends, and is started again.
+                    Err(Error::Gone { .. }) => self.reopen()?,
+                    batch => self.waiting.extend(batch?),
+                }
             }
             if self.waiting.is_empty() {
                 return Ok(None);

@@ -12,7 +12,7 @@ use ringforge_ws_edge::{
     },
 };
 
-use crate::{process::Process, rng::Rng, tally::Tally};
+use crate::{history::Link, process::Process, rng::Rng, tally::Tally};
 
 /// Messages that fit between server and client.
 const PIPE: usize = 6;
@@ -29,9 +29,11 @@ pub struct Socket {
     /// To the client; `None` is the goodbye.
     pub down: VecDeque<Option<String>>,
     /// Everything that ever went into the pipe.
-    pub written: Vec<String>,
+    written: Vec<String>,
     /// Whether it ever lost what waited for it.
-    pub has_lagged: bool,
+    has_lagged: bool,
+    /// The most bytes of pushes that ever waited for it.
+    waited: usize,
     /// Since when the client has been gone.
     gone: Option<Duration>,
     tally: Tally,
@@ -65,11 +67,18 @@ impl Socket {
             down: VecDeque::new(),
             written: Vec::new(),
             has_lagged: false,
+            waited: 0,
             gone: None,
             tally,
             lagging: false,
             pages: 0,
         }
+    }
+
+    /// Writes down what happened to it.
+    pub fn write_down(&mut self, link: &mut Link) {
+        link.written.get_or_insert_default().append(&mut self.written);
+        (link.lagged, link.waited) = (self.has_lagged, self.waited);
     }
 
     fn now(&self) -> Duration {
@@ -99,6 +108,7 @@ impl Socket {
             return Some(true);
         }
         let connection = &self.connection;
+        self.waited = self.waited.max(connection.outbox().bytes());
         let mut possible = Vec::with_capacity(5);
         if connection.writes() && self.down.len() < PIPE {
             possible.extend([Next::Flush; 3]);

@@ -5,8 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use crate::faulty::lock;
+
 /// Everything that a batch must have met.
-pub const MET: [&str; 52] = [
+pub const MET: [&str; 56] = [
     "fault: publish lost",
     "fault: publish doubled",
     "fault: publish late",
@@ -26,6 +28,7 @@ pub const MET: [&str; 52] = [
     "fault: socket killed",
     "fault: socket half open",
     "fault: peer reads nothing",
+    "fault: log trimmed",
     "fault: time jump of seconds",
     "fault: time jump of minutes",
     "fault: time jump of a day",
@@ -39,6 +42,8 @@ pub const MET: [&str; 52] = [
     "situation: two projectors on one partition",
     "situation: resume recovered",
     "situation: resume from an early event",
+    "situation: resume after a forged event refused",
+    "situation: resume after a forgotten event refused",
     "situation: resume took several pages",
     "situation: resume crossed a projector's death",
     "situation: resume crossed a restart",
@@ -51,6 +56,7 @@ pub const MET: [&str; 52] = [
     "situation: key set again after a deletion",
     "situation: expiry recorded by a timer",
     "situation: duplicate answered",
+    "situation: memory read after a write was seen",
     "situation: snapshot during writes",
     "situation: page of memory cut by its bytes",
     "situation: page of history cut by its bytes",
@@ -65,25 +71,46 @@ pub const MET: [&str; 52] = [
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    story: Option<Arc<Mutex<Vec<String>>>>,
 }
 
 impl Tally {
+    /// One that also tells what happened, for people.
+    pub fn telling() -> Self {
+        Self { story: Some(Arc::default()), ..Self::default() }
+    }
+
+    /// Tells something, if anyone wants to know.
+    pub fn tell(&self, line: impl FnOnce() -> String) {
+        if let Some(story) = &self.story {
+            lock(story).push(line());
+        }
+    }
+
+    /// What was told.
+    pub fn story(&self) -> Vec<String> {
+        self.story.as_ref().map(|story| lock(story).clone()).unwrap_or_default()
+    }
+
     /// Counts one of [`MET`].
     pub fn note(&self, what: &'static str) {
         debug_assert!(MET.contains(&what), "{what} is not in the list of what must be met");
-        *self.counts.lock().expect("no panic while the lock is held").entry(what).or_default() += 1;
+        *lock(&self.counts).entry(what).or_default() += 1;
+        if what.starts_with("fault") {
+            self.tell(|| what.to_owned());
+        }
     }
 
     /// Adds all counts of another.
     pub fn add(&self, other: &Self) {
         for (what, count) in other.all() {
-            *self.counts.lock().expect("no panic while the lock is held").entry(what).or_default() += count;
+            *lock(&self.counts).entry(what).or_default() += count;
         }
     }
 
     /// Every entry of [`MET`] with its count.
     pub fn all(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.counts.lock().expect("no panic while the lock is held");
+        let counts = lock(&self.counts);
         MET.iter().map(|what| (*what, counts.get(what).copied().unwrap_or(0))).collect()
     }
 }

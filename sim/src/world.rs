@@ -4,6 +4,7 @@
 mod faults;
 mod making;
 mod people;
+mod telling;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,10 +21,8 @@ use ringforge_ports::{
     memory::reads::State,
 };
 use ringforge_projectors::{Timers, timers};
-use serde_json::Value;
 
 use crate::{
-    client::{Client, Sent},
     faulty::{
         Fate,
         bus::Bus,
@@ -34,8 +33,10 @@ use crate::{
     process::Process,
     projecting::Projecting,
     rng::{Rng, Trace},
+    script::{Step, Turn},
     socket::Socket,
     tally::Tally,
+    vocabulary::clients::Client,
 };
 
 /// Where tenants and fleets live, and two pools for what happens in them.
@@ -54,22 +55,18 @@ pub struct Home {
     api_key: String,
 }
 
-/// A connection from its beginning to after its end.
-pub struct Link {
+/// A connection, seen from between its two ends.
+pub struct Line {
     /// Whose.
     pub client: usize,
+    /// Which of its client's connections.
+    pub link: usize,
     /// The server's side while it lives.
     pub socket: Option<Socket>,
-    /// Everything the server wrote into it.
-    pub written: Vec<String>,
     /// Whether the client still listens.
     pub listening: bool,
-    /// Where it was to go on.
-    pub resume: Option<u64>,
-    /// The session, once told.
-    pub session: Option<String>,
-    /// Everything the client read.
-    pub frames: Vec<Value>,
+    /// Its client reads nothing until then.
+    deaf_until: Duration,
     /// What had died when its client was last connected: projectors, the whole.
     crossed: (u64, u64),
 }
@@ -81,9 +78,7 @@ pub struct World {
     /// The agents.
     pub clients: Vec<Client>,
     /// Every connection there ever was.
-    pub links: Vec<Link>,
-    /// Every command there ever was.
-    pub sent: Vec<Sent>,
+    pub lines: Vec<Line>,
     /// The log.
     pub journal: Arc<Journal>,
     /// The read models.
@@ -93,9 +88,9 @@ pub struct World {
     /// What was met.
     pub tally: Tally,
     /// Agents that stay away in the end.
-    pub absent: Vec<usize>,
-    /// The chance for everything that is not a port's.
-    pub rng: Rng,
+    absent: Vec<usize>,
+    /// The chance of this step.
+    rng: Rng,
     clock: Arc<ManualClock>,
     ids: Arc<SeededIds>,
     fate: Fate,
@@ -110,39 +105,34 @@ pub struct World {
     dead: (u64, u64),
     loud: u64,
     faults: u64,
+    seed: u64,
     calm: bool,
 }
 
 impl World {
-    /// Lets `steps` things happen.
+    /// Lets something happen.
     ///
     /// # Errors
     /// A role met what it must never meet.
-    pub fn live(&mut self, steps: u64) -> anyhow::Result<()> {
-        for _ in 0..steps {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self) -> anyhow::Result<()> {
-        self.clock.advance(Duration::from_micros(self.rng.below(4_000)));
-        let what = self.rng.below(1_000);
-        self.trace.number(what);
-        match what {
-            0..170 => self.act(),
-            170..360 => self.listen(),
-            360..620 => self.serve(),
-            620..760 => self.project()?,
-            760..900 => self.follow()?,
-            900..950 => {
+    pub fn step(&mut self, step: &Step) -> anyhow::Result<()> {
+        self.clock.advance(step.after);
+        self.rng = Rng::new(step.chance);
+        self.fate.draw(self.rng.fork());
+        self.trace.number(step.chance);
+        match step.turn {
+            Turn::Act => self.act(),
+            Turn::Listen => self.listen(),
+            Turn::Serve => self.serve(),
+            Turn::Project => self.project()?,
+            Turn::Follow => self.follow()?,
+            Turn::Bring => {
                 self.bus.bring();
             }
-            950..960 => {
+            Turn::BringLate => {
                 self.journal.bring();
             }
-            960..990 => self.tick(),
-            _ => self.fault()?,
+            Turn::Tick => self.tick(),
+            Turn::Fault(fault) => self.fault(fault)?,
         }
         Ok(())
     }
@@ -161,21 +151,21 @@ impl World {
 
     /// One step of one connection.
     fn serve(&mut self) {
-        let open: Vec<usize> = (0..self.links.len()).filter(|at| self.links[*at].socket.is_some()).collect();
+        let open: Vec<usize> = (0..self.lines.len()).filter(|at| self.lines[*at].socket.is_some()).collect();
         if open.is_empty() {
             return;
         }
         let at = *self.rng.pick(&open);
         for _ in 0..=self.rng.below(4) {
-            if !self.serve_link(at) {
+            if !self.serve_line(at) {
                 return;
             }
         }
     }
 
     /// `false`: it has nothing to do, or has ended.
-    fn serve_link(&mut self, at: usize) -> bool {
-        let Some(socket) = &mut self.links[at].socket else { return false };
+    fn serve_line(&mut self, at: usize) -> bool {
+        let Some(socket) = &mut self.lines[at].socket else { return false };
         match socket.step(&mut self.rng) {
             None => false,
             Some(true) => true,
@@ -188,11 +178,18 @@ impl World {
 
     /// The server's side ends in good order.
     fn end(&mut self, at: usize) {
-        let Some(mut socket) = self.links[at].socket.take() else { return };
-        self.links[at].written = std::mem::take(&mut socket.written);
+        let Some(mut socket) = self.take_socket(at) else { return };
         let rest = std::mem::take(&mut socket.down);
         self.deliver(at, rest);
         socket.end();
+    }
+
+    /// The server's side is no more; what it did is written down.
+    fn take_socket(&mut self, at: usize) -> Option<Socket> {
+        let line = &mut self.lines[at];
+        let mut socket = line.socket.take()?;
+        socket.write_down(&mut self.clients[line.client].diary.links[line.link]);
+        Some(socket)
     }
 
     fn project(&mut self) -> anyhow::Result<()> {
@@ -255,6 +252,8 @@ impl World {
     /// A role met what it must never meet, or there is no end.
     pub fn come_to_rest(&mut self) -> anyhow::Result<()> {
         self.calm = true;
+        self.rng = Rng::new(self.seed);
+        self.fate.draw(self.rng.fork());
         self.fate.calm_but_bus();
         self.mend()?;
         // Long enough for leases to end, their sessions to be ended; then everyone has to hear of it although the bus was bad
@@ -271,11 +270,6 @@ impl World {
             self.tick();
         }
         self.settle()?;
-        for at in 0..self.links.len() {
-            if let Some(socket) = &mut self.links[at].socket {
-                self.links[at].written = std::mem::take(&mut socket.written);
-            }
-        }
         Ok(())
     }
 
@@ -293,9 +287,9 @@ impl World {
                     busy |= process.follow(which)?;
                 }
             }
-            for at in 0..self.links.len() {
-                if self.links[at].socket.is_some() {
-                    busy |= self.serve_link(at);
+            for at in 0..self.lines.len() {
+                if self.lines[at].socket.is_some() {
+                    busy |= self.serve_line(at);
                     busy |= self.listen_to(at, 8);
                 }
             }

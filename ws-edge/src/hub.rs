@@ -68,6 +68,11 @@ impl Outbox {
         queue.posts.is_empty() && queue.lagged.is_none()
     }
 
+    /// The bytes of what there is to take.
+    pub fn bytes(&self) -> usize {
+        self.queue().bytes
+    }
+
     /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending` says what is held
     /// back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
     fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {

@@ -1,12 +1,12 @@
 //! The log, whose answers may be lost and whose appends may come late. It keeps its promise: what was answered is there.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use ringforge_domain::{
     limits::PAGE_BYTES_MAX,
     position::{Offset, Partition},
@@ -27,12 +27,14 @@ pub struct Journal {
     late: Mutex<Vec<(Partition, Vec<Record>)>>,
     /// Where those ended up: they are in no session's order.
     came_late: Mutex<BTreeSet<(Partition, Offset)>>,
+    /// What the log has forgotten, for the checkers.
+    forgotten: Mutex<BTreeMap<Partition, Vec<Stored>>>,
 }
 
 impl Journal {
     /// In front of this one.
     pub fn new(inner: Arc<MemoryLog>, fate: Fate) -> Arc<Self> {
-        Arc::new(Self { inner, fate, late: Mutex::default(), came_late: Mutex::default() })
+        Arc::new(Self { inner, fate, late: Mutex::default(), came_late: Mutex::default(), forgotten: Mutex::default() })
     }
 
     /// Lets one late append arrive; `false` if there is none.
@@ -43,9 +45,43 @@ impl Journal {
         true
     }
 
-    /// Whether a record came after its asker had been told that its outcome is unknown.
-    pub fn came_late(&self, partition: Partition, offset: Offset) -> bool {
-        lock(&self.came_late).contains(&(partition, offset))
+    /// The records of a partition that came after their asker had been told that their outcome is unknown.
+    pub fn came_late(&self, partition: Partition) -> BTreeSet<Offset> {
+        lock(&self.came_late).iter().filter(|(of, _)| *of == partition).map(|(_, offset)| *offset).collect()
+    }
+
+    /// The first record that is kept.
+    pub fn oldest(&self, partition: Partition) -> Offset {
+        now(self.inner.bounds(partition)).expect("the log is there").oldest
+    }
+
+    /// Keeps nothing before this any more; `false` if it already did not.
+    pub fn forget(&self, partition: Partition, before: Offset) -> bool {
+        let oldest = self.oldest(partition);
+        if before <= oldest {
+            return false;
+        }
+        let mut forgotten = lock(&self.forgotten);
+        let gone = forgotten.entry(partition).or_default();
+        gone.extend(self.kept(partition).into_iter().filter(|stored| stored.offset < before));
+        now(self.inner.trim(partition, before)).expect("the log is there");
+        true
+    }
+
+    /// Every record that there ever was in a partition.
+    pub fn all(&self, partition: Partition) -> Vec<Stored> {
+        let mut all = lock(&self.forgotten).get(&partition).cloned().unwrap_or_default();
+        all.extend(self.kept(partition));
+        all
+    }
+
+    fn kept(&self, partition: Partition) -> Vec<Stored> {
+        let mut kept = Vec::new();
+        let mut records = self.inner.read(partition, self.oldest(partition));
+        while let Some(Some(Ok(batch))) = records.next().now_or_never() {
+            kept.extend(batch);
+        }
+        kept
     }
 }
 

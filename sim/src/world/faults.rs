@@ -2,38 +2,47 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ringforge_ports::clock::Clock;
+use ringforge_domain::position::Offset;
+use ringforge_ports::{
+    clock::Clock,
+    reads::{Reads, every_row},
+};
 
 use super::{EDGES, PARTITIONS, World};
-use crate::faulty::store::Hold;
+use crate::{
+    faulty::{now, store::Hold},
+    history::Resume,
+    vocabulary::faults::Fault,
+};
 
 impl World {
-    /// One fault, if this world has any.
-    pub(super) fn fault(&mut self) -> anyhow::Result<()> {
+    /// This fault, if the world has any.
+    pub(super) fn fault(&mut self, fault: Fault) -> anyhow::Result<()> {
         if !self.rng.chance(self.faults) {
             return Ok(());
         }
-        match self.rng.below(100) {
-            0..20 => self.kill_projector(),
-            20..35 => self.supersede(),
-            35..50 => self.release(),
-            50..58 => {
+        match fault {
+            Fault::KillProjector => self.kill_projector(),
+            Fault::Supersede => self.supersede(),
+            Fault::Release => self.release(),
+            Fault::Restart => self.restart(),
+            Fault::CutBus => {
                 self.tally.note("fault: bus cut");
                 let edge = self.rng.index(EDGES);
                 self.bus.cut(edge);
                 Ok(())
             }
-            58..66 => {
+            Fault::KillEdge => {
                 self.kill_edge();
                 Ok(())
             }
-            66..70 => self.restart(),
-            70..76 => {
+            Fault::Keep => {
                 self.kept = Some(self.store.snapshot());
                 Ok(())
             }
-            _ => {
-                self.jump();
+            Fault::Trim => self.trim(),
+            Fault::Jump(time) => {
+                self.jump(time);
                 Ok(())
             }
         }
@@ -111,10 +120,10 @@ impl World {
         let place = self.rng.index(EDGES);
         self.tally.note("fault: edge killed");
         let Some(gone) = self.processes[place].take() else { return };
-        for link in 0..self.links.len() {
-            let its = self.links[link].socket.as_ref().is_some_and(|socket| Arc::ptr_eq(&socket.process, &gone));
+        for line in 0..self.lines.len() {
+            let its = self.lines[line].socket.as_ref().is_some_and(|socket| Arc::ptr_eq(&socket.process, &gone));
             if its {
-                self.cut_off(link);
+                self.cut_off(line);
             }
         }
         drop(gone);
@@ -123,11 +132,9 @@ impl World {
     }
 
     /// The process behind a connection is dead.
-    fn cut_off(&mut self, link: usize) {
-        if let Some(mut socket) = self.links[link].socket.take() {
-            self.links[link].written = std::mem::take(&mut socket.written);
-        }
-        self.lost(link);
+    fn cut_off(&mut self, line: usize) {
+        drop(self.take_socket(line));
+        self.lost(line);
     }
 
     /// Every process dies at once. The log stays; the read models are what their file held, perhaps a while ago.
@@ -135,8 +142,8 @@ impl World {
         self.tally.note("fault: everything restarted");
         self.dead.1 += 1;
         self.processes.iter_mut().for_each(|process| *process = None);
-        for link in 0..self.links.len() {
-            self.cut_off(link);
+        for line in 0..self.lines.len() {
+            self.cut_off(line);
         }
         self.projecting.clear();
         (0..EDGES).for_each(|edge| self.bus.cut(edge));
@@ -149,15 +156,36 @@ impl World {
         self.start_all()
     }
 
-    fn jump(&mut self) {
-        let (what, millis) = match self.rng.below(40) {
-            0 => ("fault: time jump of a day", 90_000_000),
-            1..5 => ("fault: time jump of minutes", 100_000 + self.rng.below(400_000)),
-            _ => ("fault: time jump of seconds", 100 + self.rng.below(6_000)),
-        };
-        self.tally.note(what);
-        self.clock.advance(Duration::from_millis(millis));
+    fn jump(&mut self, time: Duration) {
+        self.tally.note(match time.as_secs() {
+            0..10 => "fault: time jump of seconds",
+            10..3_600 => "fault: time jump of minutes",
+            _ => "fault: time jump of a day",
+        });
+        self.clock.advance(time);
         self.trace.text(&self.clock.wall().rfc3339());
+    }
+
+    /// The log forgets what nobody who is here, no mail that waits and no read model still needs.
+    fn trim(&mut self) -> anyhow::Result<()> {
+        let home = self.rng.index(self.homes.len());
+        let partition = self.homes[home].partition;
+        let state = now(every_row(&(Arc::new(self.store.current()) as Arc<dyn Reads>), partition))?;
+        let mail = state.0.iter().filter_map(|row| row.index().mail).map(|(_, place)| place);
+        let here = self.lines.iter().filter(|line| line.socket.is_some());
+        let read = here.map(|line| {
+            let link = &self.clients[line.client].diary.links[line.link];
+            let newest = link.frames.iter().rev().find_map(|frame| frame["position"].as_u64());
+            let resumed = if let Resume::After(position) = link.resume { Some(position) } else { None };
+            newest.max(resumed).map_or(Offset::ZERO, Offset)
+        });
+        let followed = self.processes.iter().flatten().filter_map(|process| process.reads_from(partition));
+        let before = mail.chain(read).chain(followed).min().unwrap_or(state.1.upto).min(state.1.upto);
+        self.kept = None;
+        if self.journal.forget(partition, before) {
+            self.tally.note("fault: log trimmed");
+        }
+        Ok(())
     }
 
     /// Nothing is paused and nobody works beside another any more.

@@ -20,7 +20,6 @@ use ringforge_projectors::Timers;
 
 use super::{BEGINNING, EDGES, Home, PARTITIONS, World};
 use crate::{
-    client::Client,
     faulty::{
         Fate, Odds,
         bus::Bus,
@@ -32,6 +31,7 @@ use crate::{
     projecting::Projecting,
     rng::{Rng, Trace},
     tally::Tally,
+    vocabulary::clients::Client,
 };
 
 /// Tenant and partition of each fleet: two share a partition and two a tenant.
@@ -45,9 +45,8 @@ impl World {
     ///
     /// # Errors
     /// It could not be made.
-    pub fn of(seed: u64) -> anyhow::Result<Self> {
+    pub fn of(seed: u64, tally: Tally) -> anyhow::Result<Self> {
         let mut rng = Rng::new(seed);
-        let tally = Tally::default();
         let clock = ManualClock::at(BEGINNING);
         let ids = SeededIds::new(seed);
         let fate = Fate::new(rng.fork(), Odds::default(), tally.clone());
@@ -55,8 +54,7 @@ impl World {
         let mut world = Self {
             homes: Vec::new(),
             clients: Vec::new(),
-            links: Vec::new(),
-            sent: Vec::new(),
+            lines: Vec::new(),
             journal: Journal::new(inner, fate.clone()),
             store: Arc::default(),
             trace: Trace::default(),
@@ -76,6 +74,7 @@ impl World {
             dead: (0, 0),
             loud: *rng.pick(&[0, 0, 600]),
             faults: *rng.pick(&[0, 300, 1_000, 1_000]),
+            seed,
             calm: false,
             rng,
         };
@@ -171,7 +170,7 @@ impl World {
             unknown: *rng.pick(&[0, 0, 30]),
             waits: *rng.pick(&[0, 200, 500]),
         };
-        self.fate.draw(odds);
+        self.fate.face(odds);
     }
 }
 

@@ -3,12 +3,16 @@
 use std::{collections::VecDeque, time::Duration};
 
 use ringforge_ports::clock::Clock;
-use serde_json::{Value, json};
 
-use super::{Link, World};
+use super::{Line, World};
 use crate::{
-    client::{Client, KEYS, Phase, Sent, flat, what},
+    history::Resume,
     socket::Socket,
+    vocabulary::{
+        clients::Phase,
+        commands::{self, KEYS},
+        faults::Disturbance,
+    },
 };
 
 impl World {
@@ -17,12 +21,12 @@ impl World {
         let who = self.rng.index(self.clients.len());
         match self.clients[who].phase {
             Phase::Away => self.connect(who),
-            Phase::Entering if self.rng.chance(20) => self.go(who),
+            Phase::Entering if self.rng.chance(20) => self.disturb(who, Disturbance::HangUp),
             Phase::Entering => {}
-            Phase::Inside if self.rng.chance(12) => self.go(who),
-            Phase::Inside if self.rng.chance(15) => self.go_deaf(who),
-            Phase::Inside if self.clients[who].heavy && self.rng.chance(14) => self.storm(who),
-            Phase::Inside => self.ask(who),
+            Phase::Inside => match Disturbance::draw(self.clients[who].heavy, &mut self.rng) {
+                Some(disturbance) => self.disturb(who, disturbance),
+                None => self.ask(who),
+            },
         }
     }
 
@@ -33,136 +37,88 @@ impl World {
         else {
             return;
         };
-        let resume = self.resume(who);
+        let fleet = self.clients[who].fleet;
+        let foreign = self.clients.iter().filter(|other| other.fleet != fleet).find_map(|other| other.newest());
+        let foreign = foreign.map(|(_, event_id)| event_id.to_owned());
+        let before = self.line_of(who).map_or((0, 0), |line| self.lines[line].crossed);
         let client = &mut self.clients[who];
-        let before = client.link.map_or((0, 0), |link| self.links[link].crossed);
         let mut socket = Socket::open(process, self.tally.clone());
-        let api_key = &self.homes[client.fleet].api_key;
-        let auth = client.auth(api_key, resume.as_ref().map(|(_, event_id)| event_id), &mut self.rng);
-        socket.up.push_back(auth.to_string());
-        client.link = Some(self.links.len());
-        client.phase = Phase::Entering;
-        self.links.push(Link {
-            client: who,
-            socket: Some(socket),
-            written: Vec::new(),
-            listening: true,
-            resume: resume.map(|(position, _)| position),
-            session: None,
-            frames: Vec::new(),
-            crossed: before,
-        });
-    }
-
-    /// From where to go on: mostly after the newest event it saw, sometimes after any.
-    fn resume(&mut self, who: usize) -> Option<(u64, String)> {
-        let seen = &self.clients[who].seen;
-        let newest = seen.last_key_value()?;
-        if self.rng.chance(120) {
-            return None;
-        }
-        if self.rng.chance(250) {
-            let at = self.rng.index(seen.len());
+        let auth = client.connect(&self.homes[fleet].api_key, foreign.as_deref(), &mut self.rng);
+        let link = client.diary.links.len() - 1;
+        if matches!(client.diary.links[link].resume, Resume::After(at) if client.newest().is_some_and(|(newest, _)| at < newest))
+        {
             self.tally.note("situation: resume from an early event");
-            return seen.iter().nth(at).map(|(position, event_id)| (*position, event_id.clone()));
         }
-        Some((*newest.0, newest.1.clone()))
+        self.tally.tell(|| format!("{} connects to edge {place}: {:?}", client.name, client.diary.links[link].resume));
+        socket.up.push_back(auth);
+        let (socket, listening, deaf_until) = (Some(socket), true, Duration::ZERO);
+        self.lines.push(Line { client: who, link, socket, listening, deaf_until, crossed: before });
     }
 
-    /// Closes its socket, or only forgets it.
-    fn go(&mut self, who: usize) {
-        let Some(link) = self.clients[who].link else { return };
-        self.clients[who].phase = Phase::Away;
-        self.links[link].listening = false;
-        if self.rng.chance(300) {
-            self.tally.note("fault: socket half open");
-            return;
+    /// A client's newest connection.
+    fn line_of(&self, who: usize) -> Option<usize> {
+        self.lines.iter().rposition(|line| line.client == who)
+    }
+
+    fn disturb(&mut self, who: usize, disturbance: Disturbance) {
+        let Some(line) = self.line_of(who) else { return };
+        self.tally.tell(|| format!("{}: {disturbance:?}", self.clients[who].name));
+        match disturbance {
+            Disturbance::HangUp => {
+                self.tally.note("fault: socket killed");
+                self.hang_up(line);
+            }
+            Disturbance::HalfOpen => {
+                self.tally.note("fault: socket half open");
+                self.lost(line);
+            }
+            Disturbance::Deaf(time) => {
+                self.tally.note("fault: peer reads nothing");
+                self.lines[line].deaf_until = self.clock.monotonic() + time;
+            }
+            Disturbance::Storm => self.storm(who, line),
         }
-        self.tally.note("fault: socket killed");
-        self.hang_up(link);
     }
 
     /// The server sees that the socket is gone.
-    pub(super) fn hang_up(&mut self, link: usize) {
-        self.lost(link);
-        if let Some(socket) = &mut self.links[link].socket {
+    pub(super) fn hang_up(&mut self, line: usize) {
+        self.lost(line);
+        if let Some(socket) = &mut self.lines[line].socket {
             socket.hang_up();
         }
     }
 
     /// The client's side is gone: what it had not read it never will.
-    pub(super) fn lost(&mut self, link: usize) {
-        self.links[link].listening = false;
-        let who = self.links[link].client;
-        if self.clients[who].link == Some(link) {
+    pub(super) fn lost(&mut self, line: usize) {
+        self.lines[line].listening = false;
+        let who = self.lines[line].client;
+        if self.line_of(who) == Some(line) {
             self.clients[who].phase = Phase::Away;
         }
     }
 
-    fn go_deaf(&mut self, who: usize) {
-        self.tally.note("fault: peer reads nothing");
-        let time = Duration::from_millis(200 + self.rng.below(3_000));
-        self.clients[who].deaf_until = self.clock.monotonic() + time;
-    }
-
     fn ask(&mut self, who: usize) {
-        let Some(link) = self.clients[who].link else { return };
-        let again = self.repeat(who);
-        let (body, key) = if let Some(known) = again {
-            known
-        } else {
-            let fleet = self.clients[who].fleet;
-            let peers: Vec<String> =
-                self.clients.iter().filter(|peer| peer.fleet == fleet).map(|peer| peer.name.clone()).collect();
-            let loud = self.rng.chance(self.loud);
-            let mut body = self.clients[who].wish(&peers, loud, &mut self.rng);
-            let key = self.rng.chance(400).then(|| format!("key{}", self.sent.len()));
-            if let Some(key) = &key {
-                body["idempotency_key"] = json!(key);
-            }
-            (body, key)
-        };
-        self.send(who, link, body, key);
+        let Some(line) = self.line_of(who) else { return };
+        let fleet = self.clients[who].fleet;
+        let peers = self.clients.iter().filter(|peer| peer.fleet == fleet).map(|peer| peer.name.clone());
+        let peers: Vec<String> = peers.collect();
+        let loud = self.rng.chance(self.loud);
+        let Some(socket) = &mut self.lines[line].socket else { return };
+        let frame = self.clients[who].ask(&peers, loud, &mut self.rng);
+        self.tally.tell(|| format!("{} sends {}", self.clients[who].name, short(&frame)));
+        socket.up.push_back(frame);
     }
 
     /// Asks much at once and does not wait for the answers. It is read before anything else happens, as far as it can be.
-    fn storm(&mut self, who: usize) {
-        let Some(link) = self.clients[who].link else { return };
-        for body in Client::storm(&mut self.rng) {
-            self.send(who, link, body, None);
+    fn storm(&mut self, who: usize, line: usize) {
+        for body in commands::storm(&mut self.rng) {
+            let Some(socket) = &mut self.lines[line].socket else { return };
+            let frame = self.clients[who].send(body, None);
+            socket.up.push_back(frame);
         }
-        let unread = |world: &Self| world.links[link].socket.as_ref().is_some_and(|socket| !socket.up.is_empty());
-        while unread(self) && self.serve_link(link) {}
-        self.lost(link);
-    }
-
-    fn send(&mut self, who: usize, link: usize, body: Value, key: Option<String>) {
-        let reference = self.clients[who].reference();
-        let mut frame = body.clone();
-        frame["ref"] = json!(reference);
-        let Some(socket) = &mut self.links[link].socket else { return };
-        socket.up.push_back(frame.to_string());
-        let client = &mut self.clients[who];
-        client.open.push(self.sent.len());
-        if key.is_some() {
-            client.keyed.push(self.sent.len());
-        }
-        self.sent.push(Sent { client: who, link, reference, body, key, answer: None });
-    }
-
-    /// A command to send once more: one without an answer, or any.
-    fn repeat(&mut self, who: usize) -> Option<(Value, Option<String>)> {
-        if !self.rng.chance(120) {
-            return None;
-        }
-        let client = &self.clients[who];
-        let open: Vec<usize> = client.open.iter().copied().filter(|at| self.sent[*at].key.is_some()).collect();
-        let from = if open.is_empty() { &client.keyed } else { &open };
-        if from.is_empty() {
-            return None;
-        }
-        let sent = &self.sent[*self.rng.pick(from)];
-        Some((sent.body.clone(), sent.key.clone()))
+        let unread = |world: &Self| world.lines[line].socket.as_ref().is_some_and(|socket| !socket.up.is_empty());
+        while unread(self) && self.serve_line(line) {}
+        self.lost(line);
     }
 
     /// One agent reads.
@@ -170,56 +126,65 @@ impl World {
         let who = self.rng.index(self.clients.len());
         let now = self.clock.monotonic();
         let count = 1 + self.rng.below(6);
-        if let Some(link) = self.clients[who].link.filter(|_| self.clients[who].deaf_until <= now) {
-            self.listen_to(link, count);
+        if let Some(line) = self.line_of(who).filter(|line| self.lines[*line].deaf_until <= now) {
+            self.listen_to(line, count);
         }
     }
 
     /// A client takes so many messages; `false` if there were none.
-    pub(super) fn listen_to(&mut self, link: usize, count: u64) -> bool {
-        if !self.links[link].listening {
+    pub(super) fn listen_to(&mut self, line: usize, count: u64) -> bool {
+        if !self.lines[line].listening {
             return false;
         }
         let mut taken = VecDeque::new();
-        if let Some(socket) = &mut self.links[link].socket {
+        if let Some(socket) = &mut self.lines[line].socket {
             let count = usize::try_from(count).unwrap_or(usize::MAX).min(socket.down.len());
             taken.extend(socket.down.drain(..count));
         }
         let some = !taken.is_empty();
-        self.deliver(link, taken);
+        self.deliver(line, taken);
         some
     }
 
     /// A client takes these messages, the goodbye perhaps among them.
-    pub(super) fn deliver(&mut self, link: usize, messages: VecDeque<Option<String>>) {
+    pub(super) fn deliver(&mut self, line: usize, messages: VecDeque<Option<String>>) {
         for message in messages {
-            if !self.links[link].listening {
+            if !self.lines[line].listening {
                 return;
             }
             match message {
                 Some(text) => {
                     self.trace.text(&text);
-                    self.hear(link, flat(&text));
+                    self.hear(line, &text);
                 }
-                None => self.lost(link),
+                None => self.lost(line),
             }
         }
-        if self.links[link].socket.is_none() {
-            self.lost(link);
+        if self.lines[line].socket.is_none() {
+            self.lost(line);
         }
     }
 
-    fn hear(&mut self, link: usize, frame: Value) {
-        let who = self.links[link].client;
-        self.clients[who].learn(&frame);
+    fn hear(&mut self, line: usize, text: &str) {
+        let who = self.lines[line].client;
+        let oldest = self.journal.oldest(self.homes[self.clients[who].fleet].partition);
+        let client = &mut self.clients[who];
+        self.tally.tell(|| format!("{} reads {}", client.name, short(text)));
+        let reply = client.hear(text);
+        if let (Some(socket), Some(reply)) = (&mut self.lines[line].socket, reply) {
+            socket.up.push_back(reply);
+        }
+        let Some(frame) = client.heard() else { return };
+        if frame["duplicate"] == true {
+            self.tally.note("situation: duplicate answered");
+        }
         match (frame["type"].as_str().unwrap_or(""), frame["event"].as_str()) {
-            ("auth_ok", _) => self.welcomed(link, &frame),
-            ("ping", _) => {
-                if let Some(socket) = &mut self.links[link].socket {
-                    socket.up.push_back(json!({ "type": "pong" }).to_string());
-                }
+            ("system", Some("resumed")) => {
+                let recovered = frame["recovered"] == true;
+                let reason = frame["reason"].as_str().unwrap_or_default().to_owned();
+                client.link().oldest = oldest.0;
+                self.resumed(line, recovered, &reason);
             }
-            ("system", Some("resumed")) => self.resumed(link, &frame),
             // All keys together are fewer than a page has places.
             ("memory", Some("list_result")) if frame["has_more"] == true => {
                 debug_assert!(frame["entries"].as_array().is_some_and(|entries| entries.len() < KEYS.len()), "{frame}");
@@ -227,35 +192,12 @@ impl World {
             }
             _ => {}
         }
-        if let Some(reference) = frame["ref"].as_str()
-            && what(&frame).is_none()
-            && let Some(at) = self.clients[who].open.iter().copied().find(|at| self.sent[*at].reference == reference)
-        {
-            if frame["outcome"] != "unknown" {
-                self.clients[who].open.retain(|open| *open != at);
-            }
-            if frame["duplicate"] == true {
-                self.tally.note("situation: duplicate answered");
-            }
-            self.sent[at].answer = Some(frame.clone());
-        }
-        self.links[link].frames.push(frame);
     }
 
-    fn welcomed(&mut self, link: usize, frame: &Value) {
-        let known = |name: &str| frame[name].as_str().map(str::to_owned);
-        let who = self.links[link].client;
-        self.links[link].session = known("session_id");
-        let client = &mut self.clients[who];
-        client.phase = Phase::Inside;
-        client.agent = known("agent_id");
-        client.resume_token = known("resume_token");
-    }
-
-    fn resumed(&mut self, link: usize, frame: &Value) {
-        if frame["recovered"] == true {
+    fn resumed(&mut self, line: usize, recovered: bool, reason: &str) {
+        if recovered {
             self.tally.note("situation: resume recovered");
-            let (projectors, everything) = self.links[link].crossed;
+            let (projectors, everything) = self.lines[line].crossed;
             if projectors < self.dead.0 {
                 self.tally.note("situation: resume crossed a projector's death");
             }
@@ -263,29 +205,42 @@ impl World {
                 self.tally.note("situation: resume crossed a restart");
             }
         }
-        self.links[link].crossed = self.dead;
+        match reason {
+            "invalid" => self.tally.note("situation: resume after a forged event refused"),
+            "expired" => self.tally.note("situation: resume after a forgotten event refused"),
+            _ => {}
+        }
+        self.lines[line].crossed = self.dead;
     }
 
     /// Whoever should be there in the end connects; whoever should not goes.
     pub(super) fn return_home(&mut self) {
+        self.lines.iter_mut().for_each(|line| line.deaf_until = Duration::ZERO);
         for who in 0..self.clients.len() {
-            self.clients[who].deaf_until = Duration::ZERO;
             let away = self.clients[who].phase == Phase::Away;
             match (self.absent.contains(&who), away) {
                 (false, true) => self.connect(who),
                 (true, false) => {
-                    if let Some(link) = self.clients[who].link {
-                        self.hang_up(link);
+                    if let Some(line) = self.line_of(who) {
+                        self.hang_up(line);
                     }
                 }
                 _ => {}
             }
         }
         // Nobody is at the other end of these.
-        for link in 0..self.links.len() {
-            if self.links[link].socket.is_some() && !self.links[link].listening {
-                self.hang_up(link);
+        for line in 0..self.lines.len() {
+            if self.lines[line].socket.is_some() && !self.lines[line].listening {
+                self.hang_up(line);
             }
         }
     }
 }
+
+/// The beginning of a text.
+fn short(text: &str) -> String {
+    text.chars().take(SHORT).collect()
+}
+
+/// Characters of a frame that are told.
+const SHORT: usize = 220;

@@ -1,0 +1,73 @@
+//! How a world is told once it has come to rest.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ringforge_domain::{ids::Scope, position::Partition, verdict::Verdict};
+use ringforge_ports::reads::{Reads, Which, every_row};
+
+use super::{PARTITIONS, World};
+use crate::{
+    faulty::now,
+    history::{Agent, Fleet, History, Logged, Model},
+    offline::{events, fold},
+    vocabulary::clients::Phase,
+};
+
+impl World {
+    /// Everything that happened.
+    ///
+    /// # Errors
+    /// The read models cannot be read.
+    pub fn tell(mut self) -> anyhow::Result<History> {
+        let alive: Vec<bool> = (0..self.clients.len()).map(|who| self.is_in(who)).collect();
+        for at in 0..self.lines.len() {
+            self.take_socket(at);
+        }
+        let fleets = self.homes.iter().map(|home| Fleet { scope: home.scope, partition: home.partition }).collect();
+        let mut history = History { fleets, ..History::default() };
+        for partition in PARTITIONS {
+            let (store, told) = fold(events(partition, &self.journal.all(partition)));
+            let late = self.journal.came_late(partition);
+            history.logs.insert(partition, Logged { told, store, late });
+            history.models.insert(partition, self.model(partition)?);
+        }
+        let clients = std::mem::take(&mut self.clients).into_iter().zip(alive);
+        let agents = clients.map(|(client, is_in)| Agent {
+            fleet: client.fleet,
+            name: client.name,
+            presence: client.presence,
+            pages: client.heavy,
+            diary: client.diary,
+            is_in,
+        });
+        history.agents = agents.collect();
+        Ok(history)
+    }
+
+    fn is_in(&self, who: usize) -> bool {
+        let line = self.lines.iter().rfind(|line| line.client == who);
+        self.clients[who].phase == Phase::Inside && line.is_some_and(|line| line.socket.is_some())
+    }
+
+    fn model(&self, partition: Partition) -> anyhow::Result<Model> {
+        let reads: Arc<dyn Reads> = Arc::new(self.store.current());
+        let (rows, applied) = now(every_row(&reads, partition))?;
+        let mut verdicts = BTreeMap::new();
+        for home in self.homes.iter().filter(|home| home.partition == partition) {
+            verdicts.insert(home.scope, every_verdict(&*reads, partition, home.scope)?);
+        }
+        Ok(Model { rows, upto: applied.upto, verdicts })
+    }
+}
+
+fn every_verdict(reads: &dyn Reads, partition: Partition, scope: Scope) -> anyhow::Result<Vec<Verdict>> {
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    loop {
+        let after = verdicts.last().map(|verdict| verdict.position.offset);
+        let page = now(reads.verdicts(partition, scope, &Which::After { after, limit: u32::MAX }))?;
+        verdicts.extend(page.verdicts);
+        if page.rest.is_empty() {
+            return Ok(verdicts);
+        }
+    }
+}
