@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim examples proof long bench bench-peers
+.PHONY: help run test lint unit gen drift sim planted examples proof long bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -42,7 +42,10 @@ drift: gen ## what `make gen` writes is what is checked in
 	if [ -n "$$new" ]; then echo "make gen wrote files that are not checked in:"; echo "$$new"; exit 1; fi
 
 sim: ## simulate SEEDS=n worlds with faults
-	cargo run --locked -q -p ringforge-sim -- --seeds $(SEEDS)
+	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(SEEDS)
+
+planted: ## each planted bug is found within SEEDS=n worlds
+	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(SEEDS) --planted all
 
 # The scripts find the server in RINGFORGE, python with `websockets` in PYTHON; `ws` is in examples/node_modules.
 examples: export RINGFORGE := $(abspath $(TARGET))/debug/ringforge
@@ -54,7 +57,8 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 	scripts/test-readme
 
 # Every long suite; each is a target of its own.
-proof: long ## the long suites: what `make test` has no time for
+proof: export SEEDS = 20000
+proof: planted sim long ## the long suites: what `make test` has no time for
 
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
 	cargo test --profile proof --workspace --locked -- --ignored

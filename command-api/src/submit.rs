@@ -7,12 +7,14 @@ use std::{
 };
 
 use ringforge_domain::{
+    buggify::{Site, buggify},
     catalog::Command,
     code::{Code, Effected, Refusal},
     door::Meta,
     event::Header,
     ids::{AgentId, CommandId, Scope, SessionId},
     limits::{APPEND_BYTES_MAX, Limits},
+    planted::{Bug, planted},
     position::{LogTime, Offset, Partition, StreamRef},
     schema,
     tenant::Key,
@@ -191,7 +193,8 @@ impl Gate {
         while let Some(record) = records.next() {
             bytes += record.bytes.len();
             part.push(record);
-            if records.peek().is_some_and(|next| bytes + next.bytes.len() <= APPEND_BYTES_MAX) {
+            let joins = |next: &Record| bytes + next.bytes.len() <= APPEND_BYTES_MAX && !buggify(Site::SmallAppend);
+            if records.peek().is_some_and(joins) {
                 continue;
             }
             bytes = 0;
@@ -225,7 +228,9 @@ impl Gate {
             Err(AppendError::Unknown(error)) => {
                 warn!(%error, partition = partition.0, "append outcome unknown");
                 let mut refusal = Refusal::new(Code::Unavailable);
-                refusal.outcome = Effected::Unknown;
+                if !planted(Bug::UnknownIsDefinite) {
+                    refusal.outcome = Effected::Unknown;
+                }
                 Err(refusal)
             }
         }

@@ -14,6 +14,7 @@ use crate::{
     interest::{Audience, InterestChange, Topic},
     json::Json,
     limits::{Limits, SUBSCRIPTIONS_MAX},
+    planted::unordered,
     presence::{self, own},
     row::{Needs, Row, Rows},
 };
@@ -157,6 +158,7 @@ impl Act for Broadcast {
         let mut tags: Vec<String> = self.tags.iter().chain(&self.event_tags).cloned().collect();
         tags.sort();
         tags.dedup();
+        unordered(&mut tags);
         let routing = if self.scope == ActivityScope::Tagged { self.routing().to_vec() } else { Vec::new() };
         let parties = to.map_or_else(Vec::new, |to| vec![author.id, to]);
         let index = Index {

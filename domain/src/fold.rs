@@ -9,6 +9,7 @@ use crate::{
     ids::{CommandId, Scope},
     json::Json,
     limits::{ANSWER_MICROS, LATE_MICROS},
+    planted::{Bug, planted},
     position::{LogTime, Offset, Position},
     row::{Needs, Row, RowKey, Rows},
     verdict::{First, Index, Outcome, Verdict},
@@ -86,7 +87,10 @@ pub fn damaged(rows: &mut Rows, record: &Damaged) -> Verdict {
 
 /// The fleet's chain goes on here: the position before.
 fn follow(rows: &mut Rows, scope: Scope, position: Position, hash: u32) -> Option<Offset> {
-    let previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
+    let mut previous = rows.get::<Head>(&RowKey::head(scope)).map(|head| head.last);
+    if planted(Bug::PreviousIsOffsetBefore) {
+        previous = position.offset.0.checked_sub(1).map(Offset);
+    }
     rows.put(Row::Head(Head { scope, last: position.offset, hash }));
     previous
 }

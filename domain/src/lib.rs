@@ -5,6 +5,7 @@ pub mod activity;
 pub mod answer;
 pub mod auth;
 mod base62;
+pub mod buggify;
 pub mod catalog;
 pub mod close;
 pub mod code;
@@ -25,7 +26,6 @@ pub mod interest;
 pub mod json;
 pub mod limits;
 pub mod memory;
-#[cfg(feature = "planted")]
 pub mod planted;
 pub mod position;
 pub mod presence;

@@ -23,6 +23,7 @@ use crate::{
     interest::Audience,
     json::{self, Json},
     limits::{CONFLICT_VALUE_BYTES_MAX, Limits, READS_MAX, TTL_SECONDS_MAX, ttl_micros},
+    planted::{Bug, planted, wall_clock},
     position::First,
     position::LogTime,
     row::{Needs, Row, RowKey, Rows},
@@ -164,7 +165,8 @@ fn check_reads(reads: &[Read], expected: Option<i64>, limits: &Limits) -> Result
 fn current(at: &At, rows: &Rows, key: &str) -> (Option<Entry>, Option<u64>) {
     let Some(entry) = rows.get::<Entry>(&RowKey::memory(at.scope(), key)) else { return (None, None) };
     let mut entry = entry.clone();
-    if entry.content.is_none() || entry.live(at.time).is_some() {
+    let time = if planted(Bug::TtlByWallClock) { LogTime(wall_clock()) } else { at.time };
+    if entry.content.is_none() || entry.live(time).is_some() {
         return (Some(entry), None);
     }
     entry.version += 1;
@@ -179,7 +181,7 @@ fn guard(at: &At, rows: &Rows, key: &str, expected: Option<i64>, reads: &[Read])
     for (key, version) in own.into_iter().chain(reads.iter().map(|read| (read.key.as_str(), read.version))) {
         let (entry, _) = current(at, rows, key);
         let live = entry.as_ref().filter(|entry| entry.content.is_some()).map_or(0, |entry| entry.version);
-        if u64::try_from(version) != Ok(live) {
+        if u64::try_from(version) != Ok(live) && !planted(Bug::GuardIgnored) {
             return Err(match entry {
                 Some(entry) => entry.conflict(at.time),
                 None => Refusal::because(Code::Conflict, format!("Memory key `{key}` holds nothing."))
@@ -196,8 +198,7 @@ fn guard(at: &At, rows: &Rows, key: &str, expected: Option<i64>, reads: &[Read])
 
 /// How often a key has changed.
 fn counted(before: Option<&Entry>) -> u64 {
-    #[cfg(feature = "planted")]
-    let before = before.filter(|entry| entry.content.is_some() || !crate::planted::planted("version_restarts"));
+    let before = before.filter(|entry| entry.content.is_some() || !planted(Bug::VersionRestarts));
     before.map_or(0, |entry| entry.version)
 }
 

@@ -20,8 +20,9 @@ use self::{
     tenant::{Key, Tenant},
 };
 use crate::{
-    ids::{AgentId, CommandId, MemoryId, MessageId, Scope},
+    ids::{AgentId, CommandId, MemoryId, MessageId, Scope, TenantId},
     json::Json,
+    planted::{Bug, planted},
     position::{LogTime, Offset},
 };
 
@@ -113,7 +114,8 @@ impl RowKey {
 
     /// The memory entry under `key`.
     pub fn memory(scope: Scope, key: &str) -> Self {
-        Self::new(Table::Memory, scope, key)
+        let tenant = if planted(Bug::TenantForgotten) { TenantId::from_bits(0) } else { scope.tenant };
+        Self::new(Table::Memory, Scope { tenant, ..scope }, key)
     }
 
     /// The message `id`.

@@ -9,7 +9,7 @@ use crate::{
     catalog::{Command, Effect},
     code::{Code, Refusal},
     event::{Event, Header},
-    fold,
+    fold::{self, Damaged},
     frame::{self, Frame, Push, Shape, Shown},
     ids::{AgentId, CommandId, EdgeId, FleetId, KeyId, Scope, SessionId, TenantId},
     interest::Wanted,
@@ -51,6 +51,25 @@ impl Store {
             verdicts.push(fold::fold(&mut rows, event));
             self.applied = event.at.position.offset;
         }
+        self.keep(&rows);
+        verdicts
+    }
+
+    /// Folds a record that cannot be read.
+    pub fn project_damaged(&mut self, record: &Damaged) -> Verdict {
+        let mut rows = Rows::at(self.time);
+        let mut needs = Needs::of(&rows);
+        fold::needs_damaged(record, &mut needs);
+        let keys = needs.unknown();
+        let found: Vec<Row> = keys.iter().filter_map(|key| self.rows.get(key)).cloned().collect();
+        rows.load(keys, found);
+        let verdict = fold::damaged(&mut rows, record);
+        self.applied = record.position.offset;
+        self.keep(&rows);
+        verdict
+    }
+
+    fn keep(&mut self, rows: &Rows) {
         self.time = rows.time;
         for (key, row) in rows.changed() {
             match row {
@@ -58,7 +77,6 @@ impl Store {
                 None => self.rows.remove(key),
             };
         }
-        verdicts
     }
 
     /// The digest of all rows.

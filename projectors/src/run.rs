@@ -8,6 +8,7 @@ use std::{
 
 use futures_util::StreamExt;
 use ringforge_domain::{
+    buggify::{Site, buggify},
     event::Event,
     fold::{self, Damaged},
     ids::Scope,
@@ -15,6 +16,7 @@ use ringforge_domain::{
         NEEDS_ROUNDS_MAX, PROJECTOR_COMMIT_BYTES_MAX, PROJECTOR_RETRY_MS_MAX, PROJECTOR_ROWS_BYTES_MAX,
         READ_RECORDS_MAX,
     },
+    planted::{Bug, planted},
     position::{Offset, Partition, Position},
     row::{Needs, RowKey, Rows},
     schema::{self, DecodeError},
@@ -133,7 +135,7 @@ impl Projector {
             };
             rows.stored();
             self.publish(read.drain(..verdicts.len()).collect(), verdicts).await;
-            if rows.weight() > PROJECTOR_ROWS_BYTES_MAX {
+            if rows.weight() > PROJECTOR_ROWS_BYTES_MAX || buggify(Site::RowsForgotten) {
                 rows = Rows::at(self.applied.time);
             }
         }
@@ -145,7 +147,7 @@ impl Projector {
     /// they are as many as their rows let be loaded at once; one at least.
     async fn prefetch(&mut self, rows: &mut Rows, read: &[Read]) -> Result<(usize, BTreeSet<Offset>), Error> {
         loop {
-            let count = self.reach.min(read.len());
+            let count = if buggify(Site::SmallBatch) { 1 } else { self.reach.min(read.len()) };
             let bytes_max = if count == 1 { usize::MAX } else { PROJECTOR_ROWS_BYTES_MAX };
             if let Some(open) = self.load(rows, read[..count].iter().collect(), bytes_max).await? {
                 self.reach = (self.reach * 2).min(READ_RECORDS_MAX);
@@ -160,7 +162,7 @@ impl Projector {
     /// Stores what came of some events and gives their verdicts back; `None`: the partition stands elsewhere.
     async fn commit(&mut self, rows: &Rows, verdicts: Vec<Verdict>) -> Result<Option<Vec<Verdict>>, Error> {
         let Some(last) = verdicts.last().map(|verdict| verdict.position.offset) else { return Ok(Some(verdicts)) };
-        let commits = [Commit {
+        let mut commits = [Commit {
             partition: self.partition,
             previous: self.applied.upto,
             upto: last.next(),
@@ -168,6 +170,12 @@ impl Projector {
             rows: rows.changed().map(|(key, row)| (key.clone(), row.cloned())).collect(),
             verdicts,
         }];
+        if planted(Bug::PositionBeforeRows) {
+            let upto = last.next();
+            let position = Commit { rows: Vec::new(), verdicts: Vec::new(), ..commits[0].clone() };
+            self.services.reads.commit(&[position]).await?;
+            commits[0].previous = upto;
+        }
         match self.services.reads.commit(&commits).await {
             Ok(()) => {}
             Err(Error::Conflict(_)) => {
@@ -209,6 +217,7 @@ impl Projector {
                         record.offset.0, self.partition.0
                     )));
                 }
+                Err(DecodeError::Corrupt(_)) if planted(Bug::DamagedSkipped) => {}
                 Err(DecodeError::Corrupt(what)) => {
                     error!(
                         partition = self.partition.0,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use ringforge_domain::{
+    buggify::{Site, buggify},
     catalog::{Command, Effect},
     code::{Met, Refusal},
     frame::Frame,
@@ -48,7 +49,8 @@ pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Ve
         for offset in offsets {
             let record = records.next_if(|record| record.offset == offset);
             bytes += record.as_ref().map_or(0, |record| record.record.bytes.len());
-            if bytes > PAGE_BYTES_MAX && !joined.updates.is_empty() {
+            let full = bytes > PAGE_BYTES_MAX || buggify(Site::NarrowPage);
+            if full && !joined.updates.is_empty() {
                 return Ok(joined);
             }
             let Some(verdict) = joined.rest.pop_front() else { break };

@@ -26,7 +26,9 @@ use crate::{
 /// A guarantee is broken: which, and where.
 pub fn check(history: &History, tally: &Tally) -> Result<()> {
     for (partition, logged) in &history.logs {
-        models::determined(logged).with_context(|| format!("partition {}", partition.0))?;
+        let partition = || format!("partition {}", partition.0);
+        models::determined(logged).with_context(partition)?;
+        models::chained(logged).with_context(partition)?;
     }
     for (partition, model) in &history.models {
         models::same_state(history, *partition, model)?;

@@ -7,13 +7,16 @@ pub mod store;
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
 use futures_util::FutureExt;
 
-use crate::{rng::Rng, tally::Tally};
+use crate::{
+    rng::Rng,
+    tally::{Tally, lock},
+};
 
 /// How often, per mille, each fault happens in this world. Calm: never.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,8 +31,12 @@ pub struct Odds {
     pub refused: u64,
     /// The answer to an append is lost.
     pub unknown: u64,
+    /// A record is damaged on its way into the log.
+    pub damaged: u64,
     /// A port takes a moment.
     pub waits: u64,
+    /// Something rare that is allowed happens.
+    pub buggify: u64,
 }
 
 /// What all faulty ports of a world share.
@@ -59,7 +66,7 @@ impl Fate {
     /// No more faults but those of the bus.
     pub fn calm_but_bus(&self) {
         let odds = lock(&self.inner).1;
-        self.face(Odds { refused: 0, unknown: 0, waits: 0, ..odds });
+        self.face(Odds { refused: 0, unknown: 0, damaged: 0, waits: 0, ..odds });
     }
 
     /// No more faults.
@@ -114,9 +121,4 @@ pub fn soon<T>(future: impl Future<Output = T>) -> T {
         }
     }
     panic!("a port waits for ever");
-}
-
-/// The state behind a lock.
-pub fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().expect("no panic while the lock is held")
 }

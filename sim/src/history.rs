@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringforge_domain::{
     event::Event,
+    fold::Damaged,
     ids::Scope,
     position::{Offset, Partition},
     row::Row,
@@ -111,10 +112,23 @@ pub struct Sent {
     pub answer: Option<Value>,
 }
 
+/// A record of the log, read.
+#[derive(Clone, Debug)]
+pub enum Read {
+    /// An event.
+    Event(Box<Event>),
+    /// It cannot be read, and has a place all the same.
+    Damaged(Damaged),
+}
+
 /// One partition of the log.
 #[derive(Clone, Debug, Default)]
 pub struct Logged {
-    /// Every event with its verdict, in order, also those that are no longer kept.
+    /// Every record, in order, also those that are no longer kept.
+    pub records: Vec<Read>,
+    /// What the fold says of each.
+    pub verdicts: Vec<Verdict>,
+    /// Every event that can be read with its verdict, in order.
     pub told: Vec<(Event, Verdict)>,
     /// The rows that they lead to.
     pub store: Store,
@@ -136,7 +150,7 @@ pub struct Model {
 impl Logged {
     /// The next offset to be written.
     pub fn end(&self) -> Offset {
-        self.told.last().map_or(Offset::ZERO, |(event, _)| event.at.position.offset.next())
+        self.verdicts.last().map_or(Offset::ZERO, |verdict| verdict.position.offset.next())
     }
 }
 

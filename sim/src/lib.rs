@@ -19,7 +19,10 @@ pub mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, anyhow};
-use ringforge_domain::planted;
+use ringforge_domain::{
+    buggify::decide_by,
+    planted::{Bug, plant},
+};
 
 use crate::{
     history::History,
@@ -27,10 +30,6 @@ use crate::{
     tally::Tally,
     world::World,
 };
-
-/// The bugs that can be planted; each must be found.
-pub const PLANTED: [&str; 5] =
-    ["seam_too_early", "seam_too_late", "guard_dropped", "last_publish_lost", "version_restarts"];
 
 /// How often a broken world is tried again with less of it.
 const TRIES: usize = 600;
@@ -61,7 +60,7 @@ pub struct Broken {
 ///
 /// # Errors
 /// A guarantee is broken.
-pub fn run(seed: u64, bug: &'static str) -> anyhow::Result<Report> {
+pub fn run(seed: u64, bug: Option<Bug>) -> anyhow::Result<Report> {
     let tally = Tally::default();
     let (history, trace) = live(seed, &steps(seed), bug, &tally)?;
     check::check(&history, &tally)?;
@@ -73,18 +72,20 @@ pub fn run(seed: u64, bug: &'static str) -> anyhow::Result<Report> {
 /// # Errors
 /// A role met what it must never meet.
 pub fn history(seed: u64) -> anyhow::Result<History> {
-    Ok(live(seed, &steps(seed), "", &Tally::default())?.0)
+    Ok(live(seed, &steps(seed), None, &Tally::default())?.0)
 }
 
 /// Lets a world live through these steps and come to rest.
-fn live(seed: u64, steps: &[Step], bug: &'static str, tally: &Tally) -> anyhow::Result<(History, u64)> {
-    planted::plant(bug);
+fn live(seed: u64, steps: &[Step], bug: Option<Bug>, tally: &Tally) -> anyhow::Result<(History, u64)> {
+    plant(bug);
     let mut world = World::of(seed, tally.clone()).context("the world could not be made")?;
+    decide_by(Some(world.rarities()));
     for step in steps {
         world.step(step)?;
     }
     tally.tell(|| "no more faults: everything comes to rest".to_owned());
     world.come_to_rest()?;
+    decide_by(None);
     let trace = world.trace.value();
     Ok((world.tell()?, trace))
 }
@@ -93,7 +94,7 @@ fn live(seed: u64, steps: &[Step], bug: &'static str, tally: &Tally) -> anyhow::
 ///
 /// # Errors
 /// A guarantee is broken.
-pub fn explore(seed: u64, bug: &'static str) -> Result<Report, Box<Broken>> {
+pub fn explore(seed: u64, bug: Option<Bug>) -> Result<Report, Box<Broken>> {
     let attempt = |steps: &[Step], tally: &Tally| {
         let lived = || {
             let (history, trace) = live(seed, steps, bug, tally)?;

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
-use ringforge_sim::{Broken, PLANTED, explore, run, tally::Tally};
+use ringforge_domain::planted::Bug;
+use ringforge_sim::{Broken, explore, run, tally::Tally};
 
 /// Seeds from which on everything must have been met.
 const ENOUGH: u64 = 1_000;
@@ -47,10 +48,10 @@ fn main() -> ExitCode {
 fn simulate(options: &Options) -> anyhow::Result<()> {
     match options.planted.as_deref() {
         None => sound(options),
-        Some("all") => PLANTED.iter().try_for_each(|bug| found(options, bug)),
+        Some("all") => Bug::ALL.iter().try_for_each(|bug| found(options, *bug)),
         Some(name) => {
-            let bug = PLANTED.iter().find(|bug| **bug == name);
-            found(options, bug.with_context(|| format!("there is no bug `{name}`, only {PLANTED:?}"))?)
+            let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+            found(options, bug.with_context(|| format!("there is no bug `{name}`, only {:?}", Bug::ALL))?)
         }
     }
 }
@@ -58,7 +59,7 @@ fn simulate(options: &Options) -> anyhow::Result<()> {
 #[expect(clippy::disallowed_methods, reason = "seeds per second are those of this machine")]
 fn sound(options: &Options) -> anyhow::Result<()> {
     let (total, began) = (Tally::default(), Instant::now());
-    let broken = batch(options, |seed| explore(seed, "").map(|report| total.add(&report.tally)));
+    let broken = batch(options, |seed| explore(seed, None).map(|report| total.add(&report.tally)));
     for (what, count) in total.all() {
         writeln!(stdout(), "{count:>10}  {what}")?;
     }
@@ -82,11 +83,11 @@ fn told(broken: &Broken) -> anyhow::Error {
     )
 }
 
-fn found(options: &Options, bug: &'static str) -> anyhow::Result<()> {
-    let broken = batch(options, |seed| run(seed, bug).map(|_| ()).map_err(|error| (seed, error)));
-    let (seed, error) = broken.ok_or_else(|| anyhow!("{bug}: not found in {} seeds", options.seeds))?;
+fn found(options: &Options, bug: Bug) -> anyhow::Result<()> {
+    let broken = batch(options, |seed| run(seed, Some(bug)).map(|_| ()).map_err(|error| (seed, error)));
+    let (seed, error) = broken.ok_or_else(|| anyhow!("{bug:?}: not found in {} seeds", options.seeds))?;
     let error = error.root_cause().to_string();
-    writeln!(stdout(), "{bug}: found by seed {seed}: {}", error.lines().next().unwrap_or_default())?;
+    writeln!(stdout(), "{bug:?}: found by seed {seed}: {}", error.lines().next().unwrap_or_default())?;
     Ok(())
 }
 

@@ -2,48 +2,75 @@
 
 use ringforge_domain::{
     event::Event,
+    fold::Damaged,
     position::{Partition, Position},
-    schema,
+    schema::{self, DecodeError},
     verdict::Verdict,
     world::Store,
 };
 use ringforge_ports::log::Stored;
 
-use crate::rng::Rng;
+use crate::{
+    history::{Logged, Read},
+    rng::Rng,
+};
 
-/// The events of a partition.
+/// What the records of a partition say.
 ///
 /// # Panics
-/// A record is damaged.
-pub fn events(partition: Partition, records: &[Stored]) -> Vec<Event> {
-    let decode = |stored: &Stored| {
+/// A newer build wrote one.
+pub fn read(partition: Partition, records: &[Stored]) -> Vec<Read> {
+    let read = |stored: &Stored| {
         let position = Position { partition, offset: stored.offset };
-        schema::decode(&stored.record.bytes, position, stored.time).expect("we wrote it")
+        match schema::decode(&stored.record.bytes, position, stored.time) {
+            Ok(event) => Read::Event(Box::new(event)),
+            Err(DecodeError::Corrupt(_)) => {
+                let hash = schema::record_hash(&stored.record.bytes);
+                Read::Damaged(Damaged { scope: stored.record.scope, position, time: stored.time, hash })
+            }
+            Err(DecodeError::UnknownSchema(id)) => panic!("nobody wrote schema {id}"),
+        }
     };
-    records.iter().map(decode).collect()
+    records.iter().map(read).collect()
 }
 
 /// What the fold makes of them, one at a time.
-pub fn fold(events: Vec<Event>) -> (Store, Vec<(Event, Verdict)>) {
-    let mut store = Store::default();
-    let mut told = Vec::with_capacity(events.len());
-    for event in events {
-        let verdicts = store.project(std::slice::from_ref(&event));
-        told.extend(verdicts.into_iter().map(|verdict| (event.clone(), verdict)));
+pub fn fold(records: Vec<Read>) -> Logged {
+    let mut logged = Logged::default();
+    for record in records {
+        let verdict = match &record {
+            Read::Event(event) => project(&mut logged.store, std::slice::from_ref(&**event)).pop(),
+            Read::Damaged(record) => Some(logged.store.project_damaged(record)),
+        };
+        let verdict = verdict.expect("everything has a verdict");
+        logged.verdicts.push(verdict.clone());
+        if let Read::Event(event) = &record {
+            logged.told.push(((**event).clone(), verdict));
+        }
+        logged.records.push(record);
     }
-    (store, told)
+    logged
 }
 
 /// What it makes of them in batches of any size.
-pub fn fold_split(events: &[Event], rng: &mut Rng) -> (Store, Vec<Verdict>) {
-    let (mut store, mut verdicts, mut rest) = (Store::default(), Vec::with_capacity(events.len()), events);
-    while !rest.is_empty() {
-        let (batch, later) = rest.split_at(1 + rng.index(rest.len().min(BATCH_MAX)));
-        verdicts.extend(store.project(batch));
-        rest = later;
+pub fn fold_split(records: &[Read], rng: &mut Rng) -> (Store, Vec<Verdict>) {
+    let (mut store, mut verdicts, mut batch) = (Store::default(), Vec::with_capacity(records.len()), Vec::new());
+    for record in records {
+        match record {
+            Read::Event(event) => batch.push((**event).clone()),
+            Read::Damaged(record) => {
+                verdicts.extend(project(&mut store, &std::mem::take(&mut batch)));
+                verdicts.push(store.project_damaged(record));
+            }
+        }
+        if rng.chance(100) {
+            verdicts.extend(project(&mut store, &std::mem::take(&mut batch)));
+        }
     }
+    verdicts.extend(project(&mut store, &batch));
     (store, verdicts)
 }
 
-/// Events of one batch.
-const BATCH_MAX: usize = 40;
+fn project(store: &mut Store, batch: &[Event]) -> Vec<Verdict> {
+    if batch.is_empty() { Vec::new() } else { store.project(batch) }
+}

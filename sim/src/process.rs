@@ -17,7 +17,7 @@ use ringforge_domain::{
     cursor::Seal,
     ids::{EdgeId, Scope},
     limits::Limits,
-    planted::planted,
+    planted::{Bug, planted},
     position::{Offset, Partition, StreamRef},
 };
 use ringforge_ports::{Error, Services, live::Heard, live::News, names};
@@ -193,7 +193,7 @@ impl Process {
         }
         drop(leaving);
         self.poll_entering();
-        if ask && !planted("last_publish_lost") {
+        if ask && !planted(Bug::LastPublishLost) {
             self.ask_heads(at);
         }
     }

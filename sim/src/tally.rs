@@ -2,13 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use crate::faulty::lock;
+use ringforge_domain::buggify::Site;
 
 /// Everything that a batch must have met.
-pub const MET: [&str; 56] = [
+pub const MET: [&str; 67] = [
     "fault: publish lost",
     "fault: publish doubled",
     "fault: publish late",
@@ -17,6 +17,7 @@ pub const MET: [&str; 56] = [
     "fault: append unknown, logged",
     "fault: append unknown, not logged",
     "fault: append unknown, logged later",
+    "fault: record damaged",
     "fault: projector died between load and commit",
     "fault: projector died between commit and publish",
     "fault: commit answer lost",
@@ -32,6 +33,16 @@ pub const MET: [&str; 56] = [
     "fault: time jump of seconds",
     "fault: time jump of minutes",
     "fault: time jump of a day",
+    "rare: batch of one event",
+    "rare: rows at hand forgotten",
+    "rare: append of one record",
+    "rare: one command handed to the gate",
+    "rare: gap looked for that is not there",
+    "rare: recent updates forgotten",
+    "rare: queue full with one post in it",
+    "rare: page of history of two events",
+    "rare: page of history full after one event",
+    "rare: timers find one thing",
     "situation: gap noticed by the next update",
     "situation: gap noticed by a head",
     "situation: gap noticed by an own command",
@@ -66,6 +77,22 @@ pub const MET: [&str; 56] = [
     "situation: final presence after deltas",
     "situation: final presence after a lag",
 ];
+
+/// How something rare is counted.
+pub fn rare(site: Site) -> &'static str {
+    match site {
+        Site::SmallBatch => "rare: batch of one event",
+        Site::RowsForgotten => "rare: rows at hand forgotten",
+        Site::SmallAppend => "rare: append of one record",
+        Site::SmallSubmit => "rare: one command handed to the gate",
+        Site::NeedlessFill => "rare: gap looked for that is not there",
+        Site::TailForgotten => "rare: recent updates forgotten",
+        Site::EarlyLag => "rare: queue full with one post in it",
+        Site::ShortPage => "rare: page of history of two events",
+        Site::NarrowPage => "rare: page of history full after one event",
+        Site::FewDue => "rare: timers find one thing",
+    }
+}
 
 /// Counts. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -113,4 +140,9 @@ impl Tally {
         let counts = lock(&self.counts);
         MET.iter().map(|what| (*what, counts.get(what).copied().unwrap_or(0))).collect()
     }
+}
+
+/// The state behind a lock.
+pub fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().expect("no panic while the lock is held")
 }

@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use ringforge_domain::{
     cursor::Seal,
     ids::Scope,
-    planted::planted,
+    planted::{Bug, planted},
     position::{LogTime, Partition},
 };
 use ringforge_ports::{
@@ -234,7 +234,7 @@ impl World {
                 // What could not be submitted is due the next time.
                 let _ = soon(timers.tick());
             }
-            if !planted("last_publish_lost") {
+            if !planted(Bug::LastPublishLost) {
                 self.projecting.iter_mut().for_each(Projecting::tell_heads);
             }
         }

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ringforge_domain::{
     auth::PresenceMode,
+    buggify::{Site, buggify},
     direct::{Message, Notice},
     frame::{Encoder, Lapse},
     interest::Interest,
@@ -24,6 +25,9 @@ use crate::{
     presence,
     session::Caught,
 };
+
+/// Events of a page that is short on purpose.
+const SHORT_PAGE: u32 = 2;
 
 /// Whose history.
 #[derive(Clone)]
@@ -94,9 +98,9 @@ impl Reader {
         before: Option<Offset>,
     ) -> Result<Caught, Error> {
         let (scope, partition) = (self.encoder.scope, self.encoder.stream.partition);
-        let which = Which::After { after, limit: CATCH_UP_PAGE_MAX };
-        let page = services.reads.verdicts(partition, scope, &which).await?;
-        let (full, mut verdicts) = (!page.is_last(CATCH_UP_PAGE_MAX), page.verdicts);
+        let limit = if buggify(Site::ShortPage) { SHORT_PAGE } else { CATCH_UP_PAGE_MAX };
+        let page = services.reads.verdicts(partition, scope, &Which::After { after, limit }).await?;
+        let (full, mut verdicts) = (!page.is_last(limit), page.verdicts);
         let read = verdicts.len();
         verdicts.retain(|verdict| before.is_none_or(|before| verdict.position.offset < before));
         let done = !full || verdicts.len() < read;

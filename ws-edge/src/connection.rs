@@ -6,6 +6,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use ringforge_command_api::Asked;
 use ringforge_domain::{
     auth::Auth,
+    buggify::{Site, buggify},
     catalog::Command,
     close::Close,
     code::Refusal,
@@ -320,8 +321,10 @@ impl Connection {
             self.next_line();
         }
         if self.submitting.is_none() && !self.queued.is_empty() {
-            self.submitting = Some(std::mem::take(&mut self.queued_bytes));
-            let asked = std::mem::take(&mut self.queued);
+            let later = if buggify(Site::SmallSubmit) { self.queued.split_off(1) } else { Vec::new() };
+            let asked = std::mem::replace(&mut self.queued, later);
+            let bytes = if self.queued.is_empty() { std::mem::take(&mut self.queued_bytes) } else { 0 };
+            self.submitting = Some(bytes);
             self.start(Job::Submit(asked));
         }
     }

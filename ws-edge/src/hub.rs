@@ -8,10 +8,12 @@ use std::{
 
 use ringforge_domain::{
     auth::PresenceMode,
+    buggify::{Site, buggify},
     frame::Encoder,
     ids::SessionId,
     interest::Interest,
     limits::{OUTBOX_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
+    planted::{Bug, planted},
     position::Offset,
     verdict::First,
 };
@@ -78,7 +80,9 @@ impl Outbox {
     fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {
         let mut queue = self.queue();
         queue.bytes += post.weight();
-        let fits = (queue.bytes <= OUTBOX_BYTES_MAX || queue.posts.is_empty()) && !post.lacks();
+        let max = if planted(Bug::QueueUnbounded) { usize::MAX } else { OUTBOX_BYTES_MAX };
+        let room = (queue.bytes <= max && !buggify(Site::EarlyLag)) || queue.posts.is_empty();
+        let fits = room && !post.lacks();
         queue.posts.push_back(post);
         if !fits {
             let mut owed = Changes::new();
@@ -231,7 +235,6 @@ impl Fleet {
 
     /// Feeds a member live from its cursor on, if the recent updates reach back that far.
     pub fn join(&mut self, member: Member, cursor: Option<Offset>) -> Result<(), Behind> {
-        #[cfg(feature = "planted")]
         let cursor = self.misplaced(cursor);
         let reached = self.tail.front().map_or(self.head(), |first| first.previous);
         if cursor < reached {
@@ -262,15 +265,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// The seam of history and live, one event off.
-    #[cfg(feature = "planted")]
+    /// The seam of history and live, one event off if a bug says so.
     fn misplaced(&self, cursor: Option<Offset>) -> Option<Offset> {
-        use ringforge_domain::planted::planted;
         let next = || self.tail.iter().map(|delivery| delivery.offset).find(|offset| Some(*offset) > cursor);
-        if planted("seam_too_late") {
+        if planted(Bug::SeamTooLate) {
             return next().or(cursor);
         }
-        let early = self.tail.iter().find(|delivery| planted("seam_too_early") && Some(delivery.offset) == cursor);
+        if !planted(Bug::SeamTooEarly) {
+            return cursor;
+        }
+        let early = self.tail.iter().find(|delivery| Some(delivery.offset) == cursor);
         early.map_or(cursor, |seen| seen.previous)
     }
 
@@ -305,7 +309,8 @@ impl Fleet {
     fn remember(&mut self, delivery: Arc<Delivery>) {
         self.tail_bytes += delivery.weight();
         self.tail.push_back(delivery);
-        while self.tail.len() > TAIL_UPDATES_MAX || self.tail_bytes > TAIL_BYTES_MAX {
+        let max = if buggify(Site::TailForgotten) { 0 } else { TAIL_UPDATES_MAX };
+        while self.tail.len() > max || self.tail_bytes > TAIL_BYTES_MAX {
             let Some(oldest) = self.tail.pop_front() else { return };
             self.tail_bytes -= oldest.weight();
         }

@@ -46,6 +46,15 @@ impl MemoryLog {
         Arc::new(Self { clock, generation, partitions })
     }
 
+    /// Everything from `end` on is gone, as after a power cut that a log must not survive so: offsets are used again.
+    pub fn cut(&self, partition: Partition, end: Offset) {
+        if let Ok(state) = self.partition(partition) {
+            let mut state = lock(state);
+            let kept = usize::try_from(end.0.saturating_sub(state.oldest)).unwrap_or(usize::MAX);
+            state.records.truncate(kept);
+        }
+    }
+
     fn count(&self) -> u16 {
         u16::try_from(self.partitions.len()).expect("made from a u16")
     }

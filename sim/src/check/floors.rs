@@ -1,6 +1,7 @@
 //! G5, G6: whoever has seen something is never shown what was before it.
 
 use anyhow::{Context as _, Result, ensure};
+use ringforge_domain::code::Code;
 use serde_json::Value;
 
 use super::Case;
@@ -31,7 +32,7 @@ fn entries<'a>(sent: &'a Sent, answer: &'a Value) -> Option<Vec<(&'a str, Option
     let key = sent.body["key"].as_str();
     match (sent.body["type"].as_str()?, sent.body["action"].as_str()?) {
         ("memory", "get") if answer["event"] == "entry" => Some(vec![(key?, Some(&answer["entry"]))]),
-        ("memory", "get") if answer["code"] == "not_found" => Some(vec![(key?, None)]),
+        ("memory", "get") if answer["code"] == Code::NotFound.text() => Some(vec![(key?, None)]),
         ("memory", "list") if answer["event"] == "list_result" => {
             let entries = answer["entries"].as_array()?.iter();
             Some(entries.filter_map(|entry| Some((entry["key"].as_str()?, Some(entry)))).collect())

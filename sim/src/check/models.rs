@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use ringforge_domain::{
-    event::Event,
     position::Partition,
     row::{self, Row},
-    verdict::Verdict,
 };
 
 use crate::{
@@ -29,7 +27,7 @@ pub fn same_state(history: &History, partition: Partition, model: &Model) -> Res
         bail!("G10: partition {partition} applied {upto} of {end}: fold {other:?}, stored {stored:?}, more {more:?}");
     }
     for (scope, stored) in &model.verdicts {
-        let folded = logged.told.iter().map(|(_, verdict)| verdict).filter(|verdict| verdict.scope == *scope);
+        let folded = logged.verdicts.iter().filter(|verdict| verdict.scope == *scope);
         ensure!(stored.iter().eq(folded), "G10: the verdicts of partition {} are not those of the fold", partition.0);
     }
     Ok(())
@@ -37,10 +35,18 @@ pub fn same_state(history: &History, partition: Partition, model: &Model) -> Res
 
 /// G19: folded again, in other batches, everything comes out the same.
 pub fn determined(logged: &Logged) -> Result<()> {
-    let (events, verdicts): (Vec<Event>, Vec<&Verdict>) =
-        logged.told.iter().map(|(event, verdict)| (event.clone(), verdict)).unzip();
-    let (store, again) = fold_split(&events, &mut Rng::new(events.len() as u64));
+    let (store, again) = fold_split(&logged.records, &mut Rng::new(logged.records.len() as u64));
     ensure!(store.rows == logged.store.rows, "G19: folded again, the rows are others");
-    ensure!(again.iter().eq(verdicts), "G19: folded again, the verdicts are others");
+    ensure!(again == logged.verdicts, "G19: folded again, the verdicts are others");
+    Ok(())
+}
+
+/// G3: each event of a fleet names the one before it.
+pub fn chained(logged: &Logged) -> Result<()> {
+    let mut last = BTreeMap::new();
+    for verdict in &logged.verdicts {
+        let before = last.insert(verdict.scope, verdict.position.offset);
+        ensure!(verdict.previous == before, "G3: the chain of the fleet is broken at {:?}", verdict.position);
+    }
     Ok(())
 }

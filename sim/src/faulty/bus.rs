@@ -15,7 +15,8 @@ use ringforge_ports::{
     memory::live::MemoryLive,
 };
 
-use super::{Fate, lock, now};
+use super::{Fate, now};
+use crate::tally::lock;
 
 /// The bus of a world.
 pub struct Bus {

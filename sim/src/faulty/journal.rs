@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use ringforge_domain::{
     limits::PAGE_BYTES_MAX,
+    planted::{Bug, planted},
     position::{Offset, Partition},
 };
 use ringforge_ports::{
@@ -17,7 +18,8 @@ use ringforge_ports::{
     memory::log::MemoryLog,
 };
 
-use super::{Fate, lock, now};
+use super::{Fate, now};
+use crate::tally::lock;
 
 /// The log of a world.
 pub struct Journal {
@@ -29,20 +31,31 @@ pub struct Journal {
     came_late: Mutex<BTreeSet<(Partition, Offset)>>,
     /// What the log has forgotten, for the checkers.
     forgotten: Mutex<BTreeMap<Partition, Vec<Stored>>>,
+    /// Up to where a power cut leaves everything, in partitions where that is not all there is.
+    synced: Mutex<BTreeMap<Partition, Offset>>,
 }
 
 impl Journal {
     /// In front of this one.
     pub fn new(inner: Arc<MemoryLog>, fate: Fate) -> Arc<Self> {
-        Arc::new(Self { inner, fate, late: Mutex::default(), came_late: Mutex::default(), forgotten: Mutex::default() })
+        let (late, came_late, forgotten, synced) = Default::default();
+        Arc::new(Self { inner, fate, late, came_late, forgotten, synced })
     }
 
     /// Lets one late append arrive; `false` if there is none.
     pub fn bring(&self) -> bool {
+        lock(&self.synced).clear();
         let Some((partition, records)) = lock(&self.late).pop() else { return false };
         let placed = now(self.inner.append(partition, records)).expect("the log in memory takes it");
         lock(&self.came_late).extend(placed.iter().map(|placed| (partition, placed.offset)));
         true
+    }
+
+    /// What was not synced is gone. That is nothing: an append is durable before it is answered or shown.
+    pub fn cut_power(&self) {
+        for (partition, end) in std::mem::take(&mut *lock(&self.synced)) {
+            self.inner.cut(partition, end);
+        }
     }
 
     /// The records of a partition that came after their asker had been told that their outcome is unknown.
@@ -75,6 +88,17 @@ impl Journal {
         all
     }
 
+    /// Rarely, something writes a record that nobody can read.
+    fn damage(&self, mut records: Vec<Record>) -> Vec<Record> {
+        for record in &mut records {
+            if self.fate.strikes(|odds| odds.damaged) {
+                self.fate.tally.note("fault: record damaged");
+                record.bytes = record.bytes[..record.bytes.len() - 1].into();
+            }
+        }
+        records
+    }
+
     fn kept(&self, partition: Partition) -> Vec<Stored> {
         let mut kept = Vec::new();
         let mut records = self.inner.read(partition, self.oldest(partition));
@@ -93,7 +117,12 @@ impl Log for Journal {
             self.fate.tally.note("fault: append refused");
             return Err(AppendError::Refused(away()));
         }
+        let records = self.damage(records);
         if !self.fate.strikes(|odds| odds.unknown) {
+            if planted(Bug::AckBeforeSync) {
+                let end = self.inner.bounds(partition).await.map_err(AppendError::Refused)?.end;
+                lock(&self.synced).entry(partition).or_insert(end);
+            }
             let placed = self.inner.append(partition, records).await;
             self.fate.wait().await;
             return placed;

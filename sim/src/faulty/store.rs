@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use ringforge_domain::{
     ids::Scope,
     limits::PROJECTOR_COMMIT_BYTES_MAX,
-    planted::planted,
+    planted::{Bug, planted},
     position::Partition,
-    row::{Row, RowKey},
+    row::{Row, RowKey, Table},
     verdict::Verdict,
 };
 use ringforge_ports::{
@@ -23,12 +23,15 @@ use ringforge_ports::{
     reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
 };
 
-use super::{Fate, lock};
+use super::Fate;
+use crate::tally::lock;
 
 /// The read models of a world.
 #[derive(Default)]
 pub struct Store {
     current: Mutex<MemoryReads>,
+    /// What was there a while ago, for the bug that answers from it.
+    stale: Mutex<Option<MemoryReads>>,
 }
 
 impl Store {
@@ -128,13 +131,10 @@ impl Reads for View {
         if self.holder.get() == Hold::Before {
             self.holder.released().await;
         }
-        let mut commits = commits.to_vec();
-        if planted("guard_dropped") {
-            for commit in &mut commits {
-                commit.previous = self.store.current().load(commit.partition, &BTreeSet::new()).await?.applied.upto;
-            }
+        if planted(Bug::StaleReads) && self.fate.strikes(|_| 200) {
+            *lock(&self.store.stale) = Some(MemoryReads::from(self.store.snapshot()));
         }
-        self.store.current().commit(&commits).await?;
+        self.store.current().commit(commits).await?;
         commits.iter().filter(|commit| is_full(commit)).for_each(|_| {
             self.fate.tally.note("situation: commit ended by its bytes");
         });
@@ -148,7 +148,9 @@ impl Reads for View {
 
     async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
         self.wait().await;
-        let found = self.store.current().load(partition, keys).await;
+        let memory = keys.iter().all(|key| key.table == Table::Memory);
+        let stale = lock(&self.store.stale).clone().filter(|_| memory && self.waits);
+        let found = stale.unwrap_or_else(|| self.store.current()).load(partition, keys).await;
         self.wait().await;
         found
     }

@@ -51,7 +51,7 @@ fn activity(peers: &[String], loud: bool, rng: &mut Rng) -> Value {
     match rng.below(3) {
         0 => {
             wish["scope"] = json!("tagged");
-            wish["tags"] = json!([rng.pick(&TAGS)]);
+            wish["tags"] = json!(TAGS[..=rng.index(TAGS.len())]);
         }
         1 if rng.chance(400) => {
             wish["scope"] = json!("direct");

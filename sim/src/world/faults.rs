@@ -147,6 +147,7 @@ impl World {
         }
         self.projecting.clear();
         (0..EDGES).for_each(|edge| self.bus.cut(edge));
+        self.journal.cut_power();
         if let Some(kept) = self.kept.take()
             && self.rng.chance(600)
         {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ringforge_command_api::{Gate, key};
 use ringforge_domain::{
+    buggify::Site,
     catalog::Command,
     cursor::Seal,
     fleet,
@@ -30,11 +31,12 @@ use crate::{
     process::Process,
     projecting::Projecting,
     rng::{Rng, Trace},
-    tally::Tally,
+    tally::{self, Tally},
     vocabulary::clients::Client,
 };
 
-/// Tenant and partition of each fleet: two share a partition and two a tenant.
+/// Tenant and partition of each fleet: two share a tenant, and two of different tenants a partition and an id, which is as
+/// bad as it may be.
 const FLEETS: [(u128, u16); 3] = [(1, 1), (1, 2), (2, 1)];
 
 /// How many worlds, per mille, have large values in them.
@@ -128,7 +130,7 @@ impl World {
         let gate = Arc::clone(&self.processes[0].as_ref().expect("started").edge.gate);
         for (number, (tenant, partition)) in FLEETS.into_iter().enumerate() {
             let tenant = TenantId::from_bits(tenant);
-            let fleet = FleetId::from_bits(100 + number as u128);
+            let fleet = FleetId::from_bits(100 + number as u128 % 2);
             let api_key = key::new(KeyType::Live, &*self.ids);
             let (id, hash) = (KeyId::from_bits(self.ids.next()), key::hash(&api_key));
             let created = fleet::Created { id: fleet, slug: format!("fleet{number}"), partition: i32::from(partition) };
@@ -160,6 +162,18 @@ impl World {
         }
     }
 
+    /// What decides whether something rare happens.
+    pub fn rarities(&self) -> Box<dyn Fn(Site) -> bool> {
+        let fate = self.fate.clone();
+        Box::new(move |site| {
+            let strikes = fate.strikes(|odds| odds.buggify);
+            if strikes {
+                fate.tally.note(tally::rare(site));
+            }
+            strikes
+        })
+    }
+
     fn draw_odds(&mut self) {
         let rng = &mut self.rng;
         let odds = Odds {
@@ -168,7 +182,9 @@ impl World {
             late: *rng.pick(&[0, 50, 200]),
             refused: *rng.pick(&[0, 0, 20]),
             unknown: *rng.pick(&[0, 0, 30]),
+            damaged: *rng.pick(&[0, 0, 0, 5]),
             waits: *rng.pick(&[0, 200, 500]),
+            buggify: *rng.pick(&[0, 20, 150]),
         };
         self.fate.face(odds);
     }

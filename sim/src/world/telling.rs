@@ -9,7 +9,7 @@ use super::{PARTITIONS, World};
 use crate::{
     faulty::now,
     history::{Agent, Fleet, History, Logged, Model},
-    offline::{events, fold},
+    offline::{fold, read},
     vocabulary::clients::Phase,
 };
 
@@ -26,9 +26,9 @@ impl World {
         let fleets = self.homes.iter().map(|home| Fleet { scope: home.scope, partition: home.partition }).collect();
         let mut history = History { fleets, ..History::default() };
         for partition in PARTITIONS {
-            let (store, told) = fold(events(partition, &self.journal.all(partition)));
+            let logged = fold(read(partition, &self.journal.all(partition)));
             let late = self.journal.came_late(partition);
-            history.logs.insert(partition, Logged { told, store, late });
+            history.logs.insert(partition, Logged { late, ..logged });
             history.models.insert(partition, self.model(partition)?);
         }
         let clients = std::mem::take(&mut self.clients).into_iter().zip(alive);

@@ -8,8 +8,11 @@ use ringforge_domain::{
     ids::CommandId,
     json::Json,
     limits::PENDING_MAX,
+    planted::{Bug, planted},
     position::Offset,
 };
+
+use serde_json::json;
 
 use super::{Action, Session, heartbeat::Vitals, pending::Pending};
 
@@ -61,6 +64,13 @@ impl Session {
         match result {
             Ok(offset) => {
                 self.pending.place(id, offset);
+                if planted(Bug::AckBeforeVerdict)
+                    && let (Some(pending), Some(me)) = (self.pending.settle(id), &self.me)
+                {
+                    let body = json!({ "position": me.encoder.stream.wire(offset) });
+                    self.send(&Frame::new("activity", "broadcast_ok", &body).reference(pending.reference));
+                    self.unpark();
+                }
                 self.refuse_unreadable();
             }
             Err(refusal) => self.refuse_pending(id, &refusal),

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use ringforge_domain::{direct, frame::Report, interest::Audience};
+use ringforge_domain::{
+    direct,
+    frame::Report,
+    interest::Audience,
+    planted::{Bug, planted},
+};
 
 use super::{Action, Phase, Session};
 use crate::{fanout::Post, hub::Lagged, presence};
@@ -74,6 +79,9 @@ impl Session {
             && to == me.viewpoint.agent
         {
             match report {
+                Report::Delivered(message) if planted(Bug::DeliveredBeforeWritten) => {
+                    self.actions.push(Action::Report(direct::Delivered { message }.into()));
+                }
                 Report::Delivered(message) => self.unflushed.push(direct::Delivered { message }.into()),
                 Report::Told(message) => self.told.show((message, delivery.command)),
             }
