@@ -13,6 +13,7 @@ pub mod script;
 pub mod socket;
 pub mod tally;
 pub mod truth;
+pub mod twins;
 pub mod vocabulary;
 pub mod world;
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
 use ringforge_domain::planted::Bug;
-use ringforge_sim::{Broken, explore, run, tally::Tally};
+use ringforge_sim::{Broken, explore, run, tally::Tally, twins};
 
 /// Seeds from which on everything must have been met.
 const ENOUGH: u64 = 1_000;
@@ -29,6 +29,9 @@ struct Options {
     /// A bug to plant: then a world must break. `all` tries each.
     #[arg(long)]
     planted: Option<String>,
+    /// Simulates twins instead: a tenant alone and beside a stranger.
+    #[arg(long)]
+    twins: bool,
     /// Threads; each simulates whole worlds.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
 
 fn simulate(options: &Options) -> anyhow::Result<()> {
     match options.planted.as_deref() {
+        None if options.twins => apart(options),
         None => sound(options),
         Some("all") => Bug::ALL.iter().try_for_each(|bug| found(options, *bug)),
         Some(name) => {
@@ -72,6 +76,15 @@ fn sound(options: &Options) -> anyhow::Result<()> {
     }
     let seconds = began.elapsed().as_secs().max(1);
     writeln!(stdout(), "{} seeds hold, {} a second", options.seeds, options.seeds / seconds)?;
+    Ok(())
+}
+
+fn apart(options: &Options) -> anyhow::Result<()> {
+    let broken = batch(options, |seed| twins::check(seed).map_err(|error| error.context(format!("seed {seed}"))));
+    if let Some(error) = broken {
+        return Err(error);
+    }
+    writeln!(stdout(), "{} tenants saw nothing of a stranger", options.seeds)?;
     Ok(())
 }
 

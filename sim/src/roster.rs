@@ -38,6 +38,17 @@ impl Roster {
         self.agents.insert(entry["agent_id"].as_str().unwrap_or_default().to_owned(), entry.clone());
     }
 
+    /// What is known of each agent, by name.
+    pub fn known(&self) -> Vec<Value> {
+        let mut known: Vec<Value> = self
+            .agents
+            .values()
+            .map(|agent| FIELDS.iter().map(|field| (*field, agent[*field].clone())).collect())
+            .collect();
+        known.sort_by_key(|agent: &Value| agent["name"].to_string());
+        known
+    }
+
     /// Whether this is what the rows of its fleet say. Those who left long ago need not be known.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod faults;
 mod making;
 mod people;
 mod telling;
+mod twins;
 
 use std::{sync::Arc, time::Duration};
 
@@ -67,6 +68,8 @@ pub struct Line {
     pub listening: bool,
     /// Its client reads nothing until then.
     deaf_until: Duration,
+    /// What decides its steps while all come to rest, however many others do.
+    chance: Rng,
     /// What had died when its client was last connected: projectors, the whole.
     crossed: (u64, u64),
 }
@@ -289,6 +292,7 @@ impl World {
             }
             for at in 0..self.lines.len() {
                 if self.lines[at].socket.is_some() {
+                    self.rng = self.lines[at].chance.fork();
                     busy |= self.serve_line(at);
                     busy |= self.listen_to(at, 8);
                 }

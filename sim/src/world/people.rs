@@ -51,16 +51,23 @@ impl World {
         }
         self.tally.tell(|| format!("{} connects to edge {place}: {:?}", client.name, client.diary.links[link].resume));
         socket.up.push_back(auth);
-        let (socket, listening, deaf_until) = (Some(socket), true, Duration::ZERO);
-        self.lines.push(Line { client: who, link, socket, listening, deaf_until, crossed: before });
+        self.lines.push(Line {
+            client: who,
+            link,
+            socket: Some(socket),
+            listening: true,
+            deaf_until: Duration::ZERO,
+            chance: self.rng.fork(),
+            crossed: before,
+        });
     }
 
     /// A client's newest connection.
-    fn line_of(&self, who: usize) -> Option<usize> {
+    pub(super) fn line_of(&self, who: usize) -> Option<usize> {
         self.lines.iter().rposition(|line| line.client == who)
     }
 
-    fn disturb(&mut self, who: usize, disturbance: Disturbance) {
+    pub(super) fn disturb(&mut self, who: usize, disturbance: Disturbance) {
         let Some(line) = self.line_of(who) else { return };
         self.tally.tell(|| format!("{}: {disturbance:?}", self.clients[who].name));
         match disturbance {
@@ -97,7 +104,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, who: usize) {
+    pub(super) fn ask(&mut self, who: usize) {
         let Some(line) = self.line_of(who) else { return };
         let fleet = self.clients[who].fleet;
         let peers = self.clients.iter().filter(|peer| peer.fleet == fleet).map(|peer| peer.name.clone());
