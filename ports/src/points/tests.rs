@@ -1,3 +1,5 @@
+//! Given a wish at a point, then what the call comes to.
+
 use std::{
     collections::BTreeSet,
     sync::{
