@@ -8,6 +8,8 @@ pub mod live;
 pub mod log;
 pub mod memory;
 pub mod names;
+#[cfg(feature = "points")]
+pub mod points;
 pub mod reads;
 
 use std::sync::Arc;

@@ -52,7 +52,7 @@ pub enum AppendError {
 }
 
 /// What a partition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
     /// The first offset still kept (equals `end` when nothing is).
     pub oldest: Offset,

@@ -1,29 +1,30 @@
-//! Faults on demand, for the tests that run the real binary: `RINGFORGE_TEST_FAULTS=drop_publish,second_projector`.
-//! Nothing here runs unless the variable is set, and then the log says so.
+//! Faults on demand, for the tests that run the real binary. Nothing here runs unless the variable is set, and then the log
+//! says so: `RINGFORGE_TEST_FAULTS=log.append.after=exit@3,second_projector`.
+//!
+//! `POINT=ACT@N` does it at the Nth passage of a point ([`Point`]), `@N+` at that and every later one, without `@` at every
+//! one. They are counted from the moment that the server is ready, with `@start+N` from its start.
+//!
+//! | act | |
+//! |---|---|
+//! | `exit` | the process ends there, as by `kill -9` |
+//! | `error` | the call fails, as its port may |
+//! | `empty` | the call answers with nothing, as only a bug or the live bus may |
+//! | `delay:MS` | the call takes so much longer |
+//! | `stall` | it never goes on |
 
 use std::{
-    collections::BTreeSet,
+    ops::RangeInclusive,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use anyhow::bail;
-use async_trait::async_trait;
-use futures_util::stream::BoxStream;
-use ringforge_domain::{
-    ids::Scope,
-    position::{LogTime, Offset, Partition, Position},
-    row::RowKey,
-    schema,
-};
+use anyhow::Context as _;
 use ringforge_ports::{
-    Error, Services,
-    live::{Heard, Live, News},
-    log::{AppendError, Bounds, Log, Placed, Record, Stored},
-    reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
+    Services,
+    points::{Act, Decide, Point, around},
 };
 use tracing::warn;
 
@@ -33,9 +34,29 @@ const VARIABLE: &str = "RINGFORGE_TEST_FAULTS";
 /// What goes wrong on purpose.
 #[derive(Default)]
 pub struct Faults {
-    named: BTreeSet<String>,
-    /// Set once the server is ready: faults begin then.
+    rules: Vec<Rule>,
+    second_projector: bool,
+    /// Set once the server is ready.
     ready: Arc<AtomicBool>,
+}
+
+/// What happens at a point.
+struct Rule {
+    point: Point,
+    what: What,
+    /// At which passages, the first numbered 1.
+    at: RangeInclusive<u64>,
+    from_start: bool,
+    passed: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Exit,
+    Error,
+    Empty,
+    Delay(Duration),
+    Stall,
 }
 
 impl Faults {
@@ -45,143 +66,79 @@ impl Faults {
     /// A fault we do not know.
     #[expect(clippy::disallowed_methods, reason = "the one switch of the tests")]
     pub fn from_environment() -> anyhow::Result<Self> {
-        let named: BTreeSet<String> = std::env::var(VARIABLE)
-            .unwrap_or_default()
-            .split(',')
-            .map(str::to_owned)
-            .filter(|name| !name.is_empty())
-            .collect();
-        for name in &named {
-            if !["drop_publish", "second_projector", "stall_projector", "log_refuses", "log_forgets"]
-                .contains(&name.as_str())
-            {
-                bail!("{VARIABLE} names the unknown fault {name}");
+        let mut faults = Self::default();
+        let variable = std::env::var(VARIABLE).unwrap_or_default();
+        for fault in variable.split(',').filter(|fault| !fault.is_empty()) {
+            if fault == "second_projector" {
+                faults.second_projector = true;
+            } else {
+                let rule = Rule::parse(fault).with_context(|| format!("{VARIABLE} names the unknown fault {fault}"))?;
+                faults.rules.push(rule);
             }
-            warn!(fault = name, "a fault is switched on: this is a test");
+            warn!(fault, "a fault is switched on: this is a test");
         }
-        Ok(Self { named, ready: Arc::default() })
+        Ok(faults)
     }
 
     /// Whether a second projector runs on every partition.
     pub fn second_projector(&self) -> bool {
-        self.named.contains("second_projector")
+        self.second_projector
     }
 
-    /// The server is ready: faults begin.
+    /// The server is ready.
     pub fn begin(&self) {
         self.ready.store(true, Ordering::Release);
     }
 
     /// The ports with what goes wrong in front of them.
-    pub fn around(&self, mut services: Services) -> Services {
-        if self.named.contains("drop_publish") {
-            services.live = Arc::new(DropPublish(services.live));
+    pub fn around(&mut self, services: Services) -> Services {
+        if self.rules.is_empty() {
+            return services;
         }
-        if self.named.contains("stall_projector") {
-            services.reads = Arc::new(StallCommit(services.reads, Arc::clone(&self.ready)));
-        }
-        let forgets = self.named.contains("log_forgets");
-        if forgets || self.named.contains("log_refuses") {
-            services.log = Arc::new(RefuseAppend { log: services.log, ready: Arc::clone(&self.ready), forgets });
-        }
-        services
+        let (rules, ready) = (std::mem::take(&mut self.rules), Arc::clone(&self.ready));
+        let decide: Decide = Arc::new(move |point| {
+            let ready = ready.load(Ordering::Acquire);
+            rules.iter().filter(|rule| rule.point == point).find_map(|rule| rule.pass(ready))
+        });
+        around(services, &decide)
     }
 }
 
-struct DropPublish(Arc<dyn Live>);
-
-#[async_trait]
-impl Live for DropPublish {
-    async fn publish(&self, _: &[News]) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error> {
-        self.0.subscribe(scope).await
-    }
-
-    async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<(), Error> {
-        self.0.put(key, value, ttl).await
-    }
-
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
-        self.0.scan(prefix).await
-    }
-
-    async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {
-        self.0.count(key, add, window).await
-    }
-}
-
-struct StallCommit(Arc<dyn Reads>, Arc<AtomicBool>);
-
-#[async_trait]
-impl Reads for StallCommit {
-    async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
-        // The directory and the start of sessions go on until somebody is in: only fleets with commands stall.
-        let stalls = self.1.load(Ordering::Acquire)
-            && commits.iter().flat_map(|commit| &commit.verdicts).any(|verdict| verdict.agent.is_some());
-        if stalls {
-            std::future::pending::<()>().await;
-        }
-        self.0.commit(commits).await
-    }
-
-    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
-        self.0.load(partition, keys).await
-    }
-
-    async fn find(&self, partition: Partition, find: &Find) -> Result<Found, Error> {
-        self.0.find(partition, find).await
-    }
-
-    async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
-        self.0.verdicts(partition, scope, which).await
-    }
-
-    async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
-        self.0.heads(partition, fleets).await
-    }
-}
-
-struct RefuseAppend {
-    log: Arc<dyn Log>,
-    ready: Arc<AtomicBool>,
-    /// Whether it takes them after all, and forgets to say where.
-    forgets: bool,
-}
-
-#[async_trait]
-impl Log for RefuseAppend {
-    async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
-        // Sessions still begin; what agents ask for is refused.
-        let position = Position { partition, offset: Offset::ZERO };
-        let asked = |record: &Record| {
-            let event = schema::decode(&record.bytes, position, LogTime::default());
-            event.is_ok_and(|event| !event.command.kind().internal())
+impl Rule {
+    fn parse(text: &str) -> Option<Self> {
+        let (point, what) = text.split_once('=')?;
+        let (what, at) = what.split_once('@').unwrap_or((what, "1+"));
+        let what = match what.split_once(':') {
+            Some(("delay", ms)) => What::Delay(Duration::from_millis(ms.parse().ok()?)),
+            None if what == "exit" => What::Exit,
+            None if what == "error" => What::Error,
+            None if what == "empty" => What::Empty,
+            None if what == "stall" => What::Stall,
+            _ => return None,
         };
-        if self.ready.load(Ordering::Acquire) && records.iter().any(asked) {
-            if self.forgets {
-                return self.log.append(partition, records).await.map(|_| Vec::new());
-            }
-            return Err(AppendError::Refused(Error::Unavailable("switched off by a test".to_owned())));
+        let (at, from_start) = at.strip_prefix("start+").map_or((at, false), |at| (at, true));
+        let (first, every) = at.strip_suffix('+').map_or((at, false), |first| (first, true));
+        let first = first.parse().ok()?;
+        let at = first..=if every { u64::MAX } else { first };
+        Some(Self { point: point.parse().ok()?, what, at, from_start, passed: AtomicU64::new(0) })
+    }
+
+    fn pass(&self, ready: bool) -> Option<Act> {
+        if !ready && !self.from_start {
+            return None;
         }
-        self.log.append(partition, records).await
-    }
-
-    fn read(&self, partition: Partition, from: Offset) -> BoxStream<'static, Result<Vec<Stored>, Error>> {
-        self.log.read(partition, from)
-    }
-
-    async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
-        self.log.seek(partition, offsets).await
-    }
-
-    async fn bounds(&self, partition: Partition) -> Result<Bounds, Error> {
-        self.log.bounds(partition).await
-    }
-
-    async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error> {
-        self.log.trim(partition, before).await
+        let passage = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
+        if !self.at.contains(&passage) {
+            return None;
+        }
+        let (point, what) = (self.point.to_string(), self.what);
+        warn!(point, ?what, passage, "a fault happens: this is a test");
+        Some(match self.what {
+            What::Exit => std::process::abort(),
+            What::Error => Act::Error,
+            What::Empty => Act::Empty,
+            What::Delay(time) => Act::Wait(Box::pin(tokio::time::sleep(time))),
+            What::Stall => Act::Wait(Box::pin(std::future::pending())),
+        })
     }
 }

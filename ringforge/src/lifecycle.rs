@@ -72,7 +72,7 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let generation = log.bounds(Partition::DIRECTORY).await?.generation;
     let reads = open_reads(data, generation, &log).await?;
     let live = MemoryLive::new(Arc::clone(&clock));
-    let faults = Faults::from_environment()?;
+    let mut faults = Faults::from_environment()?;
     let services = faults.around(Services { log: Arc::clone(&log) as Arc<dyn Log>, reads, live, clock, ids });
     let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
 

@@ -69,7 +69,7 @@ async fn ten_kills_under_load_lose_nothing_and_invent_nothing() {
     for number in 0..SLEEPERS {
         asleep.push(Observer::enter(Arc::clone(&run), server.ws_url(), &format!("sleeper-{number}")).await);
     }
-    run.begin(1, server.ws_url());
+    run.begin(server.ws_url());
     let writing: Vec<_> =
         (0..WRITERS).map(|number| tokio::spawn(Writer::new(Arc::clone(&run), number).write())).collect();
     let mut sleepers = Vec::new();
@@ -147,7 +147,7 @@ async fn kill_again_and_again(run: &Run, server: &mut Server, conditions: &mut C
         conditions.kills += 1;
         conditions.in_flight_min = conditions.in_flight_min.min(in_flight);
         server.restart();
-        run.begin(conditions.kills + 1, server.ws_url());
+        run.begin(server.ws_url());
     }
     conditions.lives_slept = conditions.kills;
 }

@@ -257,7 +257,7 @@ impl Client {
         (client, welcome)
     }
 
-    /// Like `enter`, for tests that kill the server: `None` if it went away meanwhile.
+    /// Like `enter`, for tests that harm the server: `None` if it is away, or lets nobody in just now.
     pub async fn try_enter(url: &str, key: &str, name: &str, more: Value) -> Option<(Self, Value)> {
         let (socket, _) = connect_async_with_config(url, None, true).await.ok()?;
         let mut client = Self { socket, waiting: VecDeque::new(), batch: false };
@@ -268,6 +268,7 @@ impl Client {
         for wanted in ["auth_required", "auth_ok"] {
             match client.next(SOON).await {
                 Got::Frame(frame) if frame["type"] == wanted && wanted == "auth_ok" => return Some((client, frame)),
+                Got::Frame(frame) if frame["type"] == "auth_error" => return None,
                 Got::Frame(frame) => assert_eq!(frame["type"], wanted, "{frame}"),
                 Got::Closed(_) => return None,
                 Got::Nothing => panic!("no {wanted} in time"),

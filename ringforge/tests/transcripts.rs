@@ -83,7 +83,7 @@ async fn play_all(faults: &[&str]) {
 /// Plays what shares a server.
 async fn play_group(runs: Vec<Run>, faults: Vec<String>, places: Arc<Semaphore>) -> Vec<String> {
     let place = places.acquire().await.expect("the semaphore stays open");
-    let lossy = faults.iter().any(|fault| fault == "drop_publish");
+    let lossy = faults.iter().any(|fault| fault == "live.publish.before=empty");
     let fleets =
         |scenario: &Scenario| ["default".to_owned()].into_iter().chain(scenario.needs.fleets.clone()).collect();
     let tenants = runs.iter().map(|(scenario, shape)| (tenant(scenario, *shape), fleets(scenario))).collect();
@@ -112,7 +112,7 @@ async fn agents_see_what_the_transcripts_say() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_the_same_when_every_publish_is_lost() {
-    play_all(&["drop_publish"]).await;
+    play_all(&["live.publish.before=empty"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,16 +48,14 @@ impl Observer {
 
     /// Watches every life of the server, from a first connection on, until the last broadcast.
     pub async fn watch(mut self, mut client: Client) -> Seen {
-        let mut life = 1;
+        let run = Arc::clone(&self.run);
         while !self.look(&mut client).await {
-            loop {
-                let next = self.run.life_after(life).await;
-                life = next.number;
-                if let Some(resumed) = self.resume(&next.url).await {
-                    client = resumed;
-                    break;
+            let mut tries = run.tries();
+            client = loop {
+                if let Some(client) = self.resume(&tries.url().await).await {
+                    break client;
                 }
-            }
+            };
         }
         client.close().await;
         self.seen

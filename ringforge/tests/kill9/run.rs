@@ -1,12 +1,14 @@
 //! What all clients of one run share: where the server is now, what waits for an answer, a random number.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use tokio::sync::watch;
 
 /// The tag of every broadcast of the load.
 pub const TAG: &str = "load";
@@ -14,17 +16,10 @@ pub const TAG: &str = "load";
 pub const END: &str = "the end";
 /// The agents that watch from the first to the last event, and are sent direct messages.
 pub const OBSERVERS: [&str; 2] = ["observer-0", "observer-1"];
-/// How long a life of the server may be waited for.
-const NEXT_LIFE: Duration = Duration::from_secs(30);
-
-/// One life of the server, from ready to `kill -9`.
-#[derive(Clone, Debug, Default)]
-pub struct Life {
-    /// Counted from 1.
-    pub number: u32,
-    /// Where agents connect.
-    pub url: String,
-}
+/// How long it may take until somebody is let in again.
+const LET_IN: Duration = Duration::from_secs(30);
+/// How long is waited between two tries.
+const AGAIN: Duration = Duration::from_millis(25);
 
 /// What all clients share.
 pub struct Run {
@@ -40,7 +35,8 @@ pub struct Run {
     pub stopping: AtomicBool,
     /// The seed of this run.
     pub seed: u64,
-    lives: watch::Sender<Life>,
+    /// Where agents connect in the present life of the server.
+    url: Mutex<String>,
 }
 
 impl Run {
@@ -53,21 +49,18 @@ impl Run {
             head: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             seed,
-            lives: watch::Sender::new(Life::default()),
+            url: Mutex::default(),
         }
     }
 
     /// The server is ready.
-    pub fn begin(&self, number: u32, url: &str) {
-        self.lives.send_replace(Life { number, url: url.to_owned() });
+    pub fn begin(&self, url: &str) {
+        url.clone_into(&mut self.url.lock().expect("no panic while the lock is held"));
     }
 
-    /// The first life after this one.
-    pub async fn life_after(&self, number: u32) -> Life {
-        let mut lives = self.lives.subscribe();
-        let next = lives.wait_for(|life| life.number > number);
-        let next = tokio::time::timeout(NEXT_LIFE, next).await.expect("the server comes back");
-        next.expect("the run goes on").clone()
+    /// To come in again, in whatever life the server is by then.
+    pub fn tries(&self) -> Tries<'_> {
+        Tries { run: self, deadline: Instant::now() + LET_IN }
     }
 
     /// Notes an acknowledgement.
@@ -76,6 +69,21 @@ impl Run {
         if let Some(position) = frame["position"].as_u64() {
             self.head.fetch_max(position, Ordering::Relaxed);
         }
+    }
+}
+
+/// Somebody who wants to come in.
+pub struct Tries<'a> {
+    run: &'a Run,
+    deadline: Instant,
+}
+
+impl Tries<'_> {
+    /// Where to try it next, after a moment.
+    pub async fn url(&mut self) -> String {
+        assert!(Instant::now() < self.deadline, "nobody is let in any more");
+        tokio::time::sleep(AGAIN).await;
+        self.run.url.lock().expect("no panic while the lock is held").clone()
     }
 }
 

@@ -88,13 +88,15 @@ impl Writer {
 
     /// Writes through every life of the server until the run stops, and says what became of each command.
     pub async fn write(mut self) -> Vec<Sent> {
-        let mut life = 0;
+        let (run, name) = (Arc::clone(&self.run), format!("writer-{}", self.number));
         loop {
-            let next = self.run.life_after(life).await;
-            life = next.number;
-            let name = format!("writer-{}", self.number);
-            let entered = Client::try_enter(&next.url, &self.run.key, &name, json!({ "presence": "none" })).await;
-            let Some((mut client, _)) = entered else { continue };
+            let mut tries = run.tries();
+            let mut client = loop {
+                let (url, more) = (tries.url().await, json!({ "presence": "none" }));
+                if let Some((client, _)) = Client::try_enter(&url, &run.key, &name, more).await {
+                    break client;
+                }
+            };
             self.last = (0, 0);
             let done = self.live(&mut client).await;
             let lost = i64::try_from(self.pending.len()).expect("a small number");
@@ -103,7 +105,7 @@ impl Writer {
                 client.close().await;
                 return self.sent;
             }
-            self.after_kill();
+            self.after_loss();
         }
     }
 
@@ -126,7 +128,7 @@ impl Writer {
     }
 
     /// What may be sent again is: the unknown ones, and some that were answered.
-    fn after_kill(&mut self) {
+    fn after_loss(&mut self) {
         self.pending.clear();
         let again = |sent: &Sent| sent.idempotent && matches!(sent.known, Known::Unknown);
         self.repeat = (0..self.sent.len()).filter(|at| again(&self.sent[*at])).collect();
@@ -183,7 +185,10 @@ impl Writer {
         let known = match (refused, frame["outcome"] == "none") {
             (false, _) => Known::Acked(frame.clone()),
             (true, true) => Known::Refused(frame.clone()),
-            (true, false) => return,
+            (true, false) => {
+                let again = self.sent[at].idempotent && matches!(self.sent[at].known, Known::Unknown);
+                return self.repeat.extend(again.then_some(at));
+            }
         };
         self.run.acknowledged(frame);
         self.learn(at, frame);
