@@ -89,7 +89,12 @@ impl Close {
             Self::Protocol => (1002, "protocol", "frames that break the WebSocket protocol"),
             Self::NotText => (1007, "not_text", "a text message was not UTF-8"),
             Self::TooBig => (1009, "too_big", "a message was too big to be parsed, or in more than 64 fragments"),
-            Self::Restart => (1012, "restart", "the server restarts; `system/maintenance` said when to come back"),
+            Self::Restart => (
+                1012,
+                "restart",
+                "the server restarts; `system/maintenance` said when to come back, and a command that was not answered \
+                 before has no effect",
+            ),
             Self::TryLater => (1013, "try_later", "a service behind is away, try later"),
             Self::HeartbeatLost => (4001, "heartbeat_lost", "silent for too long"),
             Self::TooOften => (4029, "too_often", "too many attempts, or too many WebSocket pings"),

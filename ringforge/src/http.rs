@@ -5,7 +5,11 @@ mod upgrade;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -25,7 +29,7 @@ use ringforge_domain::frame::refused;
 use ringforge_domain::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REQUESTS_MAX};
 use ringforge_domain::position::Partition;
 use ringforge_ports::names;
-use ringforge_ws_edge::edge::Edge;
+use ringforge_ws_edge::{edge::Edge, socket::GOODBYE};
 use serde_json::json;
 use tokio::{
     net::TcpListener,
@@ -54,12 +58,16 @@ struct Served {
     places: Arc<Semaphore>,
     started: Instant,
     open: Arc<()>,
+    /// Whether connections are accepted, as far as is known: there may be no file descriptor for another.
+    accepts: Arc<AtomicBool>,
 }
 
 /// Serves until the edge drains. Every connection that is still open holds `open`.
 pub async fn serve(listener: TcpListener, edge: Arc<Edge>, config: HttpConfig, started: Instant, open: Arc<()>) {
     let places = Arc::new(Semaphore::new(config.connections_max));
-    let served = Served { edge: Arc::clone(&edge), strangers: Arc::default(), places, started, open };
+    let accepts = Arc::new(AtomicBool::new(true));
+    let served =
+        Served { edge: Arc::clone(&edge), strangers: Arc::default(), places, started, open, accepts: accepts.clone() };
     let router = Router::new()
         .route("/health", get(health))
         .route("/health/ready", get(health_ready))
@@ -68,19 +76,25 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, config: HttpConfig, s
         .fallback(not_found)
         .with_state(served);
     // More than places: who finds none must be accepted to be told so.
-    let accepts = Arc::new(Semaphore::new(config.connections_max + REQUESTS_MAX));
+    let room = Arc::new(Semaphore::new(config.connections_max + REQUESTS_MAX));
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &accepts) => accepted,
-            () = edge.drained() => return,
-        };
-        let (stream, peer, accept) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "accept failed, will try again");
-                tokio::time::sleep(ACCEPT_RETRY).await;
+            accepted = accept(&listener, &room) => accepted,
+            // It failed before, and now it only waits for somebody to come.
+            () = tokio::time::sleep(ACCEPT_RETRY), if !accepts.load(Ordering::Relaxed) => {
+                accepts.store(true, Ordering::Relaxed);
                 continue;
             }
+            () = edge.drained() => return,
+        };
+        if accepts.swap(accepted.is_ok(), Ordering::Relaxed)
+            && let Err(error) = &accepted
+        {
+            warn!(%error, "accept fails, and is tried again and again");
+        }
+        let Ok((stream, peer, accept)) = accepted else {
+            tokio::time::sleep(ACCEPT_RETRY).await;
+            continue;
         };
         let service = TowerToHyperService::new(router.clone().layer(Extension(Peer(peer.ip(), Arc::new(accept)))));
         tokio::spawn(async move {
@@ -89,17 +103,22 @@ pub async fn serve(listener: TcpListener, edge: Arc<Edge>, config: HttpConfig, s
                 .header_read_timeout(config.upgrade_timeout)
                 .max_headers(HEADERS_MAX)
                 .max_buf_size(HEADER_BYTES_MAX);
+            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
             // A peer that breaks off or speaks something else is nobody's fault here.
-            let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+            if tokio::time::timeout(config.upgrade_timeout, connection.as_mut()).await.is_err() {
+                // However much it asks: this is the time it has. What is being answered it may still read.
+                connection.as_mut().graceful_shutdown();
+                let _ = tokio::time::timeout(GOODBYE, connection).await;
+            }
         });
     }
 }
 
 async fn accept(
     listener: &TcpListener,
-    accepts: &Arc<Semaphore>,
+    room: &Arc<Semaphore>,
 ) -> std::io::Result<(tokio::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let accept = Arc::clone(accepts).acquire_owned().await.map_err(std::io::Error::other)?;
+    let accept = Arc::clone(room).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok((stream, peer, accept))
@@ -119,15 +138,17 @@ async fn health_ready(State(served): State<Served>) -> Response {
     let log = services.log.bounds(Partition::DIRECTORY).await.is_ok();
     let reads = services.reads.load(Partition::DIRECTORY, &BTreeSet::new()).await.is_ok();
     let live = services.live.scan(names::EDGE_LEASES).await.is_ok();
-    let good = log && reads && live && !*served.edge.draining().borrow();
+    let accepts = served.accepts.load(Ordering::Relaxed);
+    let good = log && reads && live && accepts && !*served.edge.draining().borrow();
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // The second three are the names of the services that play these parts in a cluster.
-    let body = json!({ "log": word(log), "reads": word(reads), "live": word(live), "kafka": word(log), "storage": word(reads), "redis": word(live) });
+    let body = json!({ "log": word(log), "reads": word(reads), "live": word(live), "accepts": word(accepts), "kafka": word(log), "storage": word(reads), "redis": word(live) });
     (status, Json(body)).into_response()
 }
 
 async fn health_live(State(served): State<Served>) -> Response {
-    Json(json!({ "accepting_connections": !*served.edge.draining().borrow() })).into_response()
+    let accepts = served.accepts.load(Ordering::Relaxed) && !*served.edge.draining().borrow();
+    Json(json!({ "accepting_connections": accepts })).into_response()
 }
 
 async fn not_found() -> Response {

@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     fs,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -39,6 +39,10 @@ pub struct Options {
     pub faults: Vec<String>,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// The data directory; none: one of its own.
+    pub data: Option<PathBuf>,
+    /// What the shell does before it becomes the server, such as `ulimit -n 64`; empty: there is no shell.
+    pub before: String,
 }
 
 /// A running `ringforge all` over a data directory of its own. It is killed when dropped.
@@ -68,8 +72,13 @@ impl Server {
     }
 
     /// The data directory.
-    pub fn data(&self) -> std::path::PathBuf {
-        self.home.path().join("data")
+    pub fn data(&self) -> PathBuf {
+        data(self.home.path(), &self.options)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has written to stderr, in all its lives.
@@ -176,10 +185,25 @@ impl Drop for Server {
     }
 }
 
+fn data(home: &Path, options: &Options) -> PathBuf {
+    options.data.clone().unwrap_or_else(|| home.join("data"))
+}
+
+/// The binary, in the place of a shell if something is to be done before.
+fn binary(options: &Options) -> Command {
+    let binary = env!("CARGO_BIN_EXE_ringforge");
+    if options.before.is_empty() {
+        return Command::new(binary);
+    }
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{} && exec \"$0\" \"$@\"", options.before)).arg(binary);
+    shell
+}
+
 fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
     let errors = fs::OpenOptions::new().create(true).append(true).open(home.join("stderr")).expect("stderr is a file");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringforge"));
-    command.args(["all", "--json", "--port", "0", "--data"]).arg(home.join("data"));
+    let mut command = binary(options);
+    command.args(["all", "--json", "--port", "0", "--data"]).arg(data(home, options));
     if !options.config.is_empty() {
         command.arg("--config").arg(home.join("config.toml"));
     }

@@ -422,15 +422,20 @@ impl Session {
         if self.told.due().is_some_and(|due| self.now >= due) {
             self.report_told(1);
         }
-        while let Some(id) = self.pending.late(self.now) {
+        self.give_up_those_due(self.now);
+        self.unpark();
+        self.play_on();
+    }
+
+    /// Waits no longer for verdicts that were due at a time.
+    fn give_up_those_due(&mut self, at: Duration) {
+        while let Some(id) = self.pending.late(at) {
             if let Some(pending) = self.pending.settle(id) {
                 // What came of it is not known: the next heartbeat says it again.
                 self.vitals = Vitals::default();
                 self.refuse(&Refusal::new(Code::Timeout), pending.reference);
             }
         }
-        self.unpark();
-        self.play_on();
     }
 
     fn on_drain(&mut self) {
@@ -442,10 +447,14 @@ impl Session {
         self.draining.get_or_insert(self.now);
     }
 
-    /// While the server shuts down, what was asked is still answered, for a moment.
+    /// While the server shuts down, what was asked is still answered, for a moment. Every command has an answer before the
+    /// goodbye, if only that its outcome is unknown: what has none was never taken.
     fn go_on_draining(&mut self) {
         let Some(since) = self.draining else { return };
-        if self.pending.is_empty() || self.now >= since + DRAIN {
+        if self.now >= since + DRAIN {
+            self.give_up_those_due(Duration::MAX);
+        }
+        if self.pending.is_empty() {
             self.close(Close::Restart);
         }
     }

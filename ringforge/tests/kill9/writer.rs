@@ -184,6 +184,8 @@ impl Writer {
         let refused = frame["type"] == "error";
         let known = match (refused, frame["outcome"] == "none") {
             (false, _) => Known::Acked(frame.clone()),
+            // Refused before the log: that says nothing of the times before.
+            (true, _) if self.sent[at].times > 1 && !frame["position"].is_u64() => return,
             (true, true) => Known::Refused(frame.clone()),
             (true, false) => {
                 let again = self.sent[at].idempotent && matches!(self.sent[at].known, Known::Unknown);

@@ -66,14 +66,7 @@ fn address(server: &Server) -> &str {
 pub async fn ask(server: &Server, first: &str, lines: &[&str]) -> String {
     let mut raw = Raw::connect(server, "127.0.0.1").await;
     raw.request(server, first, lines).await;
-    let head = raw.answer_head().await;
-    if !head.contains(" 101 ") {
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let length = length.map_or(0, |length| length.parse().expect("a number"));
-        let body = raw.take(length).await.expect("the whole body");
-        return head + std::str::from_utf8(&body).expect("text");
-    }
-    head
+    raw.answer().await
 }
 
 /// One connection.
@@ -94,6 +87,18 @@ impl Raw {
     async fn request(&mut self, server: &Server, first: &str, lines: &[&str]) {
         let head = format!("{first}\r\nHost: {}\r\n{}\r\n\r\n", address(server), lines.join("\r\n"));
         self.send(head.as_bytes()).await;
+    }
+
+    /// The answer to a request; its head only if it is an upgrade.
+    pub async fn answer(&mut self) -> String {
+        let head = self.answer_head().await;
+        if head.contains(" 101 ") {
+            return head;
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length = length.map_or(0, |length| length.parse().expect("a number"));
+        let body = self.take(length).await.expect("the whole body");
+        head + std::str::from_utf8(&body).expect("text")
     }
 
     async fn answer_head(&mut self) -> String {

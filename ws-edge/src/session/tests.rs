@@ -141,6 +141,7 @@ fn a_shutdown_waits_no_longer_than_two_seconds() {
     stage.input(&mut idle, Input::Drain);
     assert_eq!(idle.closed(), Some(1012), "nothing was asked: at once");
     let mut ada = stage.enters("ada", "none");
+    ada.frames.clear();
     stage.says(&mut ada, &json!({ "type": "memory", "action": "set", "key": "k", "value": 1, "ref": 1 }));
     stage.input(&mut ada, Input::Drain);
     let end = stage.now + Duration::from_secs(2);
@@ -150,7 +151,9 @@ fn a_shutdown_waits_no_longer_than_two_seconds() {
     assert!(!wants(&ada, closes));
     stage.now = end;
     stage.input(&mut ada, Input::Tick);
-    assert_eq!(ada.closed(), Some(1012));
+    let last = ada.frames.last().expect("an answer");
+    assert_eq!((&last["ref"], &last["code"], &last["outcome"]), (&json!(1), &json!("timeout"), &json!("unknown")));
+    assert_eq!(ada.closed(), Some(1012), "nothing is left unanswered");
 }
 
 /// The places that a replay wants fetched next.

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -61,18 +62,33 @@ pub(super) struct LogFile {
 /// Locks, creates if need be, and verifies.
 pub(super) fn open(path: &Path, partitions: u16) -> Result<LogFile, OpenError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let made = !parent.exists();
-    fs::create_dir_all(parent)?;
+    if !path.exists() {
+        make_folder(parent)?;
+    }
     let lock = lock(path)?;
     let mut connection = connect(path).map_err(opening)?;
     let generation = load_meta(&mut connection, partitions)?;
     // The file and its write-ahead log exist by now; without this a power cut could lose their names.
     File::open(parent)?.sync_all()?;
-    if made {
-        File::open(parent.join(".."))?.sync_all()?;
-    }
     let partitions = (0..partitions).map(|id| load_partition(&connection, Partition(id))).collect::<Result<_, _>>()?;
     Ok(LogFile { connection, generation, partitions, lock })
+}
+
+/// Makes a folder that no power cut takes back: neither its name nor those above it, whoever made them, up to where its file
+/// system begins.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let folder = folder.canonicalize()?;
+    let device = folder.metadata()?.dev();
+    let ours = |above: &&Path| above.metadata().is_ok_and(|above| above.dev() == device);
+    for above in folder.ancestors().skip(1).take_while(ours) {
+        match File::open(above) {
+            // Whoever keeps it to himself answers for it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            opened => opened?.sync_all()?,
+        }
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
