@@ -8,6 +8,7 @@ use crate::{
     limits::{self, SUBSCRIPTIONS_MAX},
     presence,
     row::RowIndex,
+    verdict::Verdict,
     world::{Folded, World, flat},
 };
 
@@ -227,6 +228,21 @@ fn operations_work_on_what_is_there() {
         when(json!({"key": "p", "value": 1})).reply().get("value").is_none(),
         "a plain set does not repeat its value"
     );
+}
+
+#[test]
+fn a_null_that_an_operation_makes_is_kept_in_its_verdict() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    for (wire, told) in [
+        (json!({"key": "n", "op": "merge", "value": null}), Some(json!(null))),
+        (json!({"key": "n", "value": null}), None),
+    ] {
+        let folded = world.when(&ada, set(wire));
+        assert_eq!(folded.reply().get("value"), told.as_ref());
+        let kept: Verdict = Json::of(&folded.verdict).read().expect("a verdict");
+        assert_eq!(kept, folded.verdict);
+    }
 }
 
 #[test]
