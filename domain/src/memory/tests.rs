@@ -246,6 +246,18 @@ fn a_null_that_an_operation_makes_is_kept_in_its_verdict() {
 }
 
 #[test]
+fn a_row_reads_back_from_its_text_to_the_last_bit() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    for part in 1..1_000 {
+        world.when(&ada, Set { ttl: Some(60.0 + f64::from(part) / 7.0), ..set(json!({"key": "t", "value": 1})) });
+        let entry = entry(&world, "t");
+        let kept: Entry = Json::of(entry).read().expect("a row");
+        assert_eq!(&kept, entry);
+    }
+}
+
+#[test]
 fn an_operation_keeps_what_it_does_not_name() {
     let mut world = World::new();
     let ada = world.joins("ada");
