@@ -129,14 +129,15 @@ pub struct SetEffect {
     pub created: bool,
     /// The version at which the content before had expired, if nobody had recorded it yet.
     pub expired: Option<u64>,
-    /// The new value, if an `op` made it.
+    /// The new value, `null` included, if an `op` made it.
+    #[serde(default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
     pub value: Option<Json>,
 }
 
 impl SetEffect {
     /// The value that the key held then.
     pub fn made<'a>(&'a self, set: &'a Set) -> Option<&'a Json> {
-        self.value.as_ref().or(set.value.as_ref())
+        if set.op.is_some() { self.value.as_ref() } else { set.value.as_ref() }
     }
 }
 
@@ -292,7 +293,8 @@ impl Act for Set {
     }
 
     fn show(&self, at: &At, effect: &SetEffect) -> Shown {
-        let body = SetOk { id: effect.id, key: &self.key, version: effect.version, value: effect.value.as_ref() };
+        let body =
+            SetOk { id: effect.id, key: &self.key, version: effect.version, value: self.op.and(effect.value.as_ref()) };
         let mut shown = Shown::ack(KIND, "set_ok", &body);
         let value = effect.made(self);
         let change = if effect.created { "create" } else { "update" };

@@ -64,10 +64,10 @@ pub struct FleetCredentials {
     pub agent_key_id: KeyId,
 }
 
-/// A bootstrap file.
+/// A bootstrap file: what shall be there.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub struct Wanted {
     #[serde(default)]
     tenant: Vec<WantedTenant>,
 }
@@ -91,25 +91,48 @@ fn default_fleets() -> Vec<String> {
 pub fn credentials(data: &Path, bootstrap: Option<&Path>, ids: &dyn Ids) -> anyhow::Result<Credentials> {
     let path = data.join(names::CREDENTIALS_FILE);
     let known = read(&path)?;
-    let mut credentials = match &known {
-        Some(known) => known.clone(),
-        None => Credentials {
-            seal_key: hex(&ids.secret()),
-            operator_key: key::new(KeyType::Admin, ids),
-            operator_key_id: KeyId::from_bits(ids.next()),
-            tenants: Vec::new(),
-        },
-    };
-    for tenant in wanted(bootstrap, known.is_none())?.tenant {
-        add(&mut credentials, &tenant, ids)?;
-    }
+    let mut credentials = known.clone().unwrap_or_else(|| Credentials::new(ids));
+    credentials.add(&wanted(bootstrap, known.is_none())?, ids)?;
     if known.as_ref() != Some(&credentials) {
         write(&path, &credentials).with_context(|| format!("cannot keep the keys in {}", path.display()))?;
     }
     Ok(credentials)
 }
 
+impl Wanted {
+    /// Reads a bootstrap file.
+    ///
+    /// # Errors
+    /// It is no such file, or names no tenant.
+    pub fn read(text: &str) -> anyhow::Result<Self> {
+        let wanted: Self =
+            toml::from_str(text).context("a bootstrap file has [[tenant]] with `name` and `fleets`, and no more")?;
+        if wanted.tenant.is_empty() {
+            bail!("a bootstrap file names a [[tenant]], this one none");
+        }
+        Ok(wanted)
+    }
+}
+
 impl Credentials {
+    /// Of a new installation without tenants.
+    pub fn new(ids: &dyn Ids) -> Self {
+        Self {
+            seal_key: hex(&ids.secret()),
+            operator_key: key::new(KeyType::Admin, ids),
+            operator_key_id: KeyId::from_bits(ids.next()),
+            tenants: Vec::new(),
+        }
+    }
+
+    /// Adds keys for what is wanted and not there.
+    ///
+    /// # Errors
+    /// A name that cannot be used.
+    pub fn add(&mut self, wanted: &Wanted, ids: &dyn Ids) -> anyhow::Result<()> {
+        wanted.tenant.iter().try_for_each(|tenant| add(self, tenant, ids))
+    }
+
     /// The key that seals event ids.
     ///
     /// # Errors
@@ -151,13 +174,7 @@ fn wanted(bootstrap: Option<&Path>, fresh: bool) -> anyhow::Result<Wanted> {
     };
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
-    let wanted: Wanted = toml::from_str(&text).with_context(|| {
-        format!("{} is not a bootstrap file: it has [[tenant]] with `name` and `fleets`", path.display())
-    })?;
-    if wanted.tenant.is_empty() {
-        bail!("{} names no [[tenant]]", path.display());
-    }
-    Ok(wanted)
+    Wanted::read(&text).with_context(|| format!("{} cannot be used", path.display()))
 }
 
 fn add(credentials: &mut Credentials, wanted: &WantedTenant, ids: &dyn Ids) -> anyhow::Result<()> {
@@ -232,7 +249,7 @@ pub async fn submit(services: &Services, gate: &Gate, credentials: &Credentials)
 }
 
 /// What makes an installation, each with the row that shows that it is there.
-fn commands(credentials: &Credentials) -> Vec<(RowKey, TenantId, Command)> {
+pub fn commands(credentials: &Credentials) -> Vec<(RowKey, TenantId, Command)> {
     let created = |text: &str, id: KeyId, key_type: KeyType, fleet: Option<FleetId>| {
         let hash = key::hash(text);
         (Key::key(&hash), Command::KeyCreated(tenant::KeyCreated { id, hash, key_type, fleet }))

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use ringforge_domain::limits::{CONNECTIONS_MAX, Limits};
 use ringforge_ws_edge::{edge::EdgeConfig, session::SessionConfig};
 use serde::Deserialize;
 
-use crate::{All, http::HttpConfig};
+use crate::{http::HttpConfig, options::All};
 
 /// Every setting with its default.
 const DEFAULTS: &str = include_str!("ringforge.default.toml");
@@ -67,21 +67,31 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or a setting is unknown or makes no sense: the message names it.
     pub fn load(options: &All) -> anyhow::Result<Self> {
-        let mut settings: toml::Table = DEFAULTS.parse().context("the built-in defaults")?;
-        if let Some(path) = &options.config {
-            let text =
-                fs::read_to_string(path).with_context(|| format!("cannot read the settings in {}", path.display()))?;
-            let own: toml::Table = text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
-            merge(&mut settings, own);
-        }
-        let whose = options.config.as_deref().unwrap_or(Path::new("the defaults"));
-        let mut config: Self =
-            settings.try_into().with_context(|| format!("a setting in {} is wrong", whose.display()))?;
+        let mut config = match &options.config {
+            None => Self::read("").context("the defaults")?,
+            Some(path) => {
+                let text = fs::read_to_string(path)
+                    .with_context(|| format!("cannot read the settings in {}", path.display()))?;
+                Self::read(&text).with_context(|| format!("the settings in {} are wrong", path.display()))?
+            }
+        };
         if let Some(data) = &options.data {
             config.server.data.clone_from(data);
         }
         config.server.bind = options.bind.unwrap_or(config.server.bind);
         config.server.port = options.port.unwrap_or(config.server.port);
+        Ok(config)
+    }
+
+    /// The defaults, and over them the settings of a file.
+    ///
+    /// # Errors
+    /// It is no TOML, or a setting is unknown or makes no sense: the message names it.
+    pub fn read(file: &str) -> anyhow::Result<Self> {
+        let mut settings: toml::Table = DEFAULTS.parse().context("the built-in defaults")?;
+        let own: toml::Table = file.parse().context("this is not TOML")?;
+        merge(&mut settings, own);
+        let config: Self = settings.try_into()?;
         config.check()?;
         Ok(config)
     }

@@ -35,7 +35,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{All, bootstrap, config::Config, faults::Faults, http, ready, telemetry};
+use crate::{bootstrap, config::Config, faults::Faults, http, options::All, ready, telemetry};
 
 /// Partitions of an embedded log: the directory and one pool.
 const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];

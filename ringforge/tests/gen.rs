@@ -1,13 +1,11 @@
 //! What `make gen` writes is what is checked in, and what is checked in is never changed by it.
 
-#[path = "../src/gen.rs"]
-mod generate;
-
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use ringforge::r#gen as generate;
 use ringforge_domain::{
     catalog::CommandKind,
     position::{LogTime, Offset, Partition, Position},

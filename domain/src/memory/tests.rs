@@ -8,6 +8,7 @@ use crate::{
     limits::{self, SUBSCRIPTIONS_MAX},
     presence,
     row::RowIndex,
+    verdict::Verdict,
     world::{Folded, World, flat},
 };
 
@@ -227,6 +228,33 @@ fn operations_work_on_what_is_there() {
         when(json!({"key": "p", "value": 1})).reply().get("value").is_none(),
         "a plain set does not repeat its value"
     );
+}
+
+#[test]
+fn a_null_that_an_operation_makes_is_kept_in_its_verdict() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    for (wire, told) in [
+        (json!({"key": "n", "op": "merge", "value": null}), Some(json!(null))),
+        (json!({"key": "n", "value": null}), None),
+    ] {
+        let folded = world.when(&ada, set(wire));
+        assert_eq!(folded.reply().get("value"), told.as_ref());
+        let kept: Verdict = Json::of(&folded.verdict).read().expect("a verdict");
+        assert_eq!(kept, folded.verdict);
+    }
+}
+
+#[test]
+fn a_row_reads_back_from_its_text_to_the_last_bit() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    for part in 1..1_000 {
+        world.when(&ada, Set { ttl: Some(60.0 + f64::from(part) / 7.0), ..set(json!({"key": "t", "value": 1})) });
+        let entry = entry(&world, "t");
+        let kept: Entry = Json::of(entry).read().expect("a row");
+        assert_eq!(&kept, entry);
+    }
 }
 
 #[test]

@@ -1,0 +1,11 @@
+//! The server as a library, for its own command line and for programs that test its parts.
+
+pub mod bootstrap;
+pub mod config;
+mod faults;
+pub mod r#gen;
+pub mod http;
+pub mod lifecycle;
+pub mod options;
+mod ready;
+mod telemetry;
