@@ -299,3 +299,27 @@ async fn who_says_nothing_at_all_takes_the_places_of_requests_only_until_its_tim
     ada.send(&raw::text(&set("ada"))).await;
     assert_eq!(ada.reply("ada").await["event"], "set_ok");
 }
+
+/// Kilobytes of memory that the server holds; `None` where there is no `/proc`.
+fn resident(server: &Server) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    Some(line.trim().trim_end_matches(" kB").parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn a_silent_socket_costs_kilobytes() {
+    const COUNT: usize = 60;
+    let server = Server::plain();
+    let _first = Raw::open(&server).await;
+    let Some(before) = resident(&server) else {
+        eprintln!("SKIPPED: the memory of a socket, because there is no /proc");
+        return;
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..COUNT {
+        sockets.push(Raw::open(&server).await);
+    }
+    let each = resident(&server).expect("it was there").saturating_sub(before) / COUNT;
+    assert!(each < 32, "{each} kB a socket");
+}

@@ -67,6 +67,11 @@ impl Server {
         Self::start(Options::default())
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The data directory.
     pub fn data(&self) -> std::path::PathBuf {
         self.home.path().join("data")
