@@ -54,6 +54,11 @@ fn no_long_integer(object: &str) -> serde_json::Result<()> {
     Ok(())
 }
 
+/// The first so many characters of what somebody sent, to be told again.
+pub fn shortened(text: &str, chars: usize) -> &str {
+    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
+}
+
 /// A value at a depth.
 #[derive(Clone, Copy)]
 struct Checked<'a> {
@@ -122,7 +127,7 @@ impl<'de> Visitor<'de> for Checked<'_> {
         let mut keys = BTreeSet::new();
         while let Some(key) = entries.next_key::<String>()? {
             if !keys.insert(key.clone()) {
-                return Err(A::Error::custom(format_args!("duplicate key `{key}`")));
+                return Err(A::Error::custom(format_args!("duplicate key `{}`", shortened(&key, 64))));
             }
             entries.next_value_seed(inside)?;
         }

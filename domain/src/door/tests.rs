@@ -263,17 +263,52 @@ fn errors_carry_the_ref_wherever_it_can_be_read() {
 }
 
 #[test]
+fn what_was_sent_is_not_told_again_at_length() {
+    let long = "é".repeat(9_000);
+    for text in [
+        json!({"type": long}).to_string(),
+        json!({"type": "memory", "action": long}).to_string(),
+        json!({"type": "memory", "action": "get", "key": {"a": long}}).to_string(),
+        json!({"type": "presence", "action": "update", "state": long}).to_string(),
+        json!({"type": "replay", "action": "request", "agents": long}).to_string(),
+        json!({"type": "direct", "action": "ack", "message_id": long}).to_string(),
+        format!(r#"{{"type":"ping","{long}":1,"{long}":2}}"#),
+    ] {
+        let message = refused(&text).1.message;
+        assert!(message.chars().count() < 400, "{message}");
+    }
+}
+
+#[test]
 fn each_type_has_its_size() {
     let limits = Limits::default();
     let big = "x".repeat(limits.message_bytes);
-    let (_, refusal) =
-        refused(&json!({"type": "activity", "action": "broadcast", "kind": "alert", "data": big}).to_string());
-    assert_eq!((refusal.code, &refusal.fact("limit")), (Code::PayloadTooLarge, &json!(limits.message_bytes)));
+    let commands = CommandKind::ALL.iter().map(|kind| kind.text());
+    let kinds = commands.chain(QueryKind::ALL.iter().map(|kind| kind.text()));
+    let kinds = kinds.chain(SignalKind::ALL.iter().map(|kind| kind.text())).chain([Auth::TYPE, "nothing"]);
+    for kind in kinds.filter(|kind| *kind != CommandKind::MemorySet.text()) {
+        let (area, action) = kind.split_once('.').unzip();
+        for frame in [
+            json!({"type": area.unwrap_or(kind), "action": action, "ref": 1, "more": big}),
+            json!({"type": area.unwrap_or(kind), "action": action, "ref": 1, "payload": {"more": big}}),
+        ] {
+            let (reference, refusal) = refused(&frame.to_string());
+            assert_eq!((refusal.code, &refusal.fact("limit")), (Code::PayloadTooLarge, &json!(limits.message_bytes)));
+            assert_eq!(reference.as_ref().map(Json::text), Some("1"), "{kind}");
+        }
+    }
+    let room = limits.message_bytes - json!({"type": "ping", "more": ""}).to_string().len();
+    let exact = |bytes: usize| json!({"type": "ping", "more": "x".repeat(bytes)}).to_string();
+    assert!(parse(&exact(room), &limits).is_ok());
+    assert_eq!(refused(&exact(room + 1)).1.code, Code::PayloadTooLarge);
     let fits = set(&json!({"type": "memory", "action": "set", "key": "a", "value": big}));
     assert_eq!(fits.check(&limits), Ok(()));
-    let over =
-        set(&json!({"type": "memory", "action": "set", "key": "a", "value": "x".repeat(limits.memory_value_bytes)}));
-    assert_eq!(over.check(&limits).expect_err("too large").code, Code::PayloadTooLarge);
+    // Its quotes count.
+    let value = |bytes: usize| {
+        set(&json!({"type": "memory", "action": "set", "key": "a", "value": "x".repeat(bytes - 2)})).check(&limits)
+    };
+    assert_eq!(value(limits.memory_value_bytes), Ok(()));
+    assert_eq!(value(limits.memory_value_bytes + 1).expect_err("too large").code, Code::PayloadTooLarge);
 }
 
 #[test]
