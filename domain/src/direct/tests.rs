@@ -287,6 +287,19 @@ fn a_receipt_nobody_asked_for_is_not_found() {
 }
 
 #[test]
+fn only_its_recipient_learns_that_there_is_a_message() {
+    let (mut world, ada, bob) = pair();
+    let eve = world.joins("eve");
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
+    let never = world.when(&eve, Ack { message_id: MessageId::from_bits(7) }).refusal().clone();
+    for stranger in [&eve, &ada] {
+        assert_eq!(world.when(stranger, Ack { message_id: id(&told) }).refusal(), &never);
+        assert_eq!(world.internal(stranger, Delivered { message: id(&told) }).refusal(), &never);
+    }
+    assert_eq!(world.when(&bob, Ack { message_id: id(&told) }).code(), None);
+}
+
+#[test]
 fn an_expiry_tells_the_sender() {
     let (mut world, ada, bob) = pair();
     world.leaves(&bob);
