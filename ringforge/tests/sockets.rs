@@ -113,6 +113,22 @@ async fn a_stranger_cannot_make_us_wait_for_a_large_message() {
 }
 
 #[tokio::test]
+async fn nothing_wins_a_stranger_time() {
+    let config = "[timing]\nauth_timeout_ms = 600\n".to_owned();
+    let server = Server::start(Options { config, ..Options::default() });
+    let mut raw = Raw::open(&server).await;
+    let since = Instant::now();
+    // An `auth` that is always about to come, with signs of life between its pieces.
+    raw.send(&raw::frame(Op::Text, false, b"{")).await;
+    for piece in [raw::frame(Op::Continuation, false, b" "), raw::frame(Op::Pong, true, b"")].iter().cycle().take(12) {
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        raw.send(piece).await;
+    }
+    assert_eq!(raw.closed().await, 4401);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn the_reason_arrives_although_we_had_not_read_everything() {
     let server = Server::plain();
     let mut raw = Raw::enter(&server, "huge").await;
