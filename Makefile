@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim examples proof long bench bench-peers
+.PHONY: help run test lint unit gen drift sim examples proof long mutants bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -54,10 +54,18 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 	scripts/test-readme
 
 # Every long suite; each is a target of its own.
-proof: long ## the long suites: what `make test` has no time for
+proof: long mutants ## the long suites: what `make test` has no time for
 
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
 	cargo test --profile proof --workspace --locked -- --ignored
+
+# MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
+mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants
+mutants: ## change new lines of the domain in small ways: its tests should notice
+	@$$CARGO_MUTANTS --version >/dev/null 2>&1 \
+	|| cargo install --quiet --locked --root $(TARGET)/tools cargo-mutants@27.1.0 \
+	|| { echo "SKIPPED: mutants, because cargo-mutants cannot be installed"; exit 0; }; \
+	scripts/mutants $(MUTANTS)
 
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)
