@@ -485,3 +485,6 @@ impl MessageId {
         Self::from_bits(command.bits())
     }
 }
+
+#[cfg(test)]
+mod tests;

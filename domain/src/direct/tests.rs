@@ -74,7 +74,9 @@ fn a_message_to_a_connected_agent_is_sent_and_then_delivered_once() {
     assert_eq!((&message["payload"], &message["correlation_id"]), (&json!({"x": 1}), &json!(7)));
     assert_eq!(message["from"], json!({"agent_id": ada.agent, "name": "ada"}));
     assert_eq!((&message["to"], message.get("ref")), (&json!(bob.agent), None));
-    assert_eq!(told.verdict.index.parties, [ada.agent, bob.agent]);
+    let index = &told.verdict.index;
+    assert_eq!((index.stream, index.label.as_deref()), (Some(Stream::Direct), Some("message")));
+    assert_eq!((index.subject.clone(), &index.parties[..]), (Some(id.to_string()), &[ada.agent, bob.agent][..]));
     assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (1, 1));
     let sent = told.verdict.position.offset;
     assert_eq!(mail(&world, id).map(|mail| mail.index().mail), Some(Some((bob.agent, sent))));
