@@ -20,8 +20,8 @@ fn full() -> World {
         serde_json::from_value(json!({"key": "k", "value": "a long value", "ttl": 9})).expect("a set");
     world.when_keyed(&ada, "once", set);
     let send = |to: &str| serde_json::from_value::<direct::Send>(json!({"to": to, "payload": 1})).expect("a send");
-    let sent = world.when(&ada, send("bob"));
-    let message = MessageId::of(sent.verdict.command_id);
+    let told = world.when(&ada, send("bob"));
+    let message = MessageId::of(told.verdict.command_id);
     world.internal(&bob, direct::Delivered { message });
     world.when(&ada, send("bob"));
     world.leaves(&bob);
@@ -136,9 +136,9 @@ fn a_working_set_weighs_what_is_in_it() {
     for round in 0..3 {
         for row in &stored {
             if round == 1 {
-                rows.remove(row.key())
+                rows.remove(row.key());
             } else {
-                rows.put(row.clone())
+                rows.put(row.clone());
             }
             assert_eq!((rows.weight(), rows.changed_weight()), weights(&rows), "{round} {:?}", row.key());
         }
