@@ -109,8 +109,8 @@ fn unfit((status, message): Unfit) -> Response {
 
 /// Whether somebody put a key into the address.
 fn tells_key(query: &str) -> bool {
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.into_iter().any(|(name, value)| name == "api_key" || key::is_meant(value))
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.any(|(name, value)| name == "api_key" || key::is_meant(value))
 }
 
 fn keyed() -> Response {
