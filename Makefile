@@ -1,13 +1,15 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim planted examples proof long bench bench-peers
+.PHONY: help run test lint unit gen drift sim planted twins examples proof long mutants bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
 ADVISORIES ?= ../shared/advisory-db
 # Seeds of one `make sim`.
 SEEDS ?= 2000
+# Seeds of one `make twins`.
+TWINS ?= 500
 # Arguments of `make bench`.
 BENCH ?=
 # Arguments of the server, as in: make run ARGS="all --port 4001"
@@ -47,6 +49,9 @@ sim: ## simulate SEEDS=n worlds with faults
 planted: ## each planted bug is found within SEEDS=n worlds
 	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(SEEDS) --planted all
 
+twins: ## in TWINS=n worlds, what a tenant sees does not depend on another
+	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(TWINS) --twins
+
 # The scripts find the server in RINGFORGE, python with `websockets` in PYTHON; `ws` is in examples/node_modules.
 examples: export RINGFORGE := $(abspath $(TARGET))/debug/ringforge
 examples: export PYTHON := $(abspath $(TARGET))/venv/bin/python
@@ -58,10 +63,18 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 
 # Every long suite; each is a target of its own.
 proof: export SEEDS = 20000
-proof: planted sim long ## the long suites: what `make test` has no time for
+proof: planted sim twins long mutants ## the long suites: what `make test` has no time for
 
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
 	cargo test --profile proof --workspace --locked -- --ignored
+
+# MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
+mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants
+mutants: ## change new lines of the domain in small ways: its tests should notice
+	@$$CARGO_MUTANTS --version >/dev/null 2>&1 \
+	|| cargo install --quiet --locked --root $(TARGET)/tools cargo-mutants@27.1.0 \
+	|| { echo "SKIPPED: mutants, because cargo-mutants cannot be installed"; exit 0; }; \
+	scripts/mutants $(MUTANTS)
 
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)

@@ -174,3 +174,6 @@ fn other_fleet() -> Refusal {
     Refusal::because(Code::Forbidden, "This key is for another fleet.")
         .fix("Leave `auth.fleet` out, or use a key of that fleet.")
 }
+
+#[cfg(test)]
+mod tests;

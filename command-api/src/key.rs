@@ -32,11 +32,20 @@ pub fn resume_token(ids: &dyn Ids) -> String {
 
 /// Whether a text can be a key at all.
 pub fn well_formed(text: &str) -> bool {
-    let known =
-        [KeyType::Live, KeyType::Test, KeyType::Admin].into_iter().find_map(|kind| text.strip_prefix(prefix(kind)));
-    let Some(digits) = known.filter(|digits| digits.len() == RANDOM + CHECK && digits.is_ascii()) else { return false };
+    let digits = digits(text).filter(|digits| digits.len() == RANDOM + CHECK && digits.is_ascii());
+    let Some(digits) = digits else { return false };
     digits.bytes().all(|byte| byte.is_ascii_alphanumeric())
         && check(&text[..text.len() - CHECK]) == text[text.len() - CHECK..]
+}
+
+/// Whether a text begins as keys do: somebody took it for one.
+pub fn is_meant(text: &str) -> bool {
+    digits(text).is_some()
+}
+
+/// What follows the type of a key.
+fn digits(text: &str) -> Option<&str> {
+    [KeyType::Live, KeyType::Test, KeyType::Admin].into_iter().find_map(|kind| text.strip_prefix(prefix(kind)))
 }
 
 /// What may be said of a key in logs and limits: its type and first characters.

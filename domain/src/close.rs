@@ -107,3 +107,38 @@ impl Close {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_says_whether_to_come_back() {
+        let codes = [1002, 1007, 1009, 1012, 1013, 4001, 4029, 4400, 4401, 4403, 4404, 4409, 4426];
+        assert_eq!(Close::ALL.map(Close::code), codes);
+        let back = Close::ALL.map(Close::reconnect);
+        assert_eq!(back, codes.map(|code| code < 4400));
+        for (at, close) in Close::ALL.into_iter().enumerate() {
+            assert!(close.meaning().len() > 10 && !close.reason().is_empty());
+            assert!(Close::ALL[..at].iter().all(|other| other.reason() != close.reason()), "{}", close.reason());
+        }
+    }
+
+    #[test]
+    fn a_refused_auth_ends_as_its_code_says() {
+        let ends = Code::ALL.map(|code| (code, Close::of(code)));
+        for (code, close) in ends {
+            let wanted = match code {
+                Code::InvalidMessage | Code::PayloadTooLarge => 4400,
+                Code::Forbidden => 4403,
+                Code::NotFound => 4404,
+                Code::VersionUnsupported => 4426,
+                Code::RateLimited => 4029,
+                _ if code.retryable() => 1013,
+                _ => 4401,
+            };
+            assert_eq!(close.code(), wanted, "{}", code.text());
+            assert_eq!(close.reconnect(), code.retryable(), "{}", code.text());
+        }
+    }
+}

@@ -311,7 +311,49 @@ mod tests {
         for code in Code::ALL {
             let text = serde_json::to_value(code).expect("serialises");
             assert_eq!(text, code.text());
-            assert!(code.fix().len() > 20 && code.status() >= 400);
+            assert!(code.fix().len() > 20 && code.message().len() > 10);
         }
+    }
+
+    #[test]
+    fn a_code_has_its_status_and_says_whether_to_try_again() {
+        let known = Code::ALL.map(|code| (code.text(), code.status(), code.retryable()));
+        let wanted = [
+            ("invalid_message", 400, false),
+            ("unauthorized", 401, false),
+            ("invalid_api_key", 401, false),
+            ("forbidden", 403, false),
+            ("not_found", 404, false),
+            ("conflict", 409, false),
+            ("idempotency_mismatch", 409, false),
+            ("payload_too_large", 413, false),
+            ("version_unsupported", 426, false),
+            ("rate_limited", 429, true),
+            ("overloaded", 503, true),
+            ("timeout", 504, true),
+            ("unavailable", 503, true),
+            ("server_error", 500, true),
+        ];
+        assert_eq!(known, wanted);
+    }
+
+    #[test]
+    fn a_refusal_says_what_happened_what_to_do_and_whether_it_may_have_taken_effect() {
+        let refusal = Refusal::new(Code::NotFound);
+        assert_eq!((refusal.message.as_str(), refusal.advice()), (Code::NotFound.message(), Code::NotFound.fix()));
+        assert_eq!((refusal.outcome, refusal.retry_after_ms, refusal.weight()), (Effected::None, None, 0));
+        let refusal = Refusal::because(Code::Timeout, "late").fix("Hurry.").after_ms(7).with("a", [1, 2]);
+        assert_eq!((refusal.message.as_str(), refusal.advice()), ("late", "Hurry."));
+        assert_eq!((refusal.outcome, refusal.retry_after_ms), (Effected::Unknown, Some(7)));
+        assert_eq!(
+            (refusal.fact("a"), refusal.fact("b"), refusal.weight()),
+            (serde_json::json!([1, 2]), Value::Null, 5)
+        );
+        assert_eq!(Refusal::new(Code::Unavailable).unknown().outcome, Effected::Unknown);
+        let over = Refusal::over("tags", 20);
+        assert_eq!(
+            (over.code, over.fact("field"), over.fact("limit")),
+            (Code::InvalidMessage, "tags".into(), 20.into())
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::{borrow::Cow, cell::Cell};
 use serde::{Deserialize, de::value::MapDeserializer};
 use serde_json::value::RawValue;
 
-use self::scan::scan;
+use self::scan::{scan, shortened};
 use crate::{
     auth::Auth,
     catalog::{Command, CommandKind, Query, QueryKind, Signal, SignalKind},
@@ -98,7 +98,7 @@ fn incoming(full: &str, fields: &Fields<'_>) -> Result<Incoming, Refusal> {
     } else if let Some(kind) = SignalKind::parse(full) {
         kind.read(from).map(Incoming::Signal)
     } else {
-        return Err(Refusal::invalid("type", format!("There is no message `{}`.", shorten(full)))
+        return Err(Refusal::invalid("type", format!("There is no message `{}`.", shortened(full, 64)))
             .fix("Use one of the types and actions of the protocol reference."));
     };
     read.map_err(|error| {
@@ -106,17 +106,13 @@ fn incoming(full: &str, fields: &Fields<'_>) -> Result<Incoming, Refusal> {
         let said = said.split(" at line ").next().unwrap_or_default();
         let named = said.starts_with("missing field") || said.starts_with("duplicate field");
         let field = if named { field_in(said) } else { taken.get() };
-        Refusal::invalid(field, format!("The message does not fit `{full}`: {said}."))
+        Refusal::invalid(field, format!("The message does not fit `{full}`: {}.", shortened(said, 256)))
     })
 }
 
 /// The field that a serde message names in backticks.
 fn field_in(message: &str) -> &str {
     message.split('`').nth(1).unwrap_or("")
-}
-
-fn shorten(text: &str) -> &str {
-    text.char_indices().nth(64).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Every envelope name; a `payload` may not bring its own.

@@ -280,5 +280,38 @@ mod tests {
         );
         let ping = Frame::new("ping", "", &()).bare();
         assert_eq!(encode(&ping, Shape::Wrapped, None), r#"{"type":"ping"}"#);
+        let empty = Frame::new("presence", "update_ok", &());
+        assert_eq!(encode(&empty, Shape::Wrapped, None), r#"{"type":"presence","event":"update_ok","payload":{}}"#);
+        let stamped = r#"{"type":"presence","event":"update_ok","event_id":"evt_1","position":9}"#;
+        assert_eq!(encode(&empty, Shape::Flat, stamp), stamped);
+    }
+
+    #[test]
+    fn fields_are_added_to_those_that_are_there() {
+        let (none, some) = (Frame::new("a", "b", &()), Frame::new("a", "b", &json!({"x": 1})));
+        assert_eq!((none.len(), none.is_empty(), none.object().text()), (0, true, "{}"));
+        assert_eq!((some.len(), some.is_empty(), some.object().text()), (5, false, r#"{"x":1}"#));
+        for (frame, more, text) in [
+            (&none, json!({}), "{}"),
+            (&none, json!({"y": 2}), r#"{"y":2}"#),
+            (&some, json!({}), r#"{"x":1}"#),
+            (&some, json!({"y": 2}), r#"{"x":1,"y":2}"#),
+        ] {
+            assert_eq!(frame.clone().also(&more).object().text(), text);
+        }
+    }
+
+    #[test]
+    fn an_error_says_everything_on_every_door() {
+        let refusal = Refusal::new(crate::code::Code::RateLimited).with("limit", 5).after_ms(9);
+        let frame = Frame::error(&refusal, Json::parse("1").ok());
+        let shown: Value = serde_json::from_str(&encode(&frame, Shape::Flat, None)).expect("JSON");
+        assert_eq!(
+            shown,
+            json!({"type": "error", "ref": 1, "code": "rate_limited", "reason": "rate_limited", "outcome": "none",
+                "message": refusal.message, "fix": refusal.advice(), "details": {"limit": 5}, "retryable": true,
+                "retry_after_ms": 9})
+        );
+        assert!(refused(&Refusal::new(crate::code::Code::Conflict)).get("retry_after_ms").is_none());
     }
 }

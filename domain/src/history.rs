@@ -51,3 +51,15 @@ pub struct Index {
     /// If not empty, only these agents may ever see it.
     pub parties: Vec<AgentId>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_history_has_one_name_everywhere() {
+        for stream in Stream::ALL {
+            assert_eq!(serde_json::to_value(stream).expect("serialises"), stream.text());
+        }
+    }
+}

@@ -243,6 +243,91 @@ mod tests {
     }
 
     #[test]
+    fn everyone_is_meant_by_what_concerns_it() {
+        let [author, reader] = [1, 2].map(AgentId::from_bits);
+        let watch = |pattern: &str, sets, deletes, values| {
+            Topic::Memory(Watch { pattern: pattern.to_owned(), sets, deletes, values })
+        };
+        let mut interest = Interest::default();
+        let topics = vec![
+            tag("ops"),
+            Topic::Kind("alert".to_owned()),
+            watch("set/*", true, false, false),
+            watch("set/value", true, false, true),
+            watch("gone", false, true, false),
+        ];
+        interest.change(&InterestChange::Add(topics), Offset(1));
+        let wants = |audience: &Audience, agent| audience.wants(agent, &interest, Offset(2));
+        assert_eq!(wants(&Audience::Fleet, reader), Some(Wanted::Plain));
+        for (change, itself) in [(Presence::Joined, true), (Presence::Changed, true), (Presence::Left, false)] {
+            let audience = Audience::Presence { about: author, change };
+            assert_eq!(wants(&audience, author).is_some(), itself, "{change:?}");
+            assert_eq!(wants(&audience, reader), Some(Wanted::Plain), "{change:?}");
+        }
+        let two = Audience::Agents(vec![author]);
+        assert_eq!((wants(&two, author), wants(&two, reader)), (Some(Wanted::Plain), None));
+        let tagged = |tags: &[&str], kind: &str| {
+            let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+            wants(&Audience::Tagged { tags, kind: kind.to_owned(), author: Some(author) }, reader).is_some()
+        };
+        assert!(tagged(&["web", "ops"], "custom") && tagged(&["web"], "alert") && !tagged(&["web", "alert"], "ops"));
+        let watched = |key: &str, deletes| wants(&Audience::Watchers { key: key.to_owned(), deletes }, reader);
+        assert_eq!((watched("set/a", false), watched("set/a", true)), (Some(Wanted::Plain), None));
+        assert_eq!(
+            (watched("set/value", false), watched("gone", true)),
+            (Some(Wanted::WithValue), Some(Wanted::Plain))
+        );
+        assert_eq!((watched("gone", false), watched("ops", false)), (None, None));
+    }
+
+    #[test]
+    fn a_subscription_that_is_made_anew_replaces_the_old_one() {
+        let watch = |values| Topic::Memory(Watch { pattern: "a".to_owned(), sets: true, deletes: true, values });
+        let mut interest = Interest::default();
+        interest.change(&InterestChange::Add(vec![watch(false), tag("a")]), Offset(1));
+        interest.change(&InterestChange::Add(vec![watch(false)]), Offset(3));
+        assert_eq!(interest.spans().len(), 2, "the very same goes on");
+        interest.change(&InterestChange::Add(vec![watch(true)]), Offset(5));
+        let spans: Vec<_> =
+            interest.spans().iter().map(|span| (span.since.0, span.until.map(|until| until.0))).collect();
+        assert_eq!(spans, [(1, Some(5)), (1, None), (5, None)]);
+        assert_eq!(interest.at(Offset(5)).count(), 2, "the old one up to its end");
+        interest.change(&InterestChange::Clear, Offset(5));
+        assert_eq!(interest.current().count(), 1, "what began there does not end there");
+        interest.change(&InterestChange::Clear, Offset(6));
+        assert_eq!((interest.current().count(), interest.at(Offset(6)).count()), (0, 1));
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten_first_and_only_beyond_the_bound() {
+        let mut interest = Interest::default();
+        interest.change(&InterestChange::Add(vec![tag("kept")]), Offset(0));
+        let mut at = 0;
+        let mut again = |interest: &mut Interest, times: usize| {
+            for _ in 0..times {
+                at += 2;
+                interest.change(&InterestChange::Add(vec![tag("short")]), Offset(at));
+                interest.change(&InterestChange::Remove(vec![tag("short")]), Offset(at + 1));
+            }
+        };
+        again(&mut interest, limits::SPANS_MAX - 1);
+        assert_eq!((interest.spans().len(), interest.spans()[1].since), (limits::SPANS_MAX, Offset(2)));
+        again(&mut interest, 2);
+        assert_eq!((interest.spans().len(), interest.spans()[1].since), (limits::SPANS_MAX, Offset(6)));
+        assert!(interest.current().eq([&tag("kept")]));
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_and_the_same_counts_once() {
+        let mut interest = Interest::default();
+        interest.change(&InterestChange::Add(vec![tag("a"), tag("b")]), Offset(1));
+        let room = |topics: &[Topic], max| interest.room_for(topics, max).map_err(|refusal| refusal.fact("limit"));
+        assert_eq!((room(&[tag("c")], 3), room(&[tag("c"), tag("d")], 3)), (Ok(()), Err(3.into())));
+        assert_eq!((room(&[tag("a"), tag("b")], 2), room(&[tag("c"), tag("c")], 3)), (Ok(()), Ok(())));
+        assert_eq!((room(&[], 2), room(&[], 1)), (Ok(()), Err(1.into())));
+    }
+
+    #[test]
     fn applying_a_change_twice_changes_nothing() {
         let changes = [
             (InterestChange::Add(vec![tag("a")]), Offset(1)),

@@ -128,4 +128,15 @@ mod tests {
         }
         assert!(Json::parse("{").is_err());
     }
+
+    #[test]
+    fn a_text_is_told_from_the_rest() {
+        let json = |text: &str| Json::parse(text).expect("valid");
+        assert_eq!(json(r#""a\u00e9""#).as_str().as_deref(), Some("a\u{e9}"));
+        for text in ["1", "null", "[\"a\"]", "{}", "true"] {
+            assert_eq!((json(text).as_str(), json(text).is_null()), (None, text == "null"), "{text}");
+            assert_eq!((format!("{:?}", json(text)), Json::from(&json(text).value())), (text.to_owned(), json(text)));
+        }
+        assert!(json("[1]").read::<Vec<u8>>().is_ok_and(|list| list == [1]) && json("1").read::<String>().is_err());
+    }
 }

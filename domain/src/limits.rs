@@ -307,3 +307,6 @@ impl Limits {
 pub fn ttl_micros(seconds: f64) -> i64 {
     (seconds * 1e6).ceil() as i64
 }
+
+#[cfg(test)]
+mod tests;

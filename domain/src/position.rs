@@ -116,6 +116,24 @@ mod tests {
     }
 
     #[test]
+    fn a_place_fits_beside_its_epoch() {
+        assert_eq!((Offset::ZERO.next(), Offset(41).next()), (Offset(1), Offset(42)));
+        let stream = StreamRef { partition: Partition(1), epoch: 3 };
+        let last = Offset(Offset::LIMIT.0 - 1);
+        assert_eq!(stream.wire(Offset::ZERO), 3 << 43);
+        assert_eq!(stream.wire(last), (4 << 43) - 1);
+        assert_eq!(stream.offset(stream.wire(last)), Some(last));
+        assert_eq!((stream.offset(stream.wire(last) + 1), stream.offset((3 << 43) - 1)), (None, None));
+    }
+
+    #[test]
+    fn time_stops_at_its_end() {
+        assert_eq!(LogTime(5).plus(-7), LogTime(-2));
+        assert_eq!(LogTime(i64::MAX).plus(1), LogTime(i64::MAX));
+        assert_eq!(LogTime(i64::MAX).rfc3339(), "9999-12-30T22:00:00.999999Z");
+    }
+
+    #[test]
     fn times_read_back_as_written() {
         let time = LogTime(1_770_000_000_123_456);
         assert_eq!(LogTime::parse(&time.rfc3339()), Some(time));

@@ -487,3 +487,6 @@ impl MessageId {
         Self::from_bits(command.bits())
     }
 }
+
+#[cfg(test)]
+mod tests;

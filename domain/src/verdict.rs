@@ -111,3 +111,6 @@ pub fn frames_of(event: &Event, verdict: &Verdict) -> Shown {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use ringforge_domain::{
     frame::Encoder,
     ids::AgentId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
-    position::Partition,
+    position::{Offset, Partition},
     presence::Name,
     row::{RowKey, State},
 };
@@ -27,6 +27,13 @@ impl Asker {
     /// Where its fleet's events are.
     pub fn partition(&self) -> Partition {
         self.encoder.stream.partition
+    }
+
+    /// The place that a cursor names, in this life of the log.
+    pub(crate) fn place(&self, cursor: &str) -> Result<Offset, Refusal> {
+        let Encoder { seal, scope, stream, generation } = &*self.encoder;
+        let opened = seal.open(scope, *stream, cursor).filter(|opened| opened.generation == *generation);
+        opened.map(|opened| opened.offset).ok_or_else(bad_cursor)
     }
 }
 

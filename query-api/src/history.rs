@@ -24,7 +24,7 @@ use ringforge_ports::{
     reads::{Matching, Update, Viewer, Which},
 };
 
-use crate::asker::{Asker, agent_id, bad_cursor, unavailable};
+use crate::asker::{Asker, agent_id, unavailable};
 
 /// Verdicts, by offset, joined with their events: the first ones, until their bytes fill a page; at least one.
 #[derive(Debug, Default)]
@@ -153,10 +153,7 @@ pub async fn plan(services: &Services, asker: &Asker, request: &Request) -> Resu
     if agents.is_empty() && !request.agents.is_empty() {
         return Ok(plan);
     }
-    let after = match &request.cursor {
-        Some(cursor) => Some(encoder.seal.open(&encoder.scope, encoder.stream, cursor).ok_or_else(bad_cursor)?.offset),
-        None => None,
-    };
+    let after = request.cursor.as_ref().map(|cursor| asker.place(cursor)).transpose()?;
     let pages = request.order == Order::Oldest || after.is_some();
     let matching = Matching {
         streams: request.wanted(),

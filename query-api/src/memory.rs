@@ -120,13 +120,7 @@ pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Re
 /// `memory.history`: every version, oldest first, values from the log.
 pub(crate) async fn history(services: &Services, asker: &Asker, query: &History) -> Result<Frame, Refusal> {
     let encoder = &asker.encoder;
-    let after = match &query.cursor {
-        Some(cursor) => {
-            let cursor = encoder.seal.open(&encoder.scope, encoder.stream, cursor).ok_or_else(bad_cursor)?;
-            Some(cursor.offset)
-        }
-        None => None,
-    };
+    let after = query.cursor.as_ref().map(|cursor| asker.place(cursor)).transpose()?;
     let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let matching = Matching {
         streams: vec![Stream::Memory],

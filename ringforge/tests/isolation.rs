@@ -5,6 +5,8 @@
 
 #[path = "isolation/attacks.rs"]
 mod attacks;
+#[path = "isolation/forgeries.rs"]
+mod forgeries;
 #[path = "support.rs"]
 mod support;
 #[path = "isolation/victim.rs"]

@@ -7,10 +7,13 @@ mod raw;
 #[path = "support.rs"]
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raw::{Op, Raw};
-use ringforge_domain::limits::{EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, PINGS_BURST, SILENT_ADDRESS_MAX, SILENT_MAX};
+use ringforge_domain::limits::{
+    EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, PINGS_BURST, REQUESTS_MAX, SILENT_ADDRESS_MAX,
+    SILENT_MAX,
+};
 use serde_json::{Value, json};
 use support::{Client, Options, Server};
 
@@ -110,6 +113,22 @@ async fn a_stranger_cannot_make_us_wait_for_a_large_message() {
 }
 
 #[tokio::test]
+async fn nothing_wins_a_stranger_time() {
+    let config = "[timing]\nauth_timeout_ms = 600\n".to_owned();
+    let server = Server::start(Options { config, ..Options::default() });
+    let mut raw = Raw::open(&server).await;
+    let since = Instant::now();
+    // An `auth` that is always about to come, with signs of life between its pieces.
+    raw.send(&raw::frame(Op::Text, false, b"{")).await;
+    for piece in [raw::frame(Op::Continuation, false, b" "), raw::frame(Op::Pong, true, b"")].iter().cycle().take(12) {
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        raw.send(piece).await;
+    }
+    assert_eq!(raw.closed().await, 4401);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn the_reason_arrives_although_we_had_not_read_everything() {
     let server = Server::plain();
     let mut raw = Raw::enter(&server, "huge").await;
@@ -178,6 +197,24 @@ async fn what_is_no_upgrade_is_refused_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_key_in_the_address_is_refused_and_anything_else_there_ignored() {
+    let server = Server::plain();
+    let key = server.first_key();
+    let whole = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", raw::KEY];
+    let ask = async |query: &str| raw::ask(&server, &format!("GET /ws?{query} HTTP/1.1"), &whole).await;
+    for query in
+        [format!("api_key={key}"), format!("a=1&token={key}"), "key=rf_admin_".to_owned(), "api_key".to_owned()]
+    {
+        let answer = ask(&query).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{query}: {answer}");
+        assert!(answer.contains("invalid_message") && !answer.contains(key), "{answer}");
+    }
+    for query in ["", "vsn=2.0.0", "name=rf_live"] {
+        assert!(ask(query).await.starts_with("HTTP/1.1 101 "), "{query}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_read_before_a_goodbye_is_submitted() {
     const COUNT: usize = 100;
     let server = Server::plain();
@@ -192,6 +229,21 @@ async fn what_was_read_before_a_goodbye_is_submitted() {
     let (mut client, _) = Client::enter(server.ws_url(), server.first_key(), "other", json!({})).await;
     let list = json!({ "type": "memory", "action": "list", "prefix": "hasty/", "limit": 1, "ref": 1 });
     soon(async || client.ask(&list).await["total"] == COUNT).await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_or_has_too_many_headers_is_refused() {
+    let server = Server::plain();
+    let ask = async |lines: &[&str]| raw::ask(&server, "GET /health HTTP/1.1", lines).await;
+    // `Host` is one already.
+    let many = |count: usize| (1..count).map(|at| format!("X-{at}: x")).collect::<Vec<_>>();
+    let refs = |lines: &[String]| lines.iter().map(String::as_str).collect::<Vec<_>>().join("\r\n");
+    assert!(ask(&[&refs(&many(HEADERS_MAX))]).await.starts_with("HTTP/1.1 200 "), "as many as there may be");
+    assert!(ask(&[&refs(&many(HEADERS_MAX + 1))]).await.starts_with("HTTP/1.1 431 "), "one more");
+    let long = |bytes: usize| format!("X-Long: {}", "x".repeat(bytes));
+    assert!(ask(&[&long(HEADER_BYTES_MAX - 200)]).await.starts_with("HTTP/1.1 200 "), "as long as it may be");
+    assert!(ask(&[&long(HEADER_BYTES_MAX + 1)]).await.starts_with("HTTP/1.1 431 "), "longer");
+    others_are_served(&server).await;
 }
 
 #[tokio::test]
@@ -241,4 +293,49 @@ async fn whoever_finds_no_place_is_told_so_and_whoever_has_one_goes_on() {
     soon(come_in).await;
     bob.send(&raw::text(&set("last"))).await;
     assert_eq!(bob.reply("last").await["event"], "set_ok");
+}
+
+#[tokio::test]
+async fn who_says_nothing_at_all_takes_the_places_of_requests_only_until_its_time_is_over() {
+    let patience = Duration::from_secs(4);
+    let config = format!("[server]\nconnections_max = 1\n[timing]\nupgrade_timeout_ms = {}\n", patience.as_millis());
+    let server = Server::start(Options { config, ..Options::default() });
+    let mut ada = Raw::enter(&server, "ada").await;
+    let (since, mut idle) = (Instant::now(), Vec::new());
+    for _ in 0..REQUESTS_MAX {
+        idle.push(Raw::connect(&server, "127.0.0.1").await);
+    }
+    // Every place for a request is taken: whoever comes now waits to be accepted, and is answered when they are cut off.
+    let health = raw::ask(&server, "GET /health HTTP/1.1", &["Connection: close"]).await;
+    assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
+    assert!(since.elapsed() > patience, "there was a place although they hold all: {:?}", since.elapsed());
+    for raw in &mut idle {
+        assert!(raw.is_cut_off().await, "it held its place for nothing");
+    }
+    ada.send(&raw::text(&set("ada"))).await;
+    assert_eq!(ada.reply("ada").await["event"], "set_ok");
+}
+
+/// Kilobytes of memory that the server holds; `None` where there is no `/proc`.
+fn resident(server: &Server) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    Some(line.trim().trim_end_matches(" kB").parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn a_silent_socket_costs_kilobytes() {
+    const COUNT: usize = 60;
+    let server = Server::plain();
+    let _first = Raw::open(&server).await;
+    let Some(before) = resident(&server) else {
+        eprintln!("SKIPPED: the memory of a socket, because there is no /proc");
+        return;
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..COUNT {
+        sockets.push(Raw::open(&server).await);
+    }
+    let each = resident(&server).expect("it was there").saturating_sub(before) / COUNT;
+    assert!(each < 32, "{each} kB a socket");
 }

@@ -71,6 +71,11 @@ impl Server {
         Self::start(Options::default())
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         data(self.home.path(), &self.options)

@@ -7,6 +7,8 @@ mod circles;
 mod layout;
 #[path = "tidy/names.rs"]
 mod names;
+#[path = "tidy/pages.rs"]
+mod pages;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/source.rs"]
@@ -247,6 +249,19 @@ fn a_changed_golden_is_found() {
     let golden = "schemas/golden/memory.set.v1.json".to_owned();
     let world = World::new(BTreeMap::new(), json!(null), vec![golden.clone()]);
     assert_eq!(layout::frozen(&world).first().map(|violation| violation.path.clone()), Some(golden));
+}
+
+#[test]
+fn pages_name_tests_that_are_there() {
+    holds(pages::tests);
+}
+
+#[test]
+fn a_test_that_is_gone_is_found() {
+    let page = "| what | test |\n|---|---|\n| a | `it_is_so`, `a.jsonl` |\n| b | `it_was_so` |\n| c | not yet: later |\n| d | |\n| e | `helper` |\n";
+    let test = "fn helper() {}\n#[tokio::test(flavor = \"x\")]\nasync fn it_is_so() {}\n";
+    let files = [("docs/limits.md", page), ("a/src/a.rs", test), ("ringforge/tests/scenarios/a.jsonl", "")];
+    finds(pages::tests, &files, &[("docs/limits.md", 4), ("docs/limits.md", 6), ("docs/limits.md", 7)]);
 }
 
 #[test]

@@ -32,10 +32,10 @@ fn needs_message(at: &Header, id: MessageId, needs: &mut Needs<'_>) {
     needs.row(RowKey::notice(scope, at.command_id));
 }
 
-/// The message that an outcome is about.
-fn message<'a>(at: &At, rows: &'a Rows, id: MessageId) -> Result<&'a Message, Refusal> {
+/// The message to whoever asks, if it waits for this outcome. Nobody else learns that there is one.
+fn message<'a>(at: &At, rows: &'a Rows, id: MessageId, waits: fn(&Message) -> bool) -> Result<&'a Message, Refusal> {
     let found: Option<&Message> = rows.get(&RowKey::message(at.scope(), id));
-    found.ok_or_else(|| {
+    found.filter(|message| at.header.agent_id == Some(message.to) && waits(message)).ok_or_else(|| {
         Refusal::not_found("There is no such message waiting.")
             .fix("It was delivered, has expired, or its sender asked for no receipt.")
     })
@@ -97,10 +97,7 @@ impl Act for Delivered {
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<DeliveredEffect>, Refusal> {
-        let message = message(at, rows, self.message)?;
-        if message.delivered || at.header.agent_id != Some(message.to) {
-            return Err(Refusal::not_found("There is no such message waiting."));
-        }
+        let message = message(at, rows, self.message, |message| !message.delivered)?;
         let effect = DeliveredEffect { from: message.from, to: message.to, echo: message.echo.clone() };
         let mut applied = Applied::new(effect);
         applied = one_less(applied, rows, message).row(kept(at, rows, message));
@@ -150,10 +147,7 @@ impl Act for Ack {
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<AckEffect>, Refusal> {
-        let message = message(at, rows, self.message_id)?;
-        if !message.ack || at.header.agent_id != Some(message.to) {
-            return Err(Refusal::not_found("There is no such message that wants a receipt."));
-        }
+        let message = message(at, rows, self.message_id, |message| message.ack)?;
         let (from, to, echo) = (message.from, message.to, message.echo.clone());
         let delivers = !message.delivered;
         let mut applied = Applied::new(AckEffect { from, to, echo, delivers });

@@ -74,7 +74,9 @@ fn a_message_to_a_connected_agent_is_sent_and_then_delivered_once() {
     assert_eq!((&message["payload"], &message["correlation_id"]), (&json!({"x": 1}), &json!(7)));
     assert_eq!(message["from"], json!({"agent_id": ada.agent, "name": "ada"}));
     assert_eq!((&message["to"], message.get("ref")), (&json!(bob.agent), None));
-    assert_eq!(told.verdict.index.parties, [ada.agent, bob.agent]);
+    let index = &told.verdict.index;
+    assert_eq!((index.stream, index.label.as_deref()), (Some(Stream::Direct), Some("message")));
+    assert_eq!((index.subject.clone(), &index.parties[..]), (Some(id.to_string()), &[ada.agent, bob.agent][..]));
     assert_eq!((waiting_for(&world, &bob, None), waiting_for(&world, &bob, Some(&ada))), (1, 1));
     let sent = told.verdict.position.offset;
     assert_eq!(mail(&world, id).map(|mail| mail.index().mail), Some(Some((bob.agent, sent))));
@@ -284,6 +286,19 @@ fn a_receipt_nobody_asked_for_is_not_found() {
     let told = world.when(&ada, send(json!({"to": "bob", "payload": 1})));
     assert_eq!(world.when(&bob, Ack { message_id: id(&told) }).code(), Some(Code::NotFound));
     assert!(mail(&world, id(&told)).is_some());
+}
+
+#[test]
+fn only_its_recipient_learns_that_there_is_a_message() {
+    let (mut world, ada, bob) = pair();
+    let eve = world.joins("eve");
+    let told = world.when(&ada, send(json!({"to": "bob", "payload": 1, "ack": true})));
+    let never = world.when(&eve, Ack { message_id: MessageId::from_bits(7) }).refusal().clone();
+    for stranger in [&eve, &ada] {
+        assert_eq!(world.when(stranger, Ack { message_id: id(&told) }).refusal(), &never);
+        assert_eq!(world.internal(stranger, Delivered { message: id(&told) }).refusal(), &never);
+    }
+    assert_eq!(world.when(&bob, Ack { message_id: id(&told) }).code(), None);
 }
 
 #[test]

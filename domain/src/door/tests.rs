@@ -96,18 +96,22 @@ fn a_type_inside_the_payload_of_a_set_is_its_type_hint() {
 
 #[test]
 fn names_in_both_places_clash() {
-    for frame in [
-        json!({"type": "memory", "action": "get", "payload": {"key": "a", "type": "x"}}),
-        json!({"type": "memory", "action": "get", "key": "a", "payload": {"key": "b"}}),
-        json!({"type": "memory", "action": "get", "payload": {"key": "a", "action": "b"}}),
-        json!({"type": "memory", "action": "get", "ref": 1, "payload": {"key": "a", "ref": 2}}),
-        json!({"type": "memory", "action": "set", "type_hint": "text", "payload": {"key": "a", "value": "x", "type": "text"}}),
-        json!({"type": "presence", "action": "update", "state": "busy", "status": "busy"}),
-        json!({"type": "memory", "action": "get", "payload": [1]}),
-        json!({"type": "memory", "action": "get", "payload": "x"}),
+    for (frame, field) in [
+        (json!({"type": "memory", "action": "get", "payload": {"key": "a", "type": "x"}}), "type"),
+        (json!({"type": "memory", "action": "get", "key": "a", "payload": {"key": "b"}}), "key"),
+        (json!({"type": "memory", "action": "get", "payload": {"key": "a", "action": "b"}}), "action"),
+        (json!({"type": "memory", "action": "get", "ref": 1, "payload": {"key": "a", "ref": 2}}), "ref"),
+        (json!({"type": "memory", "action": "get", "payload": {"key": "a", "ref": 2}}), "ref"),
+        (
+            json!({"type": "memory", "action": "set", "type_hint": "text", "payload": {"key": "a", "value": "x", "type": "text"}}),
+            "type_hint",
+        ),
+        (json!({"type": "presence", "action": "update", "state": "busy", "status": "busy"}), "state"),
+        (json!({"type": "memory", "action": "get", "payload": [1]}), "payload"),
+        (json!({"type": "memory", "action": "get", "payload": "x"}), "payload"),
     ] {
         let (_, refusal) = refused(&frame.to_string());
-        assert_eq!(refusal.code, Code::InvalidMessage, "{frame}");
+        assert_eq!((refusal.code, refusal.fact("field")), (Code::InvalidMessage, json!(field)), "{frame}");
     }
 }
 
@@ -236,7 +240,16 @@ fn a_ref_is_told_as_it_was_given() {
         let (reference, _) = refused(&json!({"type": "gossip", "ref": given}).to_string());
         assert_eq!(reference.as_ref().map(Json::text), echoed);
     }
-    for given in [json!(1.5), json!([1]), json!({}), json!(true), json!("x".repeat(TOKEN_BYTES_MAX + 1))] {
+    let longest = json!("x".repeat(TOKEN_BYTES_MAX - 2));
+    assert!(received(&json!({"type": "ping", "ref": longest})).meta.reference.is_some());
+    for given in [
+        json!("x".repeat(TOKEN_BYTES_MAX - 1)),
+        json!(1.5),
+        json!([1]),
+        json!({}),
+        json!(true),
+        json!("x".repeat(TOKEN_BYTES_MAX + 1)),
+    ] {
         let (reference, refusal) = refused(&json!({"type": "ping", "ref": given}).to_string());
         assert_eq!((reference, refusal.code), (None, Code::InvalidMessage), "{given}");
     }
@@ -263,17 +276,52 @@ fn errors_carry_the_ref_wherever_it_can_be_read() {
 }
 
 #[test]
+fn what_was_sent_is_not_told_again_at_length() {
+    let long = "é".repeat(9_000);
+    for text in [
+        json!({"type": long}).to_string(),
+        json!({"type": "memory", "action": long}).to_string(),
+        json!({"type": "memory", "action": "get", "key": {"a": long}}).to_string(),
+        json!({"type": "presence", "action": "update", "state": long}).to_string(),
+        json!({"type": "replay", "action": "request", "agents": long}).to_string(),
+        json!({"type": "direct", "action": "ack", "message_id": long}).to_string(),
+        format!(r#"{{"type":"ping","{long}":1,"{long}":2}}"#),
+    ] {
+        let message = refused(&text).1.message;
+        assert!(message.chars().count() < 400, "{message}");
+    }
+}
+
+#[test]
 fn each_type_has_its_size() {
     let limits = Limits::default();
     let big = "x".repeat(limits.message_bytes);
-    let (_, refusal) =
-        refused(&json!({"type": "activity", "action": "broadcast", "kind": "alert", "data": big}).to_string());
-    assert_eq!((refusal.code, &refusal.fact("limit")), (Code::PayloadTooLarge, &json!(limits.message_bytes)));
+    let commands = CommandKind::ALL.iter().map(|kind| kind.text());
+    let kinds = commands.chain(QueryKind::ALL.iter().map(|kind| kind.text()));
+    let kinds = kinds.chain(SignalKind::ALL.iter().map(|kind| kind.text())).chain([Auth::TYPE, "nothing"]);
+    for kind in kinds.filter(|kind| *kind != CommandKind::MemorySet.text()) {
+        let (area, action) = kind.split_once('.').unzip();
+        for frame in [
+            json!({"type": area.unwrap_or(kind), "action": action, "ref": 1, "more": big}),
+            json!({"type": area.unwrap_or(kind), "action": action, "ref": 1, "payload": {"more": big}}),
+        ] {
+            let (reference, refusal) = refused(&frame.to_string());
+            assert_eq!((refusal.code, &refusal.fact("limit")), (Code::PayloadTooLarge, &json!(limits.message_bytes)));
+            assert_eq!(reference.as_ref().map(Json::text), Some("1"), "{kind}");
+        }
+    }
+    let room = limits.message_bytes - json!({"type": "ping", "more": ""}).to_string().len();
+    let exact = |bytes: usize| json!({"type": "ping", "more": "x".repeat(bytes)}).to_string();
+    assert!(parse(&exact(room), &limits).is_ok());
+    assert_eq!(refused(&exact(room + 1)).1.code, Code::PayloadTooLarge);
     let fits = set(&json!({"type": "memory", "action": "set", "key": "a", "value": big}));
     assert_eq!(fits.check(&limits), Ok(()));
-    let over =
-        set(&json!({"type": "memory", "action": "set", "key": "a", "value": "x".repeat(limits.memory_value_bytes)}));
-    assert_eq!(over.check(&limits).expect_err("too large").code, Code::PayloadTooLarge);
+    // Its quotes count.
+    let value = |bytes: usize| {
+        set(&json!({"type": "memory", "action": "set", "key": "a", "value": "x".repeat(bytes - 2)})).check(&limits)
+    };
+    assert_eq!(value(limits.memory_value_bytes), Ok(()));
+    assert_eq!(value(limits.memory_value_bytes + 1).expect_err("too large").code, Code::PayloadTooLarge);
 }
 
 #[test]
@@ -298,10 +346,47 @@ fn what_comes_beside_a_command_is_bounded() {
         assert!(parse(&json!({"type": "ping", name: "x".repeat(bytes)}).to_string(), &Limits::default()).is_ok());
         assert_eq!(refused(&json!({"type": "ping", name: 7}).to_string()).1.code, Code::InvalidMessage);
     }
-    let many: serde_json::Map<String, Value> = (0..=ENVELOPE_KEYS_MAX).map(|at| (at.to_string(), json!(1))).collect();
-    assert_eq!(refused(&Value::Object(many.clone()).to_string()).1.fact("limit"), ENVELOPE_KEYS_MAX);
-    let inside = json!({"type": "ping", "payload": many});
-    assert_eq!(refused(&inside.to_string()).1.code, Code::InvalidMessage);
+    // So many keys besides `type`, flat, inside the payload, and in both.
+    let keys =
+        |from: usize, to: usize| (from..to).map(|at| (at.to_string(), json!(1))).collect::<serde_json::Map<_, _>>();
+    let flat = |count: usize| {
+        let mut frame = json!({"type": "ping"});
+        frame.as_object_mut().expect("an object").extend(keys(0, count));
+        frame
+    };
+    let inside = |count: usize| json!({"type": "ping", "payload": keys(0, count)});
+    let both = |count: usize| {
+        let mut frame = flat(count / 2);
+        frame["payload"] = Value::Object(keys(count / 2, count));
+        frame
+    };
+    let most = ENVELOPE_KEYS_MAX - 1;
+    for fits in [flat(most), inside(most), both(most)] {
+        assert!(parse(&fits.to_string(), &Limits::default()).is_ok());
+    }
+    for over in [flat(most + 1), inside(most + 1), both(most + 1)] {
+        let (_, refusal) = refused(&over.to_string());
+        assert_eq!((refusal.code, refusal.fact("limit")), (Code::InvalidMessage, json!(ENVELOPE_KEYS_MAX)));
+    }
+}
+
+#[test]
+fn a_field_that_does_not_fit_is_named() {
+    for (frame, field) in [
+        (json!({"type": "memory", "action": "get"}), "key"),
+        (json!({"type": "memory", "action": "get", "key": 7}), "key"),
+        (json!({"type": "memory", "action": "set", "key": "a", "tags": "t", "value": 1}), "tags"),
+        (json!({"type": "memory", "action": "set", "key": "a", "value": 1, "reads": [{"key": "b"}]}), "version"),
+        (json!({"type": "direct", "action": "send", "to": "bob", "priority": "none", "message": 1}), "priority"),
+        (json!({"type": "activity", "action": "broadcast", "event": {"kind": 1}}), "event"),
+        (json!({"type": "nothing", "action": "here"}), "type"),
+        (json!({"action": "set"}), "type"),
+        (json!({"type": 1}), "type"),
+        (json!({"type": "memory", "action": 1}), "action"),
+    ] {
+        let (_, refusal) = refused(&frame.to_string());
+        assert_eq!((refusal.code, refusal.fact("field")), (Code::InvalidMessage, json!(field)), "{frame}");
+    }
 }
 
 proptest::proptest! {

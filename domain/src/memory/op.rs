@@ -8,7 +8,7 @@ use super::ValueType;
 use crate::{
     code::{Code, Refusal},
     json::Json,
-    limits::OP_VALUE_BYTES_MAX,
+    limits::{INTEGER_MAX, OP_VALUE_BYTES_MAX},
 };
 
 /// How a set combines with what is there.
@@ -33,7 +33,7 @@ impl Op {
     /// The new value.
     ///
     /// # Errors
-    /// `invalid_message` with `details.type`, what is there being of the wrong type; `payload_too_large`.
+    /// `invalid_message` with `details.type`, what is there being of the wrong type or too large a number; `payload_too_large`.
     pub fn on(self, before: Option<&Json>, with: Option<&Json>) -> Result<Json, Refusal> {
         let before = before.map(Json::value);
         let with = with.map(Json::value);
@@ -103,10 +103,9 @@ fn append(before: Option<Value>, with: Value) -> Result<Value, Refusal> {
 fn incr(before: Option<&Value>, with: Option<&Value>) -> Result<Value, Refusal> {
     let (zero, one) = (Value::from(0), Value::from(1));
     let (before, step) = (before.unwrap_or(&zero), with.unwrap_or(&one));
-    if let (Some(number), Some(step)) = (before.as_i64(), step.as_i64())
-        && let Some(sum) = number.checked_add(step)
-    {
-        return Ok(sum.into());
+    if let (Some(number), Some(step)) = (before.as_i64(), step.as_i64()) {
+        let sum = number.checked_add(step).filter(|sum| sum.unsigned_abs() <= INTEGER_MAX);
+        return sum.map(Value::from).ok_or_else(|| wrong(before, "a sum within 2^53"));
     }
     let number = before.as_f64().ok_or_else(|| wrong(before, "a number"))?;
     let step = step.as_f64().ok_or_else(|| wrong(step, "a number to add"))?;
@@ -192,6 +191,11 @@ mod tests {
         assert_eq!(on(Op::Incr, "41", "1"), "42");
         assert_eq!(on(Op::Incr, "1.5", "1"), "2.5");
         assert_eq!(on(Op::Incr, r#""x""#, "1"), r#"Some(String("string"))"#);
+        assert_eq!(on(Op::Incr, "1", r#""x""#), r#"Some(String("string"))"#);
+        assert_eq!(on(Op::Incr, "9007199254740991", ""), "9007199254740992");
+        assert_eq!(on(Op::Incr, "9007199254740992", ""), r#"Some(String("number"))"#);
+        assert_eq!(on(Op::Incr, "-9007199254740992", "-1"), r#"Some(String("number"))"#);
+        assert_eq!(on(Op::Incr, "1e308", "1e308"), r#"Some(String("number"))"#);
         assert_eq!(on(Op::Merge, r#"{"a":1,"b":{"c":2}}"#, r#"{"a":null,"b":{"d":3}}"#), r#"{"b":{"c":2,"d":3}}"#);
         assert_eq!(on(Op::AddToSet, "[1]", "[1,2,2]"), "[1,2]");
         assert_eq!(on(Op::RemoveFromSet, "[1,2,3]", "[2]"), "[1,3]");

@@ -199,6 +199,37 @@ fn a_length_that_lies_allocates_nothing() {
     }
 }
 
+/// How deep values of a schema nest.
+fn depth(schema: &serde_json::Value, around: &mut Vec<String>) -> usize {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    match schema {
+        serde_json::Value::String(name) => {
+            assert!(!around.contains(&last(name)), "{name} holds itself: nothing bounds how deep");
+            0
+        }
+        serde_json::Value::Array(union) => union.iter().map(|one| depth(one, around)).max().unwrap_or(0),
+        named => {
+            around.push(named["name"].as_str().map(last).unwrap_or_default());
+            let fields = named["fields"].as_array().into_iter().flatten().map(|field| &field["type"]);
+            let inside = fields.chain(named.get("items")).chain(named.get("values"));
+            let deepest = inside.map(|inner| depth(inner, around)).max().unwrap_or(0);
+            around.pop();
+            deepest + 1
+        }
+    }
+}
+
+#[test]
+fn nothing_in_a_record_nests_without_a_bound() {
+    for Registered { id, kind, .. } in registered() {
+        let schema = serde_json::to_value(schema(id).expect("it is known")).expect("it serialises");
+        let deep = depth(&schema, &mut Vec::new());
+        assert!((1..=4).contains(&deep), "{kind}: {deep}");
+    }
+    let list = json!({"type": "record", "name": "a.List", "fields": [{"name": "next", "type": ["null", "List"]}]});
+    assert!(std::panic::catch_unwind(|| depth(&list, &mut Vec::new())).is_err(), "a list of any length is found");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 

@@ -168,4 +168,20 @@ fn pages_follow_each_other() {
         }
     }
     assert_eq!(seen, (1..=many).collect::<Vec<_>>());
+    for (limit, fits) in [(None, ROSTER_PAGE_MAX), (Some(u32::MAX), ROSTER_PAGE_MAX), (Some(0), 1)] {
+        let (ids, next) = stage.page(&Roster { limit, ..Roster::default() });
+        assert_eq!((ids.len(), next.is_some()), (fits as usize, true), "{limit:?}");
+    }
+}
+
+#[test]
+fn a_page_is_bounded_by_bytes() {
+    let mut stage = stage();
+    let large = |number| {
+        let detail = ringforge_domain::json::Json::of(&"x".repeat(8 << 10));
+        Agent { detail: Some(detail), ..member(number) }
+    };
+    stage.changes((1..=300).map(large));
+    let (ids, next) = stage.page(&Roster::default());
+    assert!(ids.len() * (8 << 10) < PAGE_BYTES_MAX && ids.len() > 100 && next.is_some(), "{} agents", ids.len());
 }

@@ -15,6 +15,7 @@ use axum::{
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use ringforge_command_api::key;
 use ringforge_domain::{
     code::{Code, Refusal},
     frame::refused,
@@ -37,6 +38,9 @@ const VERSION: HeaderValue = HeaderValue::from_static("13");
 pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Peer>, mut request: Request) -> Response {
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let headers = request.headers();
+    if request.uri().query().is_some_and(tells_key) {
+        return keyed();
+    }
     let key = match handshake(headers) {
         Ok(key) => key.clone(),
         Err(why) => return unfit(why),
@@ -101,6 +105,18 @@ fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
 fn unfit((status, message): Unfit) -> Response {
     let refusal = Refusal::because(Code::InvalidMessage, message).fix("Connect with a WebSocket client.");
     (status, [(header::SEC_WEBSOCKET_VERSION, VERSION)], Json(refused(&refusal))).into_response()
+}
+
+/// Whether somebody put a key into the address.
+fn tells_key(query: &str) -> bool {
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.any(|(name, value)| name == "api_key" || key::is_meant(value))
+}
+
+fn keyed() -> Response {
+    let refusal = Refusal::because(Code::InvalidMessage, "The address must not hold a key.")
+        .fix("Send it in `auth` or as Bearer. Replace this one: what stands in an address is logged on its way.");
+    (StatusCode::BAD_REQUEST, Json(refused(&refusal))).into_response()
 }
 
 /// Whoever is told so gives its connection back: it would be one of the few beside the places.

@@ -201,6 +201,11 @@ impl Raw {
         self.frame_where(|frame| frame["ref"] == reference).await
     }
 
+    /// Whether the other side ends it, without a word.
+    pub async fn is_cut_off(&mut self) -> bool {
+        !self.more().await && self.waiting.is_empty()
+    }
+
     /// Reads until the end: its close code.
     pub async fn closed(&mut self) -> u16 {
         while let Some((kind, payload)) = self.next().await {

@@ -18,7 +18,7 @@ fn address(server: &Server) -> String {
 }
 
 /// One request, the whole answer.
-fn request(address: &str, head: &str) -> String {
+pub fn request(address: &str, head: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("it connects");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     stream.write_all(head.as_bytes()).expect("it is sent");

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Options, Server};
+use crate::{
+    doors,
+    support::{Client, Options, Server},
+};
 
 /// In everything that an agent says.
 const CANARY: &str = "canary7d1f0c5e9b3a4826";
@@ -22,6 +25,16 @@ async fn the_finest_log_tells_no_key_and_no_payload() {
     let mut stranger = Client::connect(server.ws_url()).await;
     stranger.send(&json!({ "type": "auth", "api_key": wrong })).await;
     stranger.closed().await;
+    let with_cursor = json!({ "type": "auth", "api_key": key, "agent": { "name": CANARY, "metadata": { "m": CANARY } },
+        "agent_id": CANARY, "resume_token": CANARY, "last_event_id": CANARY });
+    let mut thief = Client::connect(server.ws_url()).await;
+    thief.send(&with_cursor).await;
+    thief.closed().await;
+    let (resumed, _) = Client::enter(server.ws_url(), &key, "resumed", json!({ "last_event_id": CANARY })).await;
+    resumed.close().await;
+    let address = server.ws_url().replace("ws://", "");
+    let request = format!("GET /ws?api_key={key}&token={CANARY} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(doors::request(address.trim_end_matches("/ws"), &request).starts_with("HTTP/1.1 400 "));
     for (number, mut frame) in everything().into_iter().enumerate() {
         frame["ref"] = json!(number);
         client.ask(&frame).await;
@@ -57,7 +70,11 @@ fn everything() -> Vec<Value> {
         json!({ "type": "memory", "action": "query", "text_search": CANARY }),
         json!({ "type": "memory", "action": "get", "key": CANARY }),
         json!({ "type": "direct", "action": "send", "to": CANARY, "payload": CANARY, "correlation_id": CANARY }),
+        json!({ "type": "direct", "action": "send", "to": CANARY, "payload": CANARY, "ttl": -1 }),
+        json!({ "type": "memory", "action": "subscribe", "pattern": CANARY, "snapshot": true, "values": true }),
+        json!({ "type": "memory", "action": "history", "key": CANARY, "cursor": CANARY }),
         json!({ "type": "replay", "action": "request", "kinds": [CANARY] }),
+        json!({ "type": "replay", "action": "request", "streams": ["memory", "direct", "presence"] }),
         json!({ "type": CANARY, "action": CANARY }),
     ]
 }

@@ -137,6 +137,26 @@ fn whoever_lags_is_told_what_was_held_back_before() {
 }
 
 #[test]
+fn what_nobody_takes_is_bounded_and_comes_from_the_log_in_the_end() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "none");
+    stage.go_on(&mut bob);
+    let (mut said, mut bytes) = (0, 0);
+    while bob.outbox.queue().lagged.is_none() {
+        bytes = bob.outbox.queue().bytes;
+        assert!(bytes <= OUTBOX_BYTES_MAX, "{bytes} bytes");
+        stage.when(&ada, note(&"x".repeat(1_000)));
+        said += 1;
+    }
+    assert!(bytes + 2_000 > OUTBOX_BYTES_MAX, "it lags although only {bytes} bytes wait");
+    assert!(bob.outbox.queue().posts.is_empty(), "nothing of it is kept");
+    stage.go_on(&mut bob);
+    let notes = bob.frames.iter().filter(|frame| frame["type"] == "activity").count();
+    assert_eq!(notes, said, "each once");
+}
+
+#[test]
 fn presence_that_waits_in_a_queue_is_not_lost_with_it() {
     for presence in ["each", "delta"] {
         let (mut stage, ada, mut bob) = changed_twice(presence);

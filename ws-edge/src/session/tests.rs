@@ -1,6 +1,7 @@
 //! Given a session, when this happens to it, then it wants this done, in this order.
 
 use ringforge_domain::{
+    limits::REPLAY_BURST,
     memory::{Set, Subscribe},
     world::Member as Agent,
 };
@@ -197,4 +198,33 @@ fn a_replay_asks_again_for_what_had_no_room() {
     stage.flush(&mut ada);
     assert_eq!(events(&ada), ["start", "item", "item", "item", "end"]);
     assert_eq!(ada.frames[4]["delivered"], 3);
+}
+
+#[test]
+fn replays_are_no_faster_than_they_may_be_however_many_are_asked_for() {
+    let mut stage = Stage::new();
+    let mut ada = stage.enters("ada", "none");
+    let mut fetched = 0;
+    let mut again = |stage: &mut Stage, ada: &mut Seat, count: u64| {
+        stage.says(ada, &json!({ "type": "replay", "action": "request" }));
+        ada.actions.clear();
+        let later = (0..count).map(Offset).collect();
+        let (verdicts, next_cursor, from, to) = (Vec::new(), None, None, String::new());
+        let plan = Plan { total: count, limit: 1_000, verdicts, later, next_cursor, from, to };
+        stage.input(ada, Input::Planned(Box::new(Ok(plan))));
+        while !ada.actions.is_empty() {
+            let count = places(ada).len();
+            fetched += count;
+            let frames = (0..count).map(|_| Frame::new("memory", "changed", &())).collect();
+            stage.input(ada, Input::Played(Ok(Played { frames, rest: VecDeque::new(), later: Vec::new() })));
+            stage.flush(ada);
+        }
+        fetched
+    };
+    let burst = REPLAY_BURST as usize;
+    assert_eq!(again(&mut stage, &mut ada, 900), 900);
+    assert_eq!(again(&mut stage, &mut ada, 900), burst, "the rest of the second one waits");
+    stage.now += Duration::from_millis(50);
+    stage.input(&mut ada, Input::Tick);
+    assert_eq!(places(&mut ada).len(), 50, "a thousand a second");
 }
