@@ -123,7 +123,7 @@ async fn under_load(disk: &mut impl Disk, cuts: u32, random: &mut Random) {
         let (observer, client) = Observer::enter(Arc::clone(&run), server.ws_url(), name).await;
         watching.push(tokio::spawn(observer.watch(client)));
     }
-    run.begin(1, server.ws_url());
+    run.begin(server.ws_url());
     let writing: Vec<_> =
         (0..WRITERS).map(|number| tokio::spawn(Writer::new(Arc::clone(&run), number).write())).collect();
     for cut in 1..=cuts {
@@ -136,7 +136,7 @@ async fn under_load(disk: &mut impl Disk, cuts: u32, random: &mut Random) {
         disk.cut(&mut server, random);
         disk.start(&mut server, random);
         assert_eq!(server.ready["tenants"], tenants, "the same tenants, fleets and keys");
-        run.begin(cut + 1, server.ws_url());
+        run.begin(server.ws_url());
     }
     run.stopping.store(true, Ordering::Relaxed);
     let mut sent: Vec<Sent> = Vec::new();

@@ -98,15 +98,15 @@ static PLACES: LazyLock<BTreeSet<&str>> =
 /// What an agent read, with every id named by its first appearance and every place by how many of the events that it knows are
 /// not after it.
 fn normalised(links: &[Link]) -> Vec<Value> {
-    // Frames without a place overtake those with one as they like. How changes of presence are joined is a matter of time:
-    // of them only what they lead to is compared.
+    // Frames without a place overtake those with one as they like, and of two messages that one socket takes at once either may
+    // be reported first. How changes of presence are joined is a matter of time: of them only what they lead to is compared.
     fn order(link: &Link) -> Vec<&Value> {
-        let (placed, other): (Vec<&Value>, Vec<&Value>) = link
-            .frames
-            .iter()
-            .filter(|frame| frame["type"] != "presence")
-            .partition(|frame| frame["position"].is_u64());
-        placed.into_iter().chain(other).collect()
+        let frames = link.frames.iter().filter(|frame| frame["type"] != "presence");
+        let (mut reports, frames): (Vec<&Value>, Vec<&Value>) = frames.partition(|frame| frame["event"] == "delivered");
+        reports.sort_by_key(|frame| frame["ref"].to_string());
+        let (placed, other): (Vec<&Value>, Vec<&Value>) =
+            frames.into_iter().partition(|frame| frame["position"].is_u64());
+        placed.into_iter().chain(other).chain(reports).collect()
     }
     let frames: Vec<&Value> = links.iter().flat_map(order).collect();
     let mut places = BTreeSet::new();
@@ -141,6 +141,11 @@ fn rename(value: &Value, field: Option<&str>, places: &BTreeSet<u64>, names: &mu
             // Lists of agents are ordered by their ids, which chance decides.
             values.sort_by_key(|value| value["name"].as_str().map(str::to_owned));
             values.into_iter().map(|value| rename(value, None, places, names)).collect()
+        }
+        // Where they stand is where they were reported.
+        Value::Object(fields) if fields.get("event").is_some_and(|event| event == "delivered") => {
+            let named = fields.iter().filter(|(name, _)| !["position", "event_id"].contains(&name.as_str()));
+            named.map(|(name, value)| (name.clone(), rename(value, Some(name), places, names))).collect()
         }
         Value::Object(fields) => {
             fields.iter().map(|(name, value)| (name.clone(), rename(value, Some(name), places, names))).collect()
