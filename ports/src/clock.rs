@@ -1,13 +1,16 @@
 //! Time and ids, passed in so that nothing else asks for them.
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use ringforge_domain::position::LogTime;
 
 /// The time. Only `Log` adapters turn it into log time.
@@ -16,6 +19,8 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> LogTime;
     /// Time since some start. Never falls.
     fn monotonic(&self) -> Duration;
+    /// Resolves when so much monotonic time has passed.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()>;
 }
 
 /// The machine's clocks.
@@ -41,18 +46,22 @@ impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
     }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        tokio::time::sleep(time).boxed()
+    }
 }
 
-/// A clock that moves only when told to.
+/// A clock that moves only when told to. Whoever sleeps by it has to be polled again once it has moved.
 pub struct ManualClock {
-    micros: AtomicI64,
+    micros: Arc<AtomicI64>,
     start: i64,
 }
 
 impl ManualClock {
     /// Starts at `wall`.
     pub fn at(wall: LogTime) -> Arc<Self> {
-        Arc::new(Self { micros: AtomicI64::new(wall.0), start: wall.0 })
+        Arc::new(Self { micros: Arc::new(AtomicI64::new(wall.0)), start: wall.0 })
     }
 
     /// Moves both clocks on.
@@ -68,6 +77,13 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_micros(self.micros.load(Ordering::Relaxed).abs_diff(self.start))
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        let micros = Arc::clone(&self.micros);
+        let due = micros.load(Ordering::Relaxed).saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
+        let over = move || micros.load(Ordering::Relaxed) >= due;
+        poll_fn(move |_| if over() { Poll::Ready(()) } else { Poll::Pending }).boxed()
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use ringforge_domain::position::LogTime;
 
 use crate::{Error, clock::Clock};
@@ -85,6 +86,11 @@ impl Clock for JumpingClock {
 
     fn monotonic(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// It measures nothing: every sleep is over.
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
     }
 }
 

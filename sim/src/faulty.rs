@@ -7,11 +7,15 @@ pub mod store;
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::pending};
+use ringforge_ports::points::{Act, Decide, Point};
 
 use crate::{
     rng::Rng,
@@ -37,12 +41,27 @@ pub struct Odds {
     pub waits: u64,
     /// Something rare that is allowed happens.
     pub buggify: u64,
+    /// Something goes wrong before or after a call of a port, of ten thousand.
+    pub points: u64,
+}
+
+/// Who is behind a port, and dies where it is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The edge at this place.
+    Edge(usize),
+    /// The projector of this number.
+    Projector(u64),
+    /// The timers of this number.
+    Timers(usize),
 }
 
 /// What all faulty ports of a world share.
 #[derive(Clone)]
 pub struct Fate {
     inner: Arc<Mutex<(Rng, Odds)>>,
+    dying: Arc<Mutex<Vec<Role>>>,
+    spared: Arc<AtomicBool>,
     /// Where faults are counted.
     pub tally: Tally,
 }
@@ -50,7 +69,7 @@ pub struct Fate {
 impl Fate {
     /// Decided by `rng`.
     pub fn new(rng: Rng, odds: Odds, tally: Tally) -> Self {
-        Self { inner: Arc::new(Mutex::new((rng, odds))), tally }
+        Self { inner: Arc::new(Mutex::new((rng, odds))), dying: Arc::default(), spared: Arc::default(), tally }
     }
 
     /// From now on these odds.
@@ -66,7 +85,7 @@ impl Fate {
     /// No more faults but those of the bus.
     pub fn calm_but_bus(&self) {
         let odds = lock(&self.inner).1;
-        self.face(Odds { refused: 0, unknown: 0, damaged: 0, waits: 0, ..odds });
+        self.face(Odds { refused: 0, unknown: 0, damaged: 0, waits: 0, points: 0, ..odds });
     }
 
     /// No more faults.
@@ -84,6 +103,48 @@ impl Fate {
     /// A number below `end`.
     pub fn below(&self, end: u64) -> u64 {
         lock(&self.inner).0.below(end)
+    }
+
+    /// Whether nothing goes wrong at any point, while everything starts.
+    pub fn spare(&self, spared: bool) {
+        self.spared.store(spared, Ordering::Relaxed);
+    }
+
+    /// Who has come to the point where it dies.
+    pub fn dying(&self) -> Vec<Role> {
+        std::mem::take(&mut *lock(&self.dying))
+    }
+
+    /// What decides, at every point of a role's ports, whether it fails, takes a moment or is where the role dies.
+    pub fn points(&self, role: Role) -> Decide {
+        let fate = self.clone();
+        Arc::new(move |point| fate.pass(role, point))
+    }
+
+    fn pass(&self, role: Role, point: Point) -> Option<Act> {
+        if self.spared.load(Ordering::Relaxed) {
+            return None;
+        }
+        let drawn = {
+            let (rng, odds) = &mut *lock(&self.inner);
+            (odds.points > 0 && rng.below(10_000) < odds.points).then(|| rng.below(8))
+        }?;
+        self.tally.pass(
+            point,
+            match drawn {
+                0 => "exit",
+                1..4 => "error",
+                _ => "delay",
+            },
+        );
+        Some(match drawn {
+            0 => {
+                lock(&self.dying).push(role);
+                Act::Wait(pending().boxed())
+            }
+            1..4 => Act::Error,
+            _ => Act::Wait(Moment { over: false }.boxed()),
+        })
     }
 
     /// Perhaps takes a moment.
@@ -112,13 +173,8 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("the ports in memory answer at once")
 }
 
-/// Polls until it is ready: for work that nothing needs to come between.
-pub fn soon<T>(future: impl Future<Output = T>) -> T {
+/// Polls until it is ready: for work that nothing needs to come between. `None`: whoever does it died over it.
+pub fn soon<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = Box::pin(future);
-    for _ in 0..1_000 {
-        if let Some(done) = future.as_mut().now_or_never() {
-            return done;
-        }
-    }
-    panic!("a port waits for ever");
+    (0..1_000).find_map(|_| future.as_mut().now_or_never())
 }

@@ -70,7 +70,7 @@ fn sound(options: &Options) -> anyhow::Result<()> {
     if let Some(broken) = broken {
         return Err(told(&broken));
     }
-    let never: Vec<&str> = total.all().into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect();
+    let never: Vec<String> = total.all().into_iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect();
     if options.seeds >= ENOUGH && !never.is_empty() {
         bail!("{} seeds never met: {}", options.seeds, never.join("; "));
     }

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use ringforge_command_api::{Caller, Gate, GateConfig};
 use ringforge_domain::{
     auth::Auth,
@@ -53,6 +57,8 @@ pub struct Process {
     pub place: usize,
     /// What it was given.
     pub services: Services,
+    /// The same without the points at which it may fail: for what no role does.
+    bare: Services,
     /// The real edge, its hub unused.
     pub edge: Arc<Edge>,
     /// This life.
@@ -82,7 +88,7 @@ struct Followed {
 
 impl Process {
     /// Starts.
-    pub fn start(place: usize, services: Services, seal: Seal, tally: Tally) -> Arc<Self> {
+    pub fn start(place: usize, services: Services, bare: Services, seal: Seal, tally: Tally) -> Arc<Self> {
         let config = SessionConfig {
             limits: Limits::default(),
             auth_timeout: Duration::from_secs(5),
@@ -101,6 +107,7 @@ impl Process {
         let process = Self {
             place,
             services,
+            bare,
             edge,
             id,
             seal,
@@ -120,7 +127,7 @@ impl Process {
 
     fn lease(&self) {
         let lease = names::edge_lease(self.id);
-        now(self.services.live.put(&lease, "held", LEASE)).expect("facts are kept in memory");
+        now(self.bare.live.put(&lease, "held", LEASE)).expect("facts are kept in memory");
         self.times.lock().expect("no panic while the lock is held").leased = Some(self.monotonic());
     }
 
@@ -187,7 +194,7 @@ impl Process {
         for (due, caller) in std::mem::take(&mut *leaving) {
             if due > at {
                 leaving.push((due, caller));
-            } else if soon(self.edge.try_leave(&caller, "closed")).is_err() {
+            } else if soon(self.edge.try_leave(&caller, "closed")).is_none_or(|left| left.is_err()) {
                 leaving.push((at + LEAVE_AGAIN, caller));
             }
         }
@@ -218,9 +225,8 @@ impl Process {
         });
         for (scope, followed) in feeds.iter() {
             let partition = followed.feed.fleet().encoder.stream.partition;
-            let heads = soon(self.services.reads.heads(partition, &[*scope]));
-            let head = heads.expect("the store is there").heads.into_iter().next().flatten();
-            if let Some(head) = head {
+            let heads = soon(self.services.reads.heads(partition, &[*scope])).and_then(Result::ok);
+            if let Some(head) = heads.and_then(|heads| heads.heads.into_iter().next().flatten()) {
                 followed.feed.expect(head.last);
             }
         }
@@ -249,8 +255,13 @@ impl Process {
         if let Some(filling) = &mut followed.filling {
             let Some(filled) = filling.now_or_never() else { return Ok(true) };
             followed.filling = None;
-            if filled? > 0 {
-                self.tally.note("situation: gap filled");
+            match filled {
+                // It is looked for again.
+                Err(Error::Unavailable(_)) | Ok(0) => {}
+                filled => {
+                    filled?;
+                    self.tally.note("situation: gap filled");
+                }
             }
             return Ok(true);
         }
@@ -282,7 +293,9 @@ impl Process {
             Some(Some(Heard::News(news))) => (self.hear_news(followed, &news, at), true),
             Some(Some(Heard::Lost)) => (true, true),
             Some(None) => {
-                followed.heard = soon(self.services.live.subscribe(scope)).expect("the bus is there");
+                // Until it succeeds there is nothing to hear, which is noticed again.
+                let heard = soon(self.services.live.subscribe(scope)).and_then(Result::ok);
+                followed.heard = heard.unwrap_or_else(|| stream::empty().boxed());
                 (true, true)
             }
             None => (false, false),

@@ -10,7 +10,7 @@ use ringforge_projectors::{Projector, Stepped};
 
 use crate::{
     faulty::{
-        now, soon,
+        soon,
         store::{Hold, Holder},
     },
     rng::Rng,
@@ -21,6 +21,8 @@ type Step = BoxFuture<'static, (Projector, Result<Stepped, Error>)>;
 
 /// One projector of one partition.
 pub struct Projecting {
+    /// Its number among all.
+    pub number: u64,
     /// Which.
     pub partition: Partition,
     /// Holds its commits up.
@@ -40,10 +42,17 @@ impl Projecting {
     ///
     /// # Errors
     /// The read model is ahead of the log.
-    pub fn open(services: Services, partition: Partition, holder: Arc<Holder>, tally: Tally) -> Result<Self, Error> {
-        let projector = now(Projector::open(services.clone(), partition))?;
+    pub fn open(
+        number: u64,
+        services: Services,
+        partition: Partition,
+        holder: Arc<Holder>,
+        tally: Tally,
+    ) -> Result<Self, Error> {
+        let projector = opened(&services, partition)?;
         let records = services.log.read(partition, projector.applied());
         Ok(Self {
+            number,
             partition,
             holder,
             superseded: false,
@@ -72,7 +81,8 @@ impl Projecting {
             {
                 match batch {
                     // Others have long applied what the log has forgotten since: it ends, and is started again.
-                    Err(Error::Gone { .. }) => self.reopen()?,
+                    // Or its log is away for a moment.
+                    Err(Error::Gone { .. } | Error::Unavailable(_)) => self.reopen()?,
                     batch => self.waiting.extend(batch?),
                 }
             }
@@ -123,7 +133,7 @@ impl Projecting {
     }
 
     fn reopen(&mut self) -> Result<(), Error> {
-        let projector = now(Projector::open(self.services.clone(), self.partition))?;
+        let projector = opened(&self.services, self.partition)?;
         self.records = self.services.log.read(self.partition, projector.applied());
         self.waiting.clear();
         self.projector = Some(projector);
@@ -134,6 +144,16 @@ impl Projecting {
     pub fn tell_heads(&mut self) {
         if let Some(projector) = &mut self.projector {
             soon(projector.tell_heads());
+        }
+    }
+}
+
+/// Tries until its ports are there, as `projectors::run` does. Whoever dies over it is dead already: it does nothing more.
+fn opened(services: &Services, partition: Partition) -> Result<Projector, Error> {
+    loop {
+        match soon(Projector::open(services.clone(), partition)) {
+            None | Some(Err(Error::Unavailable(_))) => {}
+            Some(opened) => return opened,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ringforge_domain::buggify::Site;
+use ringforge_ports::points::{Call, Point};
 
 /// Everything that a batch must have met.
 pub const MET: [&str; 67] = [
@@ -78,6 +79,12 @@ pub const MET: [&str; 67] = [
     "situation: final presence after a lag",
 ];
 
+/// What can go wrong at a point.
+const WRONG: [&str; 3] = ["exit", "error", "delay"];
+
+/// Calls that no role makes: nothing is trimmed by the product yet, and the driver renews leases.
+const NOT_PASSED: [Call; 1] = [Call::LogTrim];
+
 /// How something rare is counted.
 pub fn rare(site: Site) -> &'static str {
     match site {
@@ -98,6 +105,7 @@ pub fn rare(site: Site) -> &'static str {
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    passed: Arc<Mutex<BTreeMap<(Point, &'static str), u64>>>,
     story: Option<Arc<Mutex<Vec<String>>>>,
 }
 
@@ -128,17 +136,31 @@ impl Tally {
         }
     }
 
+    /// Counts that something, one of [`WRONG`], went wrong at a point.
+    pub fn pass(&self, point: Point, what: &'static str) {
+        *lock(&self.passed).entry((point, what)).or_default() += 1;
+        self.tell(|| format!("fault: {what} at {point}"));
+    }
+
     /// Adds all counts of another.
     pub fn add(&self, other: &Self) {
-        for (what, count) in other.all() {
+        for (what, count) in lock(&other.counts).iter() {
             *lock(&self.counts).entry(what).or_default() += count;
+        }
+        for (what, count) in lock(&other.passed).iter() {
+            *lock(&self.passed).entry(*what).or_default() += count;
         }
     }
 
-    /// Every entry of [`MET`] with its count.
-    pub fn all(&self) -> Vec<(&'static str, u64)> {
-        let counts = lock(&self.counts);
-        MET.iter().map(|what| (*what, counts.get(what).copied().unwrap_or(0))).collect()
+    /// Everything that a batch must have met, with its count: [`MET`], and everything that can go wrong at each point that a role
+    /// passes.
+    pub fn all(&self) -> Vec<(String, u64)> {
+        let (counts, passed) = (lock(&self.counts), lock(&self.passed));
+        let met = MET.iter().map(|what| ((*what).to_owned(), counts.get(what).copied().unwrap_or(0)));
+        let points = Point::ALL.into_iter().filter(|point| !NOT_PASSED.contains(&point.call));
+        let points = points.flat_map(|point| WRONG.map(|what| (point, what)));
+        let points = points.map(|at| (format!("point {}: {}", at.0, at.1), passed.get(&at).copied().unwrap_or(0)));
+        met.chain(points).collect()
     }
 }
 

@@ -110,7 +110,9 @@ fn normalised(links: &[Link]) -> Vec<Value> {
     }
     let frames: Vec<&Value> = links.iter().flat_map(order).collect();
     let mut places = BTreeSet::new();
-    frames.iter().for_each(|frame| find_places(frame, &mut places));
+    for frame in &frames {
+        find_places(frame, &mut places);
+    }
     let mut names = BTreeMap::new();
     let known = links.iter().flat_map(|link| Roster::of(&link.frames).known());
     frames.into_iter().map(|frame| rename(frame, None, &places, &mut names)).chain(known).collect()
@@ -144,8 +146,8 @@ fn rename(value: &Value, field: Option<&str>, places: &BTreeSet<u64>, names: &mu
         }
         // Where they stand is where they were reported.
         Value::Object(fields) if fields.get("event").is_some_and(|event| event == "delivered") => {
-            let named = fields.iter().filter(|(name, _)| !["position", "event_id"].contains(&name.as_str()));
-            named.map(|(name, value)| (name.clone(), rename(value, Some(name), places, names))).collect()
+            let kept = fields.iter().filter(|(name, _)| !["position", "event_id"].contains(&name.as_str()));
+            kept.map(|(name, value)| (name.clone(), rename(value, Some(name), places, names))).collect()
         }
         Value::Object(fields) => {
             fields.iter().map(|(name, value)| (name.clone(), rename(value, Some(name), places, names))).collect()

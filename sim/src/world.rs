@@ -20,12 +20,14 @@ use ringforge_ports::{
     clock::{Clock, ManualClock, SeededIds},
     log::Log,
     memory::reads::State,
+    points,
+    reads::Reads,
 };
 use ringforge_projectors::{Timers, timers};
 
 use crate::{
     faulty::{
-        Fate,
+        Fate, Role,
         bus::Bus,
         journal::Journal,
         soon,
@@ -101,6 +103,7 @@ pub struct World {
     seal: Seal,
     processes: Vec<Option<Arc<Process>>>,
     projecting: Vec<Projecting>,
+    projectors: u64,
     timers: Vec<Timers>,
     ticked: Duration,
     swept: Duration,
@@ -137,12 +140,19 @@ impl World {
             Turn::Tick => self.tick(),
             Turn::Fault(fault) => self.fault(fault)?,
         }
-        Ok(())
+        self.bury()
     }
 
-    fn services(&self, place: Option<usize>) -> Services {
+    /// What a role is given: its ports, at whose points it may fail or die.
+    fn services(&self, role: Role) -> Services {
+        let place = if let Role::Edge(place) = role { Some(place) } else { None };
         let reads =
             if place.is_some() { View::slow(&self.store, &self.fate) } else { View::prompt(&self.store, &self.fate) };
+        points::around(self.bare_services(place, reads), &self.fate.points(role))
+    }
+
+    /// The same without the points.
+    fn bare_services(&self, place: Option<usize>, reads: Arc<dyn Reads>) -> Services {
         Services {
             log: Arc::clone(&self.journal) as Arc<dyn Log>,
             reads,

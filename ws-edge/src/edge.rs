@@ -335,7 +335,7 @@ impl Edge {
                 Ok(()) => return,
                 Err(refusal) => warn!(code = refusal.code.text(), "a session's end could not be logged yet"),
             }
-            tokio::time::sleep(LEAVE_AGAIN).await;
+            self.services.clock.sleep(LEAVE_AGAIN).await;
         }
     }
 

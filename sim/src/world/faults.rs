@@ -10,7 +10,7 @@ use ringforge_ports::{
 
 use super::{EDGES, PARTITIONS, World};
 use crate::{
-    faulty::{now, store::Hold},
+    faulty::{Role, now, store::Hold},
     history::Resume,
     vocabulary::faults::Fault,
 };
@@ -22,7 +22,10 @@ impl World {
             return Ok(());
         }
         match fault {
-            Fault::KillProjector => self.kill_projector(),
+            Fault::KillProjector => {
+                let at = self.rng.index(self.projecting.len());
+                self.kill_projector(at)
+            }
             Fault::Supersede => self.supersede(),
             Fault::Release => self.release(),
             Fault::Restart => self.restart(),
@@ -33,7 +36,8 @@ impl World {
                 Ok(())
             }
             Fault::KillEdge => {
-                self.kill_edge();
+                let place = self.rng.index(EDGES);
+                self.kill_edge(place);
                 Ok(())
             }
             Fault::Keep => {
@@ -66,8 +70,23 @@ impl World {
         }
     }
 
-    fn kill_projector(&mut self) -> anyhow::Result<()> {
-        let at = self.rng.index(self.projecting.len());
+    /// Whoever came to the point where it dies is dead; others take over.
+    pub(super) fn bury(&mut self) -> anyhow::Result<()> {
+        for role in self.fate.dying() {
+            match role {
+                Role::Edge(place) => self.kill_edge(place),
+                Role::Timers(number) => self.timers[number] = self.new_timers(number),
+                Role::Projector(number) => {
+                    if let Some(at) = self.projecting.iter().position(|one| one.number == number) {
+                        self.kill_projector(at)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kill_projector(&mut self, at: usize) -> anyhow::Result<()> {
         match self.projecting[at].held() {
             Hold::Before => self.tally.note("fault: projector died between load and commit"),
             Hold::After => self.tally.note("fault: projector died between commit and publish"),
@@ -116,8 +135,7 @@ impl World {
         Ok(())
     }
 
-    fn kill_edge(&mut self) {
-        let place = self.rng.index(EDGES);
+    fn kill_edge(&mut self, place: usize) {
         self.tally.note("fault: edge killed");
         let Some(gone) = self.processes[place].take() else { return };
         for line in 0..self.lines.len() {

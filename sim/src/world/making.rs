@@ -13,16 +13,16 @@ use ringforge_domain::{
     tenant::{self, KeyType},
 };
 use ringforge_ports::{
-    Services,
     clock::{Clock, Ids, ManualClock, SeededIds},
     memory::log::MemoryLog,
+    points,
 };
 use ringforge_projectors::Timers;
 
 use super::{BEGINNING, EDGES, Home, PARTITIONS, World};
 use crate::{
     faulty::{
-        Fate, Odds,
+        Fate, Odds, Role,
         bus::Bus,
         journal::Journal,
         soon,
@@ -69,6 +69,7 @@ impl World {
             fate,
             processes: Vec::new(),
             projecting: Vec::new(),
+            projectors: 0,
             timers: Vec::new(),
             ticked: std::time::Duration::ZERO,
             swept: std::time::Duration::ZERO,
@@ -89,22 +90,29 @@ impl World {
 
     /// Starts every role, as after a death of everything.
     pub(super) fn start_all(&mut self) -> anyhow::Result<()> {
+        self.fate.spare(true);
         self.projecting.clear();
         for partition in PARTITIONS {
             let projecting = self.new_projecting(partition)?;
             self.projecting.push(projecting);
         }
         self.catch_up()?;
-        let services = self.services(None);
-        self.timers = PARTITIONS[1..].iter().map(|partition| Timers::new(services.clone(), *partition)).collect();
+        self.timers = (0..PARTITIONS.len() - 1).map(|number| self.new_timers(number)).collect();
         self.processes = (0..EDGES).map(|place| Some(self.new_process(place))).collect();
         // As one process with all roles does: whoever was in before is out.
         let first = self.processes[0].as_ref().expect("just started").id;
         for timers in &mut self.timers {
             // A process that cannot do this ends, and is started again.
-            while soon(timers.end_former(first)).is_err() {}
+            while soon(timers.end_former(first)).is_none_or(|ended| ended.is_err()) {}
         }
-        self.catch_up()
+        self.catch_up()?;
+        self.fate.spare(false);
+        Ok(())
+    }
+
+    /// For each partition of fleets.
+    pub(super) fn new_timers(&self, number: usize) -> Timers {
+        Timers::new(self.services(Role::Timers(number)), PARTITIONS[number + 1])
     }
 
     fn catch_up(&mut self) -> anyhow::Result<()> {
@@ -115,14 +123,16 @@ impl World {
     }
 
     pub(super) fn new_process(&self, place: usize) -> Arc<Process> {
-        Process::start(place, self.services(Some(place)), self.seal.clone(), self.tally.clone())
+        let bare = self.bare_services(Some(place), View::slow(&self.store, &self.fate));
+        Process::start(place, self.services(Role::Edge(place)), bare, self.seal.clone(), self.tally.clone())
     }
 
-    pub(super) fn new_projecting(&self, partition: Partition) -> anyhow::Result<Projecting> {
+    pub(super) fn new_projecting(&mut self, partition: Partition) -> anyhow::Result<Projecting> {
         let holder = Arc::new(Holder::default());
-        let reads = View::held(&self.store, &self.fate, &holder);
-        let services = Services { reads, ..self.services(None) };
-        Ok(Projecting::open(services, partition, holder, self.tally.clone())?)
+        let bare = self.bare_services(None, View::held(&self.store, &self.fate, &holder));
+        self.projectors += 1;
+        let services = points::around(bare, &self.fate.points(Role::Projector(self.projectors)));
+        Ok(Projecting::open(self.projectors, services, partition, holder, self.tally.clone())?)
     }
 
     /// Tenants, fleets and keys.
@@ -185,6 +195,7 @@ impl World {
             damaged: *rng.pick(&[0, 0, 0, 5]),
             waits: *rng.pick(&[0, 200, 500]),
             buggify: *rng.pick(&[0, 20, 150]),
+            points: *rng.pick(&[0, 0, 30, 300]),
         };
         self.fate.face(odds);
     }
@@ -192,5 +203,8 @@ impl World {
 
 fn direct(gate: &Gate, scope: Scope, command: Command) -> anyhow::Result<()> {
     let placed = soon(gate.submit_internal(scope, Partition::DIRECTORY, None, command));
-    placed.map(|_| ()).map_err(|refusal| anyhow::anyhow!("the directory could not be made: {}", refusal.message))
+    placed
+        .expect("nothing is in the way yet")
+        .map(|_| ())
+        .map_err(|refusal| anyhow::anyhow!("the directory could not be made: {}", refusal.message))
 }

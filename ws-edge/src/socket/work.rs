@@ -219,7 +219,7 @@ impl Inside {
                 Ok(caught) => return Some(caught),
                 Err(error) => {
                     warn!(%error, "a catch-up will go on");
-                    tokio::time::sleep(AGAIN).await;
+                    services.clock.sleep(AGAIN).await;
                 }
             }
         }
