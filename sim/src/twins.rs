@@ -7,25 +7,14 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use ringforge_domain::ids::FleetId;
 use serde_json::Value;
 
-use crate::{history::Link, roster::Roster, world::World};
-
-/// What was sent in a world of twins.
-#[derive(Debug)]
-pub struct Lived {
-    /// To the agents of the tenant that is watched.
-    pub own: Vec<Vec<Link>>,
-    /// To strangers.
-    pub strange: Vec<Link>,
-}
-
-/// 128 bits that occur in no other text.
-pub fn canary() -> String {
-    CANARY.to_owned()
-}
-
-const CANARY: &str = "5d0c1e7fa94b4e2c8f6b3a7d921cb05e";
+use crate::{
+    history::Link,
+    roster::Roster,
+    world::{CANARY, Lived, World},
+};
 
 /// Lets the tenant of a seed live twice.
 ///
@@ -60,11 +49,11 @@ pub fn compare(alone: &Lived, beside: &Lived) -> Result<()> {
 
 /// What only strangers know: their canaries and every id that they were given. The fleets' ids are the same on purpose.
 fn secrets(lived: &Lived) -> BTreeSet<String> {
-    let mut known = BTreeSet::from([canary()]);
+    let mut known = BTreeSet::from([CANARY.to_owned()]);
     for frame in lived.strange.iter().flat_map(|link| &link.frames) {
         collect(frame, &mut known);
     }
-    known.retain(|id| !id.starts_with("fl_"));
+    known.retain(|id| id.parse::<FleetId>().is_err());
     known
 }
 
@@ -190,6 +179,6 @@ mod tests {
         rejected(&good[..1]);
         rejected(&[good[0].clone(), json!({ "version": 2 })]);
         rejected(&[json!({ "agent_id": "ag_0000000000000000000003", "position": 7 }), good[1].clone()]);
-        rejected(&[good[0].clone(), json!({ "version": 1, "value": canary() })]);
+        rejected(&[good[0].clone(), json!({ "version": 1, "value": CANARY })]);
     }
 }

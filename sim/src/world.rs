@@ -25,6 +25,7 @@ use ringforge_ports::{
 };
 use ringforge_projectors::{Timers, timers};
 
+pub use self::twins::{CANARY, Lived};
 use crate::{
     faulty::{
         Fate, Role,

@@ -4,14 +4,26 @@ use serde_json::{Value, json};
 
 use super::World;
 use crate::{
+    history::Link,
     rng::Rng,
     tally::Tally,
-    twins::{Lived, canary},
     vocabulary::{
         clients::{Client, Phase},
         faults::Disturbance,
     },
 };
+
+/// What was sent in a world of twins.
+#[derive(Debug)]
+pub struct Lived {
+    /// To the agents of the tenant that is watched.
+    pub own: Vec<Vec<Link>>,
+    /// To strangers.
+    pub strange: Vec<Link>,
+}
+
+/// 128 bits that occur in no text but a stranger's.
+pub const CANARY: &str = "5d0c1e7fa94b4e2c8f6b3a7d921cb05e";
 
 /// The fleets of the tenant that is watched, and of the stranger.
 const OWN: [usize; 2] = [0, 1];
@@ -90,7 +102,7 @@ impl World {
                 let peers: Vec<String> = names.chain(ids).collect();
                 let mut body = crate::vocabulary::commands::wish(&mut self.clients[who], &peers, false, &mut self.rng);
                 mark(&mut body);
-                let key = self.rng.chance(300).then(canary);
+                let key = self.rng.chance(300).then(|| CANARY.to_owned());
                 if let Some(key) = &key {
                     body["idempotency_key"] = json!(key);
                 }
@@ -113,14 +125,14 @@ impl World {
 /// Puts what can be recognised into whatever a stranger says.
 fn mark(body: &mut Value) {
     match (body["type"].as_str().unwrap_or_default(), body["action"].as_str().unwrap_or_default()) {
-        ("activity", "broadcast") => body["event"]["description"] = json!(canary()),
+        ("activity", "broadcast") => body["event"]["description"] = json!(CANARY),
         ("memory", "set") if body["op"].is_null() => {
-            body["value"] = json!(canary());
-            body["tags"] = json!([canary()]);
-            body["metadata"] = json!({ "mark": canary() });
+            body["value"] = json!(CANARY);
+            body["tags"] = json!([CANARY]);
+            body["metadata"] = json!({ "mark": CANARY });
         }
-        ("direct", "send") => body["message"] = json!({ "mark": canary() }),
-        ("presence", "update") => body["task"] = json!(canary()),
+        ("direct", "send") => body["message"] = json!({ "mark": CANARY }),
+        ("presence", "update") => body["task"] = json!(CANARY),
         _ => {}
     }
 }
