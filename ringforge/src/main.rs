@@ -6,6 +6,7 @@ mod faults;
 mod r#gen;
 mod http;
 mod lifecycle;
+mod log;
 mod ready;
 mod telemetry;
 
@@ -31,6 +32,9 @@ struct Cli {
 enum Role {
     /// Everything in one process: durable log, read models, gate, edge (the default)
     All(All),
+    /// Check or repair the log of a data directory while no server uses it
+    #[command(subcommand)]
+    Log(log::Task),
     /// Write schemas, goldens and the protocol reference from the catalogue
     #[command(hide = true)]
     Gen {
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
     let role = Cli::parse().role.unwrap_or_else(|| Role::All(All::default()));
     let done = match role {
         Role::Gen { root } => r#gen::run(&root),
+        Role::Log(task) => log::run(&task),
         Role::All(options) => lifecycle::run_all(&options, started),
     };
     match done {
