@@ -7,6 +7,7 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fs,
     path::Path,
     sync::{
         Arc, OnceLock,
@@ -56,6 +57,8 @@ const WAL_KEPT_BYTES: i64 = 64 << 20;
 const STATEMENTS: usize = 64;
 /// Rows that are loaded where they are asked for.
 const LOADED_HERE: usize = 64;
+/// Bytes of a page: SQLite's own choice.
+const PAGE: u64 = 4_096;
 
 /// Called once, with what was found, when the file turns out not to be what was written: it should be deleted.
 pub type OnDamage = Box<dyn Fn(&Error) + Send + Sync>;
@@ -74,6 +77,7 @@ impl SqliteReads {
     /// # Errors
     /// `Corrupt`: it is damaged, no file of this kind, or of a newer version. `Unavailable`: whatever the file system says.
     pub async fn open(path: &Path) -> Result<Arc<Self>, Error> {
+        check_length(path)?;
         migrate(path).await?;
         let (readers, writer) = (Readers::start(path)?, Writer::start(path)?);
         Ok(Arc::new(Self { readers, writer, damaged: AtomicBool::new(false), on_damage: OnceLock::new() }))
@@ -111,6 +115,16 @@ impl SqliteReads {
 impl Drop for SqliteReads {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Of a page that is there in part SQLite takes the rest for zeros.
+fn check_length(path: &Path) -> Result<(), Error> {
+    let bytes = fs::metadata(path).map_or(0, |file| file.len());
+    if bytes.is_multiple_of(PAGE) {
+        Ok(())
+    } else {
+        Err(Error::Corrupt(format!("open the read models: they end at byte {bytes}")))
     }
 }
 
