@@ -91,14 +91,17 @@ fn check_files(path: &Path) -> Result<(), OpenError> {
     wal::damage(path)?.map_or(Ok(()), |damage| Err(damaged(&damage.to_string())))
 }
 
-/// A file that is gone or all but gone is not made anew, as SQLite would, where there is more than nothing of it.
+/// A file that is gone or all but gone is not made anew, as SQLite would, where there is more than nothing of it. While it is
+/// made there is a journal.
 pub(super) fn check_present(path: &Path) -> Result<(), OpenError> {
     let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
     match length(path) {
         0 if length(&wal::path_of(path)) > 0 => {
             Err(damaged(&format!("{} is gone and its write-ahead log is there: they belong together", path.display())))
         }
-        bytes @ 1.. if bytes < PAGE as u64 => Err(damaged(&format!("{} has only {bytes} bytes", path.display()))),
+        bytes @ 1.. if bytes < PAGE as u64 && !path.with_extension("db-journal").exists() => {
+            Err(damaged(&format!("{} has only {bytes} bytes", path.display())))
+        }
         _ => Ok(()),
     }
 }
@@ -117,7 +120,12 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "page_size", i64::try_from(PAGE).unwrap_or_default())?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode != "wal" {
+        // Whatever the disk said to it, SQLite goes on with another.
+        let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        return Err(rusqlite::Error::SqliteFailure(why, Some("disk I/O error: no write-ahead log".to_owned())));
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
@@ -135,13 +143,16 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
 
 fn load_meta(connection: &mut Connection, partitions: u16) -> Result<(Generation, Sums), OpenError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(opening)?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(opening)?;
-    if tables == 0 {
+    if is_empty(&transaction).map_err(opening)? {
         create(&transaction, partitions).map_err(opening)?;
     }
     transaction.commit().map_err(opening)?;
     read_meta(connection, partitions)
+}
+
+/// Whether the tables are still to be made.
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
 }
 
 /// Of which generation a log is, and how its records are summed up.

@@ -161,6 +161,11 @@ fn look(path: &Path, partitions: u16) -> Result<(Checked, Source), OpenError> {
     for config in [DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA] {
         connection.set_db_config(config, true).map_err(file::opening)?;
     }
+    if file::is_empty(&connection).map_err(file::opening)? {
+        // A first start that came to an early end.
+        let what = format!("nothing was ever written to {}", path.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, what).into());
+    }
     let (generation, sums) = file::read_meta(&connection, partitions)?;
     let (mut wholes, mut newest) = (Vec::new(), Vec::new());
     for partition in (0..partitions).map(Partition) {
