@@ -171,53 +171,33 @@ async fn a_missing_record_is_found() {
 }
 
 #[tokio::test]
-async fn a_damaged_write_ahead_log_gives_an_exact_prefix() {
-    let (directory, path) = place();
-    let log = open(&path);
-    // A reader that began before the records: nothing of them is moved into the file.
-    let witness = Connection::open(&path).expect("the file");
-    witness.execute_batch("BEGIN; SELECT count(*) FROM records").expect("it reads");
-    let mut written = Vec::new();
-    for size in [1, 5, 40, 2, 256, 1, 1, 30] {
-        let some = records(written.len(), size);
-        log.append(ONE, some.clone()).await.expect("it is taken");
-        written.extend(some);
-    }
-    let (file, wal) = (fs::read(&path).expect("the file"), fs::read(path.with_extension("db-wal")).expect("the log"));
-    let mut cut_to = Vec::new();
-    for at in (0..wal.len()).rev().step_by(1_999) {
-        let mut torn = wal.clone();
-        torn[at] ^= 1;
-        let torn = prefix_kept(&directory.path().join(format!("{at} torn")), &file, &torn, &written).await;
-        let cut = prefix_kept(&directory.path().join(format!("{at} cut")), &file, &wal[..at], &written).await;
-        assert!(torn <= cut + 256, "what came after a torn page was taken");
-        cut_to.push(cut);
-    }
-    assert!(cut_to.is_sorted_by(|longer, shorter| longer >= shorter), "{cut_to:?}");
-    assert_eq!((cut_to.first(), cut_to.last()), (Some(&306), Some(&0)));
-}
-
-/// How many of the records a log with this write-ahead log still has; panics unless they are a prefix of whole appends.
-async fn prefix_kept(directory: &Path, file: &[u8], wal: &[u8], written: &[Record]) -> usize {
-    const ENDS: [usize; 9] = [0, 1, 6, 46, 48, 304, 305, 306, 336];
-    let path = directory.join("log.db");
-    fs::create_dir(directory).expect("a directory");
-    fs::write(&path, file).expect("a copy");
-    fs::write(path.with_extension("db-wal"), wal).expect("a copy");
-    let kept = numbered(&read_all(&open(&path)).await.expect("it reads"));
-    assert!(ENDS.contains(&kept.len()), "{}: an append is there in part: {}", directory.display(), kept.len());
-    assert_eq!(kept, written[..kept.len()], "{}", directory.display());
-    kept.len()
-}
-
-#[tokio::test]
 async fn another_format_is_named() {
     let (_directory, path) = place();
     open(&path).close().await;
     let file = Connection::open(&path).expect("the file");
     file.execute("UPDATE meta SET value = 9 WHERE name = 'format'", []).expect("it is changed");
     drop(file);
-    assert_eq!(refused(&path).to_string(), "the log has format 9, this program reads format 1");
+    assert_eq!(refused(&path).to_string(), "the log has format 9, this program reads format 2");
+}
+
+#[tokio::test]
+async fn a_log_of_the_first_format_stays_one() {
+    let (_directory, path) = place();
+    open(&path).close().await;
+    let file = Connection::open(&path).expect("the file");
+    file.execute("UPDATE meta SET value = 1 WHERE name = 'format'", []).expect("it is changed");
+    let log = open(&path);
+    fill(&log, 3).await;
+    log.close().await;
+    let (id, time, scope, sum, bytes): (i64, i64, Vec<u8>, i64, Vec<u8>) = file
+        .query_row("SELECT * FROM records LIMIT 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+        })
+        .expect("a record");
+    let hash = blake3::hash(&[&id.to_le_bytes()[..], &time.to_le_bytes(), &scope, &bytes].concat());
+    assert_eq!(sum.to_le_bytes(), hash.as_bytes()[..8], "the generation does not count");
+    drop(file);
+    assert_eq!(numbered(&read_all(&open(&path)).await.expect("it reads")), records(0, 3));
 }
 
 #[tokio::test]

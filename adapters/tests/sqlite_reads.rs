@@ -65,8 +65,28 @@ async fn refused(path: &std::path::Path) -> String {
 #[tokio::test]
 async fn a_file_of_another_kind_is_refused() {
     let (_directory, path) = place();
-    fs::write(&path, "This is a letter, and a long one.\n".repeat(1_000)).expect("a file");
+    fs::write(&path, "This is a letter, a long one..\n".repeat(1_024)).expect("a file");
+    assert!(refused(&path).await.contains("they end at byte 31744"));
+    fs::write(&path, "This is a letter, a longer one.\n".repeat(1_024)).expect("a file");
     assert!(refused(&path).await.contains("not a database"));
+}
+
+#[tokio::test]
+async fn damage_that_is_met_is_told_once() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("written");
+    let (told, heard) = mpsc::sync_channel(9);
+    reads.on_damage(Box::new(move |error| told.send(error.to_string()).expect("there is room")));
+    assert!(!reads.damaged());
+    let file = Connection::open(&path).expect("the file");
+    file.execute("UPDATE rows SET body = substr(body, 1, 9)", []).expect("half a row");
+    for _ in 0..2 {
+        reads.heads(POOL, &[Scope::OPERATOR]).await.expect_err("half a row");
+    }
+    assert!(reads.damaged());
+    drop(reads);
+    assert_eq!(heard.iter().count(), 1);
 }
 
 #[tokio::test]

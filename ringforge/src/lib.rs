@@ -6,6 +6,7 @@ mod faults;
 pub mod r#gen;
 pub mod http;
 pub mod lifecycle;
+pub mod log;
 pub mod options;
 mod ready;
 mod telemetry;

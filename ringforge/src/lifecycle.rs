@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,14 +15,10 @@ use ringforge_adapters::{
     reads::sqlite::SqliteReads,
 };
 use ringforge_command_api::Gate;
-use ringforge_domain::{
-    cursor::Seal,
-    ids::EdgeId,
-    position::{Generation, Partition},
-};
+use ringforge_domain::{cursor::Seal, ids::EdgeId, position::Partition};
 use ringforge_ports::{
     Error, Services,
-    clock::{Clock, Ids, SystemClock, SystemIds},
+    clock::{Clock, SystemClock, SystemIds},
     log::Log,
     names,
     reads::Reads,
@@ -31,6 +28,7 @@ use ringforge_ws_edge::{edge::Edge, feed::Hub};
 use tokio::{
     net::TcpListener,
     signal::unix::{self as signal, SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 use tracing::{error, info, warn};
@@ -38,7 +36,7 @@ use tracing::{error, info, warn};
 use crate::{bootstrap, config::Config, faults::Faults, http, options::All, ready, telemetry};
 
 /// Partitions of an embedded log: the directory and one pool.
-const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
+pub const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
 /// How long the read models may take to catch up at the start, a rebuild included.
 const CATCH_UP: Duration = Duration::from_hours(1);
 /// How long connections may take to end.
@@ -59,23 +57,73 @@ pub fn run_all(options: &All, started: Instant) -> anyhow::Result<()> {
     done
 }
 
+/// Why the process must not go on: what was found first.
+type Fatal = watch::Sender<Option<String>>;
+
+fn fail(fatal: &Fatal, reason: String) {
+    fatal.send_if_modified(|known| {
+        let first = known.is_none();
+        known.get_or_insert(reason);
+        first
+    });
+}
+
+async fn failed(fatal: &Fatal) -> anyhow::Error {
+    let mut heard = fatal.subscribe();
+    let reason = heard.wait_for(Option::is_some).await.expect("we hold the sender").clone();
+    anyhow::Error::msg(reason.unwrap_or_default())
+}
+
 async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
     let data = &config.server.data;
     std::fs::create_dir_all(data)
         .with_context(|| format!("cannot create the data directory {}; choose another with --data", data.display()))?;
     let clock: Arc<dyn Clock> = SystemClock::start();
-    let ids: Arc<dyn Ids> = Arc::new(SystemIds);
-    let (fatal, mut failed) = tokio::sync::mpsc::channel::<String>(4);
+    let fatal = Fatal::new(None);
     let log = open_log(data, &clock, fatal.clone())?;
     let listener = listen(&config).await?;
-    let address = listener.local_addr().context("the address of the listener")?;
     let generation = log.bounds(Partition::DIRECTORY).await?.generation;
-    let reads = open_reads(data, generation, &log).await?;
+    let reads_file = data.join(names::reads_file(generation));
+    let reads = open_reads(&reads_file, &log, &fatal).await?;
     let live = MemoryLive::new(Arc::clone(&clock));
-    let mut faults = Faults::from_environment()?;
-    let services = faults.around(Services { log: Arc::clone(&log) as Arc<dyn Log>, reads, live, clock, ids });
-    let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
+    let ids = Arc::new(SystemIds);
+    let services = Services {
+        log: Arc::clone(&log) as Arc<dyn Log>,
+        reads: Arc::clone(&reads) as Arc<dyn Reads>,
+        live,
+        clock,
+        ids,
+    };
+    let done = serve(options, &config, listener, services, &fatal, started).await;
+    if tokio::time::timeout(STOP, log.close()).await.is_err() {
+        warn!("the log did not close in time");
+    }
+    if reads.damaged() {
+        reads.close();
+        delete_database(&reads_file)?;
+    }
+    // What failed first says more than what failed because of it.
+    match fatal.borrow().as_ref() {
+        Some(reason) if log.damaged() => bail!("{reason}. The log is damaged. {}", remedy(data)),
+        Some(reason) => bail!("{reason}"),
+        None => done,
+    }
+}
 
+/// Starts all roles, says that it is ready, and ends them when it is told to, or must.
+async fn serve(
+    options: &All,
+    config: &Config,
+    listener: TcpListener,
+    services: Services,
+    fatal: &Fatal,
+    started: Instant,
+) -> anyhow::Result<()> {
+    let data = &config.server.data;
+    let address = listener.local_addr().context("the address of the listener")?;
+    let mut faults = Faults::from_environment()?;
+    let services = faults.around(services);
+    let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
     let gate = Gate::new(services.clone(), config.gate());
     let mut roles = JoinSet::new();
     for partition in PARTITIONS {
@@ -87,7 +135,7 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     tokio::select! {
         caught_up = catch_up(&services, &gate, &credentials, edge_id, &mut roles) => caught_up?,
         // A projector that cannot go on never catches up.
-        Some(reason) = failed.recv() => bail!(reason),
+        reason = failed(fatal) => return Err(reason),
     }
 
     let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
@@ -101,9 +149,9 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     ready::say(address, &credentials, started, data, options.json).context("say that it is ready")?;
     info!(%address, "ready");
 
-    let reason = tokio::select! {
-        () = signals.ended() => None,
-        reason = failed.recv() => reason,
+    let ended = tokio::select! {
+        () = signals.ended() => Ok(()),
+        reason = failed(fatal) => Err(reason),
     };
     info!("draining");
     edge.drain();
@@ -113,27 +161,15 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     if tokio::time::timeout(STOP, roles.shutdown()).await.is_err() {
         warn!("some roles did not end in time");
     }
-    if tokio::time::timeout(STOP, log.close()).await.is_err() {
-        warn!("the log did not close in time");
-    }
-    match reason {
-        Some(reason) => bail!(reason),
-        None => Ok(()),
-    }
+    ended
 }
 
-fn open_log(
-    data: &Path,
-    clock: &Arc<dyn Clock>,
-    fatal: tokio::sync::mpsc::Sender<String>,
-) -> anyhow::Result<Arc<EmbeddedLog>> {
+fn open_log(data: &Path, clock: &Arc<dyn Clock>, fatal: Fatal) -> anyhow::Result<Arc<EmbeddedLog>> {
     let path = data.join(names::LOG_FILE);
     let on_fatal = move |error: &Error| {
         error!(%error, "the log cannot be written: the process ends");
-        // Full means that another reason to end is on its way already.
-        let _ = fatal.try_send(format!(
-            "the log cannot be written ({error}); nothing more is acknowledged. Check the disk and start again"
-        ));
+        let what = format!("the log cannot be written ({error}); nothing more is acknowledged");
+        fail(&fatal, format!("{what}. Check the disk and start again"));
     };
     let partitions = u16::try_from(PARTITIONS.len()).expect("two");
     let opened = EmbeddedLog::open_with(&path, partitions, Arc::clone(clock), Box::new(on_fatal));
@@ -142,13 +178,29 @@ fn open_log(
             "the data directory {} is in use by another process; end that one or choose another with --data",
             data.display()
         ),
-        OpenError::Damaged { what } => anyhow::anyhow!(
-            "the log in {} is damaged: {what}. Restore {} from a backup, or start with another --data",
-            data.display(),
-            path.display()
-        ),
+        OpenError::Damaged { what } => {
+            anyhow::anyhow!("the log in {} is damaged: {what}. {}", data.display(), remedy(data))
+        }
+        OpenError::Io(error)
+            if [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem].contains(&error.kind()) =>
+        {
+            anyhow::anyhow!(
+                "the data directory {} cannot be written ({error}); make it writable or choose another with --data",
+                data.display()
+            )
+        }
         other => anyhow::Error::new(other).context(format!("cannot open the log in {}", data.display())),
     })
+}
+
+/// What an operator can do about a damaged log.
+pub fn remedy(data: &Path) -> String {
+    format!(
+        "Restore {} from a backup, or cut it off where it stops being whole with `ringforge log repair --data {}`, or \
+         start with another --data",
+        data.join(names::LOG_FILE).display(),
+        data.display()
+    )
 }
 
 async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
@@ -164,28 +216,34 @@ async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Opens the read models of this log. Those that are ahead of it (a disk lost its end, a backup was restored) are made anew.
-async fn open_reads(data: &Path, generation: Generation, log: &EmbeddedLog) -> anyhow::Result<Arc<dyn Reads>> {
-    let path = data.join(names::reads_file(generation));
-    let open = async || {
-        SqliteReads::open(&path).await.with_context(|| {
-            format!("cannot open the read models in {}; delete them to have them made anew", path.display())
-        })
-    };
-    let reads = open().await?;
+/// Opens the read models of this log. Those that cannot be used are made anew.
+async fn open_reads(path: &Path, log: &EmbeddedLog, fatal: &Fatal) -> anyhow::Result<Arc<SqliteReads>> {
+    let mut reads = usable_reads(path, log).await;
+    if let Err(Error::Corrupt(what)) = &reads {
+        warn!(what, "the read models are made anew");
+        delete_database(path)?;
+        reads = usable_reads(path, log).await;
+    }
+    let reads = reads.with_context(|| format!("cannot open the read models in {}", path.display()))?;
+    let fatal = fatal.clone();
+    reads.on_damage(Box::new(move |error| {
+        error!(%error, "the read models are damaged: the process ends");
+        fail(&fatal, format!("the read models are damaged ({error}): start again, and they are made anew"));
+    }));
+    Ok(reads)
+}
+
+/// `Corrupt`: they are damaged, or ahead of the log (a disk lost its end, a backup was restored).
+async fn usable_reads(path: &Path, log: &EmbeddedLog) -> Result<Arc<SqliteReads>, Error> {
+    let reads = SqliteReads::open(path).await?;
     for partition in PARTITIONS {
-        let applied = reads.load(partition, &BTreeSet::new()).await?.applied;
+        let applied = reads.load(partition, &BTreeSet::new()).await?.applied.upto;
         let end = log.bounds(partition).await?.end;
-        if applied.upto > end {
-            warn!(
-                partition = partition.0,
-                applied = applied.upto.0,
-                end = end.0,
-                "the log is shorter than what was read from it: its end is lost; the read models are made anew"
-            );
-            reads.close();
-            delete_database(&path)?;
-            return Ok(open().await?);
+        if applied > end {
+            let (number, applied, end) = (partition.0, applied.0, end.0);
+            return Err(Error::Corrupt(format!(
+                "partition {number} of the log ends at {end}, they stand at {applied}"
+            )));
         }
     }
     Ok(reads)
@@ -206,11 +264,11 @@ fn delete_database(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: tokio::sync::mpsc::Sender<String>) {
+async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: Fatal) {
     let ended = run::run(services, partition, |applied| gate.applied(partition, applied)).await;
     if let Err(error) = ended {
         error!(%error, partition = partition.0, "the projector cannot go on");
-        let _ = fatal.send(format!("partition {} cannot be projected: {error}", partition.0)).await;
+        fail(&fatal, format!("partition {} cannot be projected: {error}", partition.0));
     }
 }
 

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Instant};
 
 use clap::Parser as _;
 use ringforge::{
-    r#gen, lifecycle,
+    r#gen, lifecycle, log,
     options::{All, Cli, Role},
 };
 
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let role = Cli::parse().role.unwrap_or_else(|| Role::All(All::default()));
     let done = match role {
         Role::Gen { root } => r#gen::run(&root),
+        Role::Log(task) => log::run(&task),
         Role::All(options) => lifecycle::run_all(&options, started),
     };
     match done {

@@ -21,6 +21,9 @@ pub struct Cli {
 pub enum Role {
     /// Everything in one process: durable log, read models, gate, edge (the default)
     All(All),
+    /// Check or repair the log of a data directory while no server uses it
+    #[command(subcommand)]
+    Log(LogTask),
     /// Write schemas, goldens and the protocol reference from the catalogue
     #[command(hide = true)]
     Gen {
@@ -28,6 +31,23 @@ pub enum Role {
         #[arg(default_value = ".")]
         root: PathBuf,
     },
+}
+
+/// What to do with a log.
+#[derive(Subcommand)]
+pub enum LogTask {
+    /// Read and verify every record; nothing is changed
+    Check(Place),
+    /// Cut a damaged log off where it stops being whole; the damaged files are kept beside it
+    Repair(Place),
+}
+
+/// Where it is.
+#[derive(Args)]
+pub struct Place {
+    /// The data directory [default: ./ringforge-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
 }
 
 /// Options of `all`.

@@ -12,7 +12,9 @@
 
 mod file;
 mod readers;
+pub mod repair;
 mod shared;
+mod wal;
 mod writer;
 
 use std::{
@@ -105,7 +107,7 @@ impl EmbeddedLog {
         let file = file::open(path, partitions)?;
         let generation = file.generation;
         let shared = Arc::new(Shared::new(&file.partitions, on_fatal));
-        let readers = Arc::new(Readers::start(path)?);
+        let readers = Arc::new(Readers::start(path, file.sums)?);
         let (done, finished) = watch::channel(());
         let writer = Writer::new(path, file, Arc::clone(&shared), Arc::clone(&readers), clock)?;
         let thread = thread::Builder::new().name("log-writer".into()).spawn(move || {
@@ -121,6 +123,11 @@ impl EmbeddedLog {
         // The writer never sends: the channel closes when it is done.
         let _ = self.finished.clone().changed().await;
         self.join();
+    }
+
+    /// Whether a reader has met a record that is not as it was written.
+    pub fn damaged(&self) -> bool {
+        self.shared.damaged()
     }
 
     fn join(&self) {
@@ -180,12 +187,16 @@ impl Log for EmbeddedLog {
         if kept.is_empty() {
             return Ok(Vec::new());
         }
-        let found = self.readers.seek(partition, kept.clone()).await?;
+        let found = self.readers.seek(partition, kept.clone()).await.inspect_err(|error| self.shared.note(error))?;
         // It may have been trimmed meanwhile; anything else that is missing is damage.
         let oldest = self.shared.bounds(partition).0;
         let have = |offset: &Offset| found.iter().any(|stored| stored.offset == *offset);
         match kept.iter().find(|offset| **offset >= oldest && !have(offset)) {
-            Some(missing) => Err(file::missing(partition, *missing)),
+            Some(missing) => {
+                let error = file::missing(partition, *missing);
+                self.shared.note(&error);
+                Err(error)
+            }
             None => Ok(found),
         }
     }

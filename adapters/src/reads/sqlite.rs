@@ -7,8 +7,12 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fs,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +27,7 @@ use ringforge_ports::{
     Error,
     reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Room, Verdicts, Which},
 };
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use serde::de::DeserializeOwned;
 use sqlx::{
     error::DatabaseError,
@@ -39,6 +43,7 @@ use super::{
     batch::{Batch, offset},
     sql,
 };
+use crate::damage::is_damage;
 
 /// How long a statement waits for another process that has the file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -52,11 +57,18 @@ const WAL_KEPT_BYTES: i64 = 64 << 20;
 const STATEMENTS: usize = 64;
 /// Rows that are loaded where they are asked for.
 const LOADED_HERE: usize = 64;
+/// Bytes of a page: SQLite's own choice.
+const PAGE: u64 = 4_096;
+
+/// Called once, with what was found, when the file turns out not to be what was written: it should be deleted.
+pub type OnDamage = Box<dyn Fn(&Error) + Send + Sync>;
 
 /// Read models in a file. Dropping them waits until what was committed is written.
 pub struct SqliteReads {
     readers: Readers,
     writer: Writer,
+    damaged: AtomicBool,
+    on_damage: OnceLock<OnDamage>,
 }
 
 impl SqliteReads {
@@ -65,8 +77,31 @@ impl SqliteReads {
     /// # Errors
     /// `Corrupt`: it is damaged, no file of this kind, or of a newer version. `Unavailable`: whatever the file system says.
     pub async fn open(path: &Path) -> Result<Arc<Self>, Error> {
+        check_length(path)?;
         migrate(path).await?;
-        Ok(Arc::new(Self { readers: Readers::start(path)?, writer: Writer::start(path)? }))
+        let (readers, writer) = (Readers::start(path)?, Writer::start(path)?);
+        Ok(Arc::new(Self { readers, writer, damaged: AtomicBool::new(false), on_damage: OnceLock::new() }))
+    }
+
+    /// Has `hook` called, once, with damage that is found from now on; the first of several counts.
+    pub fn on_damage(&self, hook: OnDamage) {
+        // Who comes second is left out.
+        let _ = self.on_damage.set(hook);
+    }
+
+    /// Whether damage was found since they were opened.
+    pub fn damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn noted<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error @ Error::Corrupt(_)) = &answer
+            && !self.damaged.swap(true, Ordering::Relaxed)
+            && let Some(hook) = self.on_damage.get()
+        {
+            hook(error);
+        }
+        answer
     }
 
     /// Writes and answers what waits and ends all connections: then the file may be deleted. Blocks for a moment.
@@ -80,6 +115,16 @@ impl SqliteReads {
 impl Drop for SqliteReads {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Of a page that is there in part SQLite takes the rest for zeros.
+fn check_length(path: &Path) -> Result<(), Error> {
+    let bytes = fs::metadata(path).map_or(0, |file| file.len());
+    if bytes.is_multiple_of(PAGE) {
+        Ok(())
+    } else {
+        Err(Error::Corrupt(format!("open the read models: they end at byte {bytes}")))
     }
 }
 
@@ -108,15 +153,9 @@ fn migrating(error: MigrateError) -> Error {
         }
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             let code = error.as_database_error().and_then(DatabaseError::code);
-            // The lower bits are the code, the upper ones say more of it.
-            let code = code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
+            let code = code.and_then(|code| code.parse::<i32>().ok()).map(rusqlite::ffi::Error::new);
             let what = format!("open the read models: {error}");
-            let damaged = [rusqlite::ffi::SQLITE_CORRUPT, rusqlite::ffi::SQLITE_NOTADB];
-            if code.is_some_and(|code| damaged.contains(&code)) {
-                Error::Corrupt(what)
-            } else {
-                Error::Unavailable(what)
-            }
+            if code.is_some_and(is_damage) { Error::Corrupt(what) } else { Error::Unavailable(what) }
         }
         error => Error::Corrupt(format!("migrate the read models: {error}")),
     }
@@ -151,7 +190,7 @@ fn connect(path: &Path, flags: OpenFlags, cache_kib: i64) -> Result<Connection, 
 }
 
 fn failed(doing: &str, error: &rusqlite::Error) -> Error {
-    let damaged = matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+    let damaged = error.sqlite_error().copied().is_some_and(is_damage);
     let decoding = matches!(
         error,
         rusqlite::Error::FromSqlConversionFailure(..)
@@ -313,7 +352,7 @@ impl<Body: DeserializeOwned, Name> Answer<Body, Name> {
 impl Reads for SqliteReads {
     async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
         let batches = commits.iter().map(Batch::of).collect::<Result<Vec<_>, _>>()?;
-        self.writer.write(batches).await
+        self.noted(self.writer.write(batches).await)
     }
 
     async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
@@ -321,10 +360,10 @@ impl Reads for SqliteReads {
             && let Some(found) =
                 self.readers.ask_here(|connection| load(connection, partition, keys, Answer::default()))
         {
-            return found;
+            return self.noted(found);
         }
         let keys = keys.clone();
-        self.readers.ask(move |connection| load(connection, partition, &keys, Answer::default())).await
+        self.noted(self.readers.ask(move |connection| load(connection, partition, &keys, Answer::default())).await)
     }
 
     async fn find(&self, partition: Partition, wanted: &Find) -> Result<Found, Error> {
@@ -333,26 +372,28 @@ impl Reads for SqliteReads {
         if matches!(wanted, Find::Mail { .. } | Find::Listed { which: Listed::Since(_), .. })
             && let Some(found) = self.readers.ask_here(|connection| find(connection, partition, &sql))
         {
-            return found;
+            return self.noted(found);
         }
         let question = move |connection: &Connection| find(connection, partition, &sql);
-        match wanted {
+        self.noted(match wanted {
             Find::Memory(filter) => self.readers.search(filter.scope.tenant, question).await,
             _ => self.readers.ask(question).await,
-        }
+        })
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
         let (sql, counted) = (sql::history::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
         let question = move |connection: &Connection| verdicts(connection, &sql, counted);
-        if counted { self.readers.search(scope.tenant, question).await } else { self.readers.ask(question).await }
+        let found =
+            if counted { self.readers.search(scope.tenant, question).await } else { self.readers.ask(question).await };
+        self.noted(found)
     }
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
         let keys: BTreeSet<RowKey> = fleets.iter().copied().map(RowKey::head).collect();
         // They are small, and each is told.
         let all = Answer { room: Room::endless(), ..Answer::default() };
-        let found = self.readers.ask(move |connection| load(connection, partition, &keys, all)).await?;
+        let found = self.noted(self.readers.ask(move |connection| load(connection, partition, &keys, all)).await)?;
         let heads: BTreeMap<Scope, &Head> =
             found.rows.iter().filter_map(Head::of).map(|head| (head.scope, head)).collect();
         let head = |scope: &Scope| heads.get(scope).copied().cloned();

@@ -19,12 +19,15 @@ use ringforge_ports::{
     clock::{Ids, SystemIds},
     log::{Record, Stored},
 };
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Statement, TransactionBehavior, params};
 
-use super::OpenError;
+use super::{OpenError, repair, wal};
+use crate::damage::is_damage;
 
-/// The format this program writes.
-const FORMAT: i64 = 1;
+/// The format of logs that are made now. Those of the first are read and written as they are: see [`Sums`].
+const FORMAT: i64 = 2;
+/// Bytes of a page.
+pub(super) const PAGE: usize = 8192;
 /// Newest records of each partition whose checksums are verified when the log is opened.
 const VERIFIED: u64 = 1_024;
 /// Bytes of the file that a connection maps.
@@ -54,6 +57,7 @@ pub(super) struct State {
 pub(super) struct LogFile {
     pub connection: Connection,
     pub generation: Generation,
+    pub sums: Sums,
     pub partitions: Vec<State>,
     /// Held until everything else is done.
     pub lock: File,
@@ -66,12 +70,15 @@ pub(super) fn open(path: &Path, partitions: u16) -> Result<LogFile, OpenError> {
         make_folder(parent)?;
     }
     let lock = lock(path)?;
+    check_files(path)?;
     let mut connection = connect(path).map_err(opening)?;
-    let generation = load_meta(&mut connection, partitions)?;
+    let (generation, sums) = load_meta(&mut connection, partitions)?;
     // The file and its write-ahead log exist by now; without this a power cut could lose their names.
     File::open(parent)?.sync_all()?;
-    let partitions = (0..partitions).map(|id| load_partition(&connection, Partition(id))).collect::<Result<_, _>>()?;
-    Ok(LogFile { connection, generation, partitions, lock })
+    let partitions: Vec<State> =
+        (0..partitions).map(|id| load_partition(&connection, sums, Partition(id))).collect::<Result<_, _>>()?;
+    note_ends(&connection, &partitions).map_err(opening)?;
+    Ok(LogFile { connection, generation, sums, partitions, lock })
 }
 
 /// Makes a folder that no power cut takes back: neither its name nor those above it, whoever made them, up to where its file
@@ -91,7 +98,31 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, OpenError> {
+/// What SQLite would take for a log that is new or shorter is refused.
+fn check_files(path: &Path) -> Result<(), OpenError> {
+    check_present(path)?;
+    if repair::repaired(path).exists() {
+        return Err(damaged("its repair was cut short: begin it again, it will go on"));
+    }
+    wal::damage(path)?.map_or(Ok(()), |damage| Err(damaged(&damage.to_string())))
+}
+
+/// A file that is gone or all but gone is not made anew, as SQLite would, where there is more than nothing of it. While it is
+/// made there is a journal.
+pub(super) fn check_present(path: &Path) -> Result<(), OpenError> {
+    let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    match length(path) {
+        0 if length(&wal::path_of(path)) > 0 => {
+            Err(damaged(&format!("{} is gone and its write-ahead log is there: they belong together", path.display())))
+        }
+        bytes @ 1.. if bytes < PAGE as u64 && !path.with_extension("db-journal").exists() => {
+            Err(damaged(&format!("{} has only {bytes} bytes", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let file = File::options().create(true).truncate(false).write(true).open(path.with_extension("lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -104,8 +135,13 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    connection.pragma_update(None, "page_size", 8192)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "page_size", i64::try_from(PAGE).unwrap_or_default())?;
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    if mode != "wal" {
+        // Whatever the disk said to it, SQLite goes on with another.
+        let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        return Err(rusqlite::Error::SqliteFailure(why, Some("disk I/O error: no write-ahead log".to_owned())));
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
@@ -121,32 +157,53 @@ pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn load_meta(connection: &mut Connection, partitions: u16) -> Result<Generation, OpenError> {
+fn load_meta(connection: &mut Connection, partitions: u16) -> Result<(Generation, Sums), OpenError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(opening)?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(opening)?;
-    if tables == 0 {
+    if is_empty(&transaction).map_err(opening)? {
         create(&transaction, partitions).map_err(opening)?;
     }
     transaction.commit().map_err(opening)?;
-    let found = meta(connection, "format")?;
-    if found != FORMAT {
-        return Err(OpenError::WrongVersion { found, expected: FORMAT });
-    }
+    read_meta(connection, partitions)
+}
+
+/// Whether the tables are still to be made.
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+}
+
+/// Of which generation a log is, and how its records are summed up.
+pub(super) fn read_meta(connection: &Connection, partitions: u16) -> Result<(Generation, Sums), OpenError> {
+    let format = meta(connection, "format")?;
     let found = meta(connection, "partitions")?;
+    let generation = u32::try_from(meta(connection, "generation")?);
+    let generation = generation.map(Generation).map_err(|_| damaged("the generation is out of range"))?;
+    let sums = match format {
+        1 => Sums(None),
+        FORMAT => Sums(Some(generation)),
+        found => return Err(OpenError::WrongVersion { found, expected: FORMAT }),
+    };
     if found != i64::from(partitions) {
         return Err(OpenError::WrongPartitions { found, expected: partitions });
     }
-    let generation = u32::try_from(meta(connection, "generation")?);
-    generation.map(Generation).map_err(|_| damaged("the generation is out of range"))
+    Ok((generation, sums))
 }
 
 fn create(connection: &Connection, partitions: u16) -> rusqlite::Result<()> {
     let secret = SystemIds.secret();
     let generation = u32::from_le_bytes([secret[0], secret[1], secret[2], secret[3]]);
+    create_as(connection, partitions, Generation(generation), Sums(Some(Generation(generation))))
+}
+
+/// The tables of a log of this generation, whose records are summed up so.
+pub(super) fn create_as(
+    connection: &Connection,
+    partitions: u16,
+    generation: Generation,
+    sums: Sums,
+) -> rusqlite::Result<()> {
+    let format = if sums.0.is_some() { FORMAT } else { 1 };
     connection.execute_batch(TABLES)?;
-    let named = [("format", FORMAT), ("generation", generation.into()), ("partitions", partitions.into())];
-    for (name, value) in named {
+    for (name, value) in [("format", format), ("generation", generation.0.into()), ("partitions", partitions.into())] {
         connection.execute("INSERT INTO meta VALUES (?1, ?2)", params![name, value])?;
     }
     for id in 0..partitions {
@@ -160,8 +217,19 @@ fn meta(connection: &Connection, name: &str) -> Result<i64, OpenError> {
     value.optional().map_err(opening)?.ok_or_else(|| damaged(&format!("meta has no {name}")))
 }
 
-/// Where a partition stands, its newest records verified. The row is only as new as the last trim: the records tell the rest.
-fn load_partition(connection: &Connection, partition: Partition) -> Result<State, OpenError> {
+/// Notes where partitions end, if that has changed: what is missing up to there at the next start is damage, not a log that
+/// was always so short.
+pub(super) fn note_ends(connection: &Connection, partitions: &[State]) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    for (id, state) in (0_u16..).zip(partitions) {
+        let update = "UPDATE partitions SET next = ?2, newest = ?3 WHERE id = ?1 AND next < ?2";
+        transaction.execute(update, params![id, state.end.0.cast_signed(), state.newest.0])?;
+    }
+    transaction.commit()
+}
+
+/// Where a partition stands by its row, which is only as new as the last start, end or trim: the records tell the rest.
+pub(super) fn noted(connection: &Connection, partition: Partition) -> Result<State, OpenError> {
     let select = "SELECT oldest, next, newest FROM partitions WHERE id = ?1";
     let columns = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, LogTime(row.get(2)?)));
     let stored = connection.query_row(select, [partition.0], columns).optional().map_err(opening)?;
@@ -171,16 +239,47 @@ fn load_partition(connection: &Connection, partition: Partition) -> Result<State
     let (Some(oldest), Some(next)) = (offset(oldest), offset(next)) else {
         return Err(damaged(&format!("partition {} has bounds {oldest} and {next}", partition.0)));
     };
-    let edge = |order| {
-        let select = format!("SELECT id FROM records WHERE id >= ?1 AND id < ?2 ORDER BY id {order} LIMIT 1");
-        let range = params![row_id(partition, oldest), row_id(partition, Offset(limit))];
-        connection.query_row(&select, range, |row| row.get(0)).optional().map(|id| id.map(offset_of)).map_err(opening)
-    };
-    let mut state = State { oldest, end: next, newest };
-    let (Some(first), Some(last)) = (edge("ASC")?, edge("DESC")?) else {
+    Ok(State { oldest, end: next, newest })
+}
+
+/// Notes where a partition stands.
+pub(super) fn note(connection: &Connection, partition: Partition, state: &State) -> rusqlite::Result<()> {
+    let update = "UPDATE partitions SET oldest = ?2, next = ?3, newest = ?4 WHERE id = ?1";
+    let (oldest, end) = (state.oldest.0.cast_signed(), state.end.0.cast_signed());
+    connection.prepare_cached(update)?.execute(params![partition.0, oldest, end, state.newest.0]).map(drop)
+}
+
+/// A row's columns, as [`insert`] binds them.
+pub(super) const INSERT: &str = "INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5)";
+
+/// Writes a record at its place.
+pub(super) fn insert(
+    insert: &mut Statement<'_>,
+    sums: Sums,
+    partition: Partition,
+    stored: &Stored,
+) -> rusqlite::Result<()> {
+    let Stored { offset, time, record } = stored;
+    let (id, scope) = (row_id(partition, *offset), scope_bytes(record.scope));
+    let sum = sums.of(id, *time, &scope, &record.bytes);
+    insert.execute(params![id, time.0, scope, sum, &*record.bytes]).map(drop)
+}
+
+/// The offset of the newest record from `oldest` on.
+pub(super) fn last(connection: &Connection, partition: Partition, oldest: Offset) -> rusqlite::Result<Option<Offset>> {
+    let select = "SELECT id FROM records WHERE id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT 1";
+    let range = params![row_id(partition, oldest), row_id(partition, Offset::LIMIT)];
+    connection.query_row(select, range, |row| row.get(0)).optional().map(|id| id.map(offset_of))
+}
+
+/// Where a partition stands, its newest records verified.
+fn load_partition(connection: &Connection, sums: Sums, partition: Partition) -> Result<State, OpenError> {
+    let mut state = noted(connection, partition)?;
+    let State { oldest, end: next, .. } = state;
+    let Some(last) = last(connection, partition, oldest).map_err(opening)? else {
         return if oldest == next { Ok(state) } else { Err(gap(partition, oldest)) };
     };
-    if first != oldest {
+    if seek(connection, sums, partition, &[oldest]).map_err(verifying)?.is_empty() {
         return Err(gap(partition, oldest));
     }
     if last.next() < next {
@@ -189,7 +288,7 @@ fn load_partition(connection: &Connection, partition: Partition) -> Result<State
     state.end = last.next();
     let mut from = Offset(state.end.0.saturating_sub(VERIFIED).max(oldest.0));
     while from < state.end {
-        let batch = read(connection, partition, from, state.end).map_err(verifying)?;
+        let batch = read(connection, sums, partition, from, state.end).map_err(verifying)?;
         let Some(newest) = batch.last().filter(|_| batch[0].offset == from) else {
             return Err(gap(partition, from));
         };
@@ -207,21 +306,25 @@ fn gap(partition: Partition, offset: Offset) -> OpenError {
     verifying(missing(partition, offset))
 }
 
-fn verifying(error: Error) -> OpenError {
+pub(super) fn verifying(error: Error) -> OpenError {
     match error {
         Error::Corrupt(what) => OpenError::Damaged { what },
         other => OpenError::Io(io::Error::other(other)),
     }
 }
 
-fn opening(error: rusqlite::Error) -> OpenError {
-    match error.sqlite_error_code() {
-        // Unknown, none: a table that is not there, a value of another type.
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) | None => {
-            damaged(&error.to_string())
-        }
-        Some(_) => OpenError::Io(io::Error::other(error)),
+pub(super) fn opening(error: rusqlite::Error) -> OpenError {
+    // Unknown: a table that is not there.
+    if damages(&error) || error.sqlite_error_code() == Some(ErrorCode::Unknown) {
+        damaged(&error.to_string())
+    } else {
+        OpenError::Io(io::Error::other(error))
     }
+}
+
+/// Whether the file is to blame: it is not as it was written, or (no code) a value is of another type.
+fn damages(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().copied().is_none_or(is_damage)
 }
 
 /// The row of a record: partitions lie one after another, each in the order of its offsets.
@@ -234,20 +337,30 @@ fn offset_of(id: i64) -> Offset {
 }
 
 /// The scope as it is stored.
-pub(super) fn scope_bytes(scope: Scope) -> [u8; 32] {
+fn scope_bytes(scope: Scope) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(&scope.tenant.bits().to_be_bytes());
     bytes[16..].copy_from_slice(&scope.fleet.bits().to_be_bytes());
     bytes
 }
 
-/// Over everything that a row says, its place too.
-pub(super) fn checksum(id: i64, time: LogTime, scope: &[u8], bytes: &[u8]) -> i64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&id.to_le_bytes()).update(&time.0.to_le_bytes()).update(scope).update(bytes);
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    i64::from_le_bytes(first)
+/// How records are summed up. The generation counts, so that no record of another log is taken for one of this; in the first
+/// format it did not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums(Option<Generation>);
+
+impl Sums {
+    /// Over everything that a row says, its place too.
+    pub(super) fn of(self, id: i64, time: LogTime, scope: &[u8], bytes: &[u8]) -> i64 {
+        let mut hasher = blake3::Hasher::new();
+        if let Some(generation) = self.0 {
+            hasher.update(&generation.0.to_le_bytes());
+        }
+        hasher.update(&id.to_le_bytes()).update(&time.0.to_le_bytes()).update(scope).update(bytes);
+        let mut first = [0; 8];
+        first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        i64::from_le_bytes(first)
+    }
 }
 
 /// The record that should be there is not.
@@ -261,16 +374,16 @@ fn corrupt(partition: Partition, offset: Offset, what: impl std::fmt::Display) -
 
 /// What went wrong when the record at `offset` was wanted.
 fn reading(partition: Partition, offset: Offset, error: &rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        // No code: a column of another type than was written.
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => corrupt(partition, offset, error),
-        Some(_) => Error::Unavailable(format!("read partition {} offset {}: {error}", partition.0, offset.0)),
+    if damages(error) {
+        return corrupt(partition, offset, error);
     }
+    Error::Unavailable(format!("read partition {} offset {}: {error}", partition.0, offset.0))
 }
 
 /// One batch of the records in `from..upto`.
 pub(super) fn read(
     connection: &Connection,
+    sums: Sums,
     partition: Partition,
     from: Offset,
     upto: Offset,
@@ -280,8 +393,15 @@ pub(super) fn read(
     let mut statement = connection.prepare_cached(select).map_err(at(from))?;
     let mut rows = statement.query([row_id(partition, from), row_id(partition, upto)]).map_err(at(from))?;
     let (mut batch, mut bytes, mut next) = (Vec::new(), 0, from);
-    while let Some(row) = rows.next().map_err(at(next))? {
-        let stored = stored(row, partition, next)?;
+    loop {
+        let read = rows.next().map_err(at(next));
+        let stored = read.and_then(|row| row.map(|row| stored(row, sums, partition, next)).transpose());
+        let stored = match stored {
+            Ok(Some(stored)) => stored,
+            // What is whole before the damage is served first.
+            Err(error) if batch.is_empty() => return Err(error),
+            Ok(None) | Err(_) => break,
+        };
         bytes += stored.record.bytes.len();
         if bytes > limits::READ_BYTES_MAX && !batch.is_empty() {
             break;
@@ -296,7 +416,12 @@ pub(super) fn read(
 }
 
 /// The records at `offsets`, as many as there are.
-pub(super) fn seek(connection: &Connection, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
+pub(super) fn seek(
+    connection: &Connection,
+    sums: Sums,
+    partition: Partition,
+    offsets: &[Offset],
+) -> Result<Vec<Stored>, Error> {
     let select = "SELECT id, time, scope, checksum, bytes FROM records WHERE id = ?1";
     let Some(&first) = offsets.first() else { return Ok(Vec::new()) };
     let mut statement = connection.prepare_cached(select).map_err(|error| reading(partition, first, &error))?;
@@ -305,14 +430,14 @@ pub(super) fn seek(connection: &Connection, partition: Partition, offsets: &[Off
         let at = |error: rusqlite::Error| reading(partition, offset, &error);
         let mut rows = statement.query([row_id(partition, offset)]).map_err(at)?;
         if let Some(row) = rows.next().map_err(at)? {
-            found.push(stored(row, partition, offset)?);
+            found.push(stored(row, sums, partition, offset)?);
         }
     }
     Ok(found)
 }
 
 /// The record of a row, or `Corrupt`: `next` is the offset that is expected.
-fn stored(row: &Row<'_>, partition: Partition, next: Offset) -> Result<Stored, Error> {
+fn stored(row: &Row<'_>, sums: Sums, partition: Partition, next: Offset) -> Result<Stored, Error> {
     let columns = || -> rusqlite::Result<_> {
         let scope = row.get_ref(2)?.as_blob()?;
         let bytes = row.get_ref(4)?.as_blob()?;
@@ -322,7 +447,7 @@ fn stored(row: &Row<'_>, partition: Partition, next: Offset) -> Result<Stored, E
     if offset_of(id) != next {
         return Err(missing(partition, next));
     }
-    if checksum(id, time, scope, bytes) != sum {
+    if sums.of(id, time, scope, bytes) != sum {
         return Err(corrupt(partition, next, "the checksum differs"));
     }
     let (tenant, fleet) = scope.split_at_checked(16).ok_or_else(|| corrupt(partition, next, "the scope is short"))?;

@@ -18,7 +18,8 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    OpenError, file,
+    OpenError,
+    file::{self, Sums},
     shared::{Look, Shared},
 };
 
@@ -44,7 +45,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn start(path: &Path, sums: Sums) -> Result<Self, OpenError> {
         let (sender, receiver) = mpsc::channel(limits::LOG_READS_WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads = Vec::new();
@@ -52,7 +53,7 @@ impl Readers {
             let connection = file::connect_reader(path).map_err(std::io::Error::other)?;
             let receiver = Arc::clone(&receiver);
             let builder = thread::Builder::new().name(format!("log-reader-{number}"));
-            threads.push(builder.spawn(move || serve(&connection, &receiver))?);
+            threads.push(builder.spawn(move || serve(&connection, sums, &receiver))?);
         }
         Ok(Self { reads: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
     }
@@ -86,7 +87,7 @@ impl Readers {
     }
 }
 
-fn serve(connection: &Connection, reads: &Mutex<mpsc::Receiver<Read>>) {
+fn serve(connection: &Connection, sums: Sums, reads: &Mutex<mpsc::Receiver<Read>>) {
     loop {
         // The lock is held while waiting: one thread waits for work, the others for the lock.
         let next = reads.lock().expect("no panic while the lock is held").blocking_recv();
@@ -95,8 +96,8 @@ fn serve(connection: &Connection, reads: &Mutex<mpsc::Receiver<Read>>) {
             continue;
         }
         let found = match what {
-            What::Range { from, upto } => file::read(connection, partition, from, upto),
-            What::Offsets(offsets) => file::seek(connection, partition, &offsets),
+            What::Range { from, upto } => file::read(connection, sums, partition, from, upto),
+            What::Offsets(offsets) => file::seek(connection, sums, partition, &offsets),
         };
         // Whoever asked may have left.
         let _ = reply.send(found);
@@ -149,9 +150,11 @@ impl Cursor {
 
     /// A record that is missing may have been trimmed while it was being looked for.
     fn blame(&self, error: Option<Error>) -> Error {
-        match self.shared.look(self.partition, self.next) {
-            Look::Gone { oldest } => Error::Gone { oldest },
-            _ => error.unwrap_or_else(|| file::missing(self.partition, self.next)),
+        if let Look::Gone { oldest } = self.shared.look(self.partition, self.next) {
+            return Error::Gone { oldest };
         }
+        let error = error.unwrap_or_else(|| file::missing(self.partition, self.next));
+        self.shared.note(&error);
+        error
     }
 }

@@ -92,6 +92,7 @@ pub(super) struct Shared {
     on_fatal: Mutex<Option<OnFatal>>,
     ended: Mutex<Option<Error>>,
     dead: AtomicBool,
+    damaged: AtomicBool,
     commits: AtomicU64,
     wal_pages: AtomicU64,
 }
@@ -113,6 +114,7 @@ impl Shared {
             on_fatal: Mutex::new(Some(on_fatal)),
             ended: Mutex::default(),
             dead: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             wal_pages: AtomicU64::new(0),
         }
@@ -207,6 +209,18 @@ impl Shared {
     /// Whether it died, as opposed to being closed.
     pub(super) fn dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    /// Takes note of what a reader met.
+    pub(super) fn note(&self, error: &Error) {
+        if matches!(error, Error::Corrupt(_)) && !self.damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!("the log is damaged: {error}");
+        }
+    }
+
+    /// Whether a reader met damage.
+    pub(super) fn damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Why there will be nothing more to read.

@@ -11,11 +11,11 @@ use ringforge_ports::{
     clock::Clock,
     log::{Placed, Record, Stored},
 };
-use rusqlite::{Connection, OptionalExtension, config::DbConfig, params};
+use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{
     OpenError,
-    file::{self, LogFile, State},
+    file::{self, LogFile, State, Sums},
     readers::Readers,
     shared::{Operation, Shared},
 };
@@ -23,6 +23,7 @@ use crate::checkpoints::{Checkpoints, checkpoint};
 
 pub(super) struct Writer {
     connection: Connection,
+    sums: Sums,
     partitions: Vec<State>,
     /// Those that may hold rows below their `oldest`.
     trimmed: BTreeSet<u16>,
@@ -51,12 +52,12 @@ impl Writer {
         readers: Arc<Readers>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let LogFile { connection, partitions, lock, .. } = file;
+        let LogFile { connection, sums, partitions, lock, .. } = file;
         let checkpoints = checkpoints(path, Arc::clone(&shared))?;
         // A trim that was cut short is finished now.
         let trimmed =
             (0..).zip(&partitions).filter(|(_, state)| state.oldest > Offset::ZERO).map(|(id, _)| id).collect();
-        Ok(Self { connection, partitions, trimmed, shared, readers, clock, checkpoints, lock })
+        Ok(Self { connection, sums, partitions, trimmed, shared, readers, clock, checkpoints, lock })
     }
 
     /// Writes until the log is closed or dead, then ends every other thread and frees the file.
@@ -72,7 +73,7 @@ impl Writer {
         drop(guard);
         self.readers.stop();
         self.checkpoints.stop();
-        if let Err(error) = leave(&self.connection, self.shared.dead()) {
+        if let Err(error) = self.leave() {
             // What is in the write-ahead log is durable: the next start only has more to read.
             tracing::error!("empty the log's write-ahead log: {error}");
         }
@@ -114,7 +115,7 @@ impl Writer {
                     let state = &mut done.partitions[usize::from(partition.0)];
                     let batch = &mut done.batches[usize::from(partition.0)];
                     let first = batch.len();
-                    insert(&self.connection, *partition, state, wall, records, batch)?;
+                    insert(&self.connection, self.sums, *partition, (state, wall), records, batch)?;
                     let place = |stored: &Stored| Placed { offset: stored.offset, time: stored.time };
                     done.places.push(batch[first..].iter().map(place).collect());
                 }
@@ -154,6 +155,15 @@ impl Writer {
         }
     }
 
+    /// Empties the write-ahead log, unless the disk can no longer be trusted: then the file is left as it is.
+    fn leave(&self) -> rusqlite::Result<()> {
+        if self.shared.dead() {
+            return self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop);
+        }
+        file::note_ends(&self.connection, &self.partitions)?;
+        checkpoint(&self.connection, "TRUNCATE").map(drop)
+    }
+
     /// Deletes one slice of what is trimmed, so that appends get their turn.
     fn delete_trimmed(&mut self) -> rusqlite::Result<()> {
         let Some(&id) = self.trimmed.first() else { return Ok(()) };
@@ -175,21 +185,19 @@ impl Writer {
 
 fn insert(
     connection: &Connection,
+    sums: Sums,
     partition: Partition,
-    state: &mut State,
-    wall: LogTime,
+    (state, wall): (&mut State, LogTime),
     records: &[Record],
     batch: &mut Vec<Stored>,
 ) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached("INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut statement = connection.prepare_cached(file::INSERT)?;
     state.newest = state.newest.max(wall);
     for record in records {
         assert!(state.end < Offset::LIMIT, "a partition is full after 2^43 records");
-        let id = file::row_id(partition, state.end);
-        let scope = file::scope_bytes(record.scope);
-        let checksum = file::checksum(id, state.newest, &scope, &record.bytes);
-        statement.execute(params![id, state.newest.0, scope, checksum, &*record.bytes])?;
-        batch.push(Stored { offset: state.end, time: state.newest, record: record.clone() });
+        let stored = Stored { offset: state.end, time: state.newest, record: record.clone() };
+        file::insert(&mut statement, sums, partition, &stored)?;
+        batch.push(stored);
         state.end = state.end.next();
     }
     Ok(())
@@ -199,10 +207,7 @@ fn insert(
 /// stands.
 fn trim(connection: &Connection, partition: Partition, state: &mut State, before: Offset) -> rusqlite::Result<()> {
     state.oldest = before.clamp(state.oldest, state.end);
-    let update = "UPDATE partitions SET oldest = ?2, next = ?3, newest = ?4 WHERE id = ?1";
-    let (oldest, end) = (state.oldest.0.cast_signed(), state.end.0.cast_signed());
-    connection.prepare_cached(update)?.execute(params![partition.0, oldest, end, state.newest.0])?;
-    Ok(())
+    file::note(connection, partition, state)
 }
 
 fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
@@ -224,14 +229,6 @@ fn kill(shared: &Shared, error: &rusqlite::Error) {
     let error = writing(error);
     shared.die(&error);
     shared.fatal(&error);
-}
-
-/// Empties the write-ahead log, unless the disk can no longer be trusted: then the file is left as it is.
-fn leave(connection: &Connection, dead: bool) -> rusqlite::Result<()> {
-    if dead {
-        return connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop);
-    }
-    checkpoint(connection, "TRUNCATE").map(drop)
 }
 
 /// Empties the write-ahead log beside the writer.
