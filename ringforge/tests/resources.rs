@@ -3,6 +3,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test runs on the machine's clock")]
 
+#[path = "resources/crowd.rs"]
+mod crowd;
+#[path = "resources/deploy.rs"]
+mod deploy;
 #[path = "resources/open_files.rs"]
 mod open_files;
 #[path = "resources/process.rs"]
@@ -10,6 +14,10 @@ mod process;
 #[allow(dead_code, reason = "made for another test")]
 #[path = "sockets/raw.rs"]
 mod raw;
+#[path = "resources/stalled.rs"]
+mod stalled;
+#[path = "resources/storm.rs"]
+mod storm;
 #[path = "resources/strangers.rs"]
 mod strangers;
 #[path = "support.rs"]

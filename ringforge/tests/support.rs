@@ -14,9 +14,9 @@ use std::{
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async_with_config,
     tungstenite::{Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode},
 };
 
@@ -266,10 +266,31 @@ impl Client {
         Self { socket: connected.expect("connects").0, waiting: VecDeque::new(), batch: false }
     }
 
+    /// Connects, if it can.
+    pub async fn try_connect(url: &str) -> Option<Self> {
+        let (socket, _) = connect_async_with_config(url, None, true).await.ok()?;
+        Some(Self { socket, waiting: VecDeque::new(), batch: false })
+    }
+
+    /// Connects over a socket that takes only so many bytes, about, before they are read.
+    pub async fn connect_narrow(url: &str, bytes: u32) -> Self {
+        let address = url.strip_prefix("ws://").and_then(|rest| rest.split('/').next()).expect("an address");
+        let narrow = TcpSocket::new_v4().expect("a socket");
+        narrow.set_recv_buffer_size(bytes).expect("a small buffer");
+        let stream = narrow.connect(address.parse().expect("an address")).await.expect("connects");
+        let (socket, _) = client_async(url, MaybeTlsStream::Plain(stream)).await.expect("upgrades");
+        Self { socket, waiting: VecDeque::new(), batch: false }
+    }
+
     /// Connects, authenticates with `key` as `name`, with more fields of `auth` from `more`; also says what `auth_ok` said.
     /// The roster is not read yet.
     pub async fn enter(url: &str, key: &str, name: &str, more: Value) -> (Self, Value) {
-        let mut client = Self::connect(url).await;
+        Self::connect(url).await.enters(key, name, more).await
+    }
+
+    /// The same, over this connection.
+    pub async fn enters(mut self, key: &str, name: &str, more: Value) -> (Self, Value) {
+        let client = &mut self;
         assert_eq!(client.frame().await["type"], "auth_required");
         let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name } });
         let more = if let Value::Object(more) = more { more } else { serde_json::Map::new() };
@@ -278,13 +299,12 @@ impl Client {
         client.send(&auth).await;
         let welcome = client.frame().await;
         assert_eq!(welcome["type"], "auth_ok", "{welcome}");
-        (client, welcome)
+        (self, welcome)
     }
 
     /// Like `enter`, for tests that kill the server: `None` if it went away meanwhile.
     pub async fn try_enter(url: &str, key: &str, name: &str, more: Value) -> Option<(Self, Value)> {
-        let (socket, _) = connect_async_with_config(url, None, true).await.ok()?;
-        let mut client = Self { socket, waiting: VecDeque::new(), batch: false };
+        let mut client = Self::try_connect(url).await?;
         let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name } });
         let more = if let Value::Object(more) = more { more } else { serde_json::Map::new() };
         auth.as_object_mut().expect("an object").extend(more);
