@@ -7,6 +7,8 @@
 mod crowd;
 #[path = "resources/deploy.rs"]
 mod deploy;
+#[path = "resources/memory.rs"]
+mod memory;
 #[path = "resources/open_files.rs"]
 mod open_files;
 #[path = "resources/process.rs"]
@@ -23,9 +25,17 @@ mod strangers;
 #[path = "support.rs"]
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{Mutex, MutexGuard};
+
+/// Says on the terminal what is not tested here; what tests print is not shown.
+fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
 
 /// One at a time: they measure.
 async fn alone() -> MutexGuard<'static, ()> {

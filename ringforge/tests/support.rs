@@ -43,6 +43,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// What the shell does before it becomes the server, such as `ulimit -n 64`; empty: there is no shell.
     pub before: String,
+    /// How long a start may take, if not [`READY`].
+    pub ready_within: Option<Duration>,
 }
 
 /// A running `ringforge all` over a data directory of its own. It is killed when dropped.
@@ -220,7 +222,9 @@ fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
         let read = BufReader::new(stdout).read_line(&mut line);
         said.send((read, line))
     });
-    let (read, line) = line.recv_timeout(READY).unwrap_or_else(|_| (Ok(0), "nothing in time".to_owned()));
+    let (read, line) = line
+        .recv_timeout(options.ready_within.unwrap_or(READY))
+        .unwrap_or_else(|_| (Ok(0), "nothing in time".to_owned()));
     if let Ok(ready) = serde_json::from_str(&line) {
         return Ok((child, ready));
     }
