@@ -3,6 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test runs on the machine's clock")]
 
+#[path = "resources/crowd.rs"]
+mod crowd;
+#[path = "resources/deploy.rs"]
+mod deploy;
+#[path = "resources/memory.rs"]
+mod memory;
 #[path = "resources/open_files.rs"]
 mod open_files;
 #[path = "resources/process.rs"]
@@ -10,14 +16,26 @@ mod process;
 #[allow(dead_code, reason = "made for another test")]
 #[path = "sockets/raw.rs"]
 mod raw;
+#[path = "resources/stalled.rs"]
+mod stalled;
+#[path = "resources/storm.rs"]
+mod storm;
 #[path = "resources/strangers.rs"]
 mod strangers;
 #[path = "support.rs"]
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{Mutex, MutexGuard};
+
+/// Says on the terminal what is not tested here; what tests print is not shown.
+fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
 
 /// One at a time: they measure.
 async fn alone() -> MutexGuard<'static, ()> {

@@ -14,9 +14,9 @@ use std::{
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async_with_config,
     tungstenite::{Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode},
 };
 
@@ -43,6 +43,8 @@ pub struct Options {
     pub data: Option<PathBuf>,
     /// What the shell does before it becomes the server, such as `ulimit -n 64`; empty: there is no shell.
     pub before: String,
+    /// How long a start may take, if not [`READY`].
+    pub ready_within: Option<Duration>,
 }
 
 /// A running `ringforge all` over a data directory of its own. It is killed when dropped.
@@ -225,7 +227,9 @@ fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
         let read = BufReader::new(stdout).read_line(&mut line);
         said.send((read, line))
     });
-    let (read, line) = line.recv_timeout(READY).unwrap_or_else(|_| (Ok(0), "nothing in time".to_owned()));
+    let (read, line) = line
+        .recv_timeout(options.ready_within.unwrap_or(READY))
+        .unwrap_or_else(|_| (Ok(0), "nothing in time".to_owned()));
     if let Ok(ready) = serde_json::from_str(&line) {
         return Ok((child, ready));
     }
@@ -271,10 +275,31 @@ impl Client {
         Self { socket: connected.expect("connects").0, waiting: VecDeque::new(), batch: false }
     }
 
+    /// Connects, if it can.
+    pub async fn try_connect(url: &str) -> Option<Self> {
+        let (socket, _) = connect_async_with_config(url, None, true).await.ok()?;
+        Some(Self { socket, waiting: VecDeque::new(), batch: false })
+    }
+
+    /// Connects over a socket that takes only so many bytes, about, before they are read.
+    pub async fn connect_narrow(url: &str, bytes: u32) -> Self {
+        let address = url.strip_prefix("ws://").and_then(|rest| rest.split('/').next()).expect("an address");
+        let narrow = TcpSocket::new_v4().expect("a socket");
+        narrow.set_recv_buffer_size(bytes).expect("a small buffer");
+        let stream = narrow.connect(address.parse().expect("an address")).await.expect("connects");
+        let (socket, _) = client_async(url, MaybeTlsStream::Plain(stream)).await.expect("upgrades");
+        Self { socket, waiting: VecDeque::new(), batch: false }
+    }
+
     /// Connects, authenticates with `key` as `name`, with more fields of `auth` from `more`; also says what `auth_ok` said.
     /// The roster is not read yet.
     pub async fn enter(url: &str, key: &str, name: &str, more: Value) -> (Self, Value) {
-        let mut client = Self::connect(url).await;
+        Self::connect(url).await.enters(key, name, more).await
+    }
+
+    /// The same, over this connection.
+    pub async fn enters(mut self, key: &str, name: &str, more: Value) -> (Self, Value) {
+        let client = &mut self;
         assert_eq!(client.frame().await["type"], "auth_required");
         let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name } });
         let more = if let Value::Object(more) = more { more } else { serde_json::Map::new() };
@@ -283,13 +308,12 @@ impl Client {
         client.send(&auth).await;
         let welcome = client.frame().await;
         assert_eq!(welcome["type"], "auth_ok", "{welcome}");
-        (client, welcome)
+        (self, welcome)
     }
 
     /// Like `enter`, for tests that harm the server: `None` if it is away, or lets nobody in just now.
     pub async fn try_enter(url: &str, key: &str, name: &str, more: Value) -> Option<(Self, Value)> {
-        let (socket, _) = connect_async_with_config(url, None, true).await.ok()?;
-        let mut client = Self { socket, waiting: VecDeque::new(), batch: false };
+        let mut client = Self::try_connect(url).await?;
         let mut auth = json!({ "type": "auth", "api_key": key, "agent": { "name": name } });
         let more = if let Value::Object(more) = more { more } else { serde_json::Map::new() };
         auth.as_object_mut().expect("an object").extend(more);

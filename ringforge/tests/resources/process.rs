@@ -27,12 +27,12 @@ impl Process {
         Duration::from_millis(ticks * 1_000 / TICKS)
     }
 
-    /// Its resident memory in MB.
+    /// Its resident memory in MB; zero if it is gone.
     pub fn resident_mb(self) -> u64 {
         let status = self.read("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.expect("it runs") * 1_024 / 1_000_000
+        kib.unwrap_or(0) * 1_024 / 1_000_000
     }
 
     /// Its open files.
