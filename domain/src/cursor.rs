@@ -99,8 +99,13 @@ mod tests {
         let cursor = Cursor { generation: Generation(u32::MAX), offset: Offset(123), hash: 456 };
         let id = seal.event_id(&scope, stream, cursor);
         assert_eq!(seal.open(&scope, stream, &id), Some(cursor));
+        assert_eq!(id, "evt_LygHZwPV2TY0000000001z0Cdb1ii8X3Q", "the same everywhere and for ever");
         assert_eq!(seal.open(&other, stream, &id), None);
+        let elsewhere = Scope { tenant: TenantId::from_bits(2), ..scope };
+        assert_eq!(seal.open(&elsewhere, stream, &id), None);
+        assert_eq!(seal.open(&scope, StreamRef { epoch: 1, ..stream }, &id), None, "before it moved");
         assert_eq!(Seal::new([8; 32]).open(&scope, stream, &id), None);
+        assert_eq!(format!("{seal:?}"), "Seal(secret)");
         for at in 4..id.len() {
             let mut forged = id.clone().into_bytes();
             forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };

@@ -287,6 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_becomes_the_event_id_and_position_of_its_fleet() {
+        let scope = Scope { tenant: crate::ids::TenantId::from_bits(1), fleet: crate::ids::FleetId::from_bits(2) };
+        let stream = StreamRef { partition: crate::position::Partition::POOL, epoch: 1 };
+        let encoder = Encoder { seal: Seal::new([7; 32]), scope, stream, generation: Generation(3) };
+        let place = First { offset: Offset(5), hash: 6 };
+        let id = encoder.event_id(place);
+        let cursor = Cursor { generation: Generation(3), offset: place.offset, hash: place.hash };
+        assert_eq!(encoder.seal.open(&scope, stream, &id), Some(cursor));
+        let frame = Frame::new("a", "b", &()).stamped(place.offset, place.hash);
+        let text = format!(r#"{{"type":"a","event":"b","event_id":"{id}","position":{}}}"#, (1_u64 << 43) + 5);
+        assert_eq!(encoder.encode(&frame, Shape::Flat), text);
+        assert_eq!(encoder.encode(&Frame::new("a", "", &()), Shape::Flat), r#"{"type":"a"}"#);
+    }
+
+    #[test]
     fn fields_are_added_to_those_that_are_there() {
         let (none, some) = (Frame::new("a", "b", &()), Frame::new("a", "b", &json!({"x": 1})));
         assert_eq!((none.len(), none.is_empty(), none.object().text()), (0, true, "{}"));

@@ -128,6 +128,50 @@ mod tests {
         }
     }
 
+    /// What a pattern means, word by word, in whatever time.
+    fn means(pattern: &[&str], key: &[&str]) -> bool {
+        match pattern.split_first() {
+            None => key.is_empty(),
+            Some((&"**", rest)) => (0..=key.len()).any(|taken| means(rest, &key[taken..])),
+            Some((segment, rest)) => key.first().is_some_and(|first| fits(segment, first) && means(rest, &key[1..])),
+        }
+    }
+
+    fn fits(segment: &str, text: &str) -> bool {
+        match segment.split_at_checked(1) {
+            None => text.is_empty(),
+            Some(("*", rest)) => (0..=text.len()).any(|taken| fits(rest, &text[taken..])),
+            Some((letter, rest)) => text.strip_prefix(letter).is_some_and(|text| fits(rest, text)),
+        }
+    }
+
+    /// Every text of these letters that is no longer.
+    fn texts(letters: &str, longest: usize) -> Vec<String> {
+        let mut texts = vec![String::new()];
+        for at in 0.. {
+            let Some(text) = texts.get(at).filter(|text| text.len() < longest).cloned() else { break };
+            texts.extend(letters.chars().map(|letter| format!("{text}{letter}")));
+        }
+        texts
+    }
+
+    #[test]
+    fn every_short_pattern_means_what_its_words_say() {
+        let keys = texts("ab/", 5);
+        for pattern in texts("a*/", 5).into_iter().filter(|pattern| check(pattern).is_ok()) {
+            let mut words: Vec<&str> = pattern.split('/').collect();
+            match (words.len(), words.last()) {
+                (1, Some(&"*")) => words = vec!["**"],
+                (2.., Some(&"*")) => words.push("**"),
+                _ => {}
+            }
+            for key in &keys {
+                let segments: Vec<&str> = key.split('/').collect();
+                assert_eq!(matches(&pattern, key), means(&words, &segments), "{pattern} on {key}");
+            }
+        }
+    }
+
     #[test]
     fn a_hostile_pattern_ends_soon() {
         // Taking every split of the key would be some hundred million steps for each of these.
@@ -135,6 +179,20 @@ mod tests {
         for _ in 0..100 {
             assert!(!matches("**/a/**/a/**/a/**/c", &key));
         }
-        assert!(check("*********").is_err());
+    }
+
+    #[test]
+    fn a_pattern_has_bounds() {
+        for fits in ["a", "*", "a/b c", &"*".repeat(GLOB_STARS_MAX), &"a".repeat(GLOB_BYTES_MAX)] {
+            assert_eq!(check(fits), Ok(()), "{fits}");
+        }
+        for (over, limit) in
+            [("*".repeat(GLOB_STARS_MAX + 1), GLOB_STARS_MAX), ("a".repeat(GLOB_BYTES_MAX + 1), GLOB_BYTES_MAX)]
+        {
+            assert_eq!(check(&over).expect_err("out of bounds").fact("limit"), limit, "{over}");
+        }
+        for wrong in ["", " ", "\t", "a\0"] {
+            assert!(check(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

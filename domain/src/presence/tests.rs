@@ -218,6 +218,25 @@ fn a_live_takeover_that_resumes_keeps_subscriptions() {
 }
 
 #[test]
+fn what_became_of_somebody_is_found_by_its_word() {
+    let mut world = World::new();
+    let label = |told: &Folded| (told.verdict.index.stream, told.verdict.index.label.clone());
+    let found = |word: &str| (Some(Stream::Presence), Some(word.to_owned()));
+    let start = world.start(Some("ada"));
+    let (ada, told) = world.enters(start);
+    assert_eq!(label(&told), found("joined"));
+    assert_eq!(label(&world.when(&ada, busy("proofs"))), found("state_changed"));
+    let start = world.start(Some("ada"));
+    let (ada, told) = world.enters(start);
+    assert_eq!(label(&told), (None, None), "it was here all along");
+    let start = Started { capabilities: vec!["code".to_owned()], ..world.start(Some("ada")) };
+    assert_eq!(label(&world.enters(start).1), found("state_changed"));
+    assert_eq!(label(&world.leaves(&ada)), (None, None), "that session has ended already");
+    let ada = world.joins("ada");
+    assert_eq!(label(&world.leaves(&ada)), found("left"));
+}
+
+#[test]
 fn the_same_state_twice_is_an_ack_and_no_frame() {
     let mut world = World::new();
     let ada = world.joins("ada");

@@ -44,6 +44,16 @@ fn events_come_back_as_they_were() {
 }
 
 #[test]
+fn a_record_is_known_by_the_beginning_of_its_hash() {
+    assert_eq!(record_hash(b"abc"), 0x6437_b3ac);
+    for (_, header, command) in all() {
+        let bytes = encode(&header, &command);
+        let event = decoded(&bytes).expect("decodes");
+        assert_eq!((event.at.hash, event.at.bytes), (record_hash(&bytes), bytes.len()));
+    }
+}
+
+#[test]
 fn samples_differ_where_something_is_optional() {
     for kind in CommandKind::ALL {
         let [(_, rich), (_, bare)] = golden::samples(*kind);
