@@ -47,9 +47,10 @@ impl Json {
         &self.0
     }
 
-    /// The tree.
+    /// The tree; `null` for what is JSON and still none, as a number beyond all numbers or a hundred lists in each other.
+    /// No door lets such a text in, and a log that has one is read all the same.
     pub fn value(&self) -> Value {
-        serde_json::from_str(&self.0).expect("a Json is made only from valid JSON")
+        serde_json::from_str(&self.0).unwrap_or_default()
     }
 
     /// Whether it is the JSON `null`.
@@ -119,6 +120,13 @@ impl AvroSchemaComponent for Json {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_tree_is_null() {
+        for text in ["1e999".to_owned(), "[".repeat(200) + &"]".repeat(200)] {
+            assert_eq!(Json::parse(&text).expect("valid").value(), Value::Null, "{text}");
+        }
+    }
 
     #[test]
     fn text_comes_back_as_written() {

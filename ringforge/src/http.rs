@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::{FutureExt, future::BoxFuture};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -29,7 +30,10 @@ use ringforge_domain::frame::refused;
 use ringforge_domain::limits::{HEADER_BYTES_MAX, HEADERS_MAX, REQUESTS_MAX};
 use ringforge_domain::position::Partition;
 use ringforge_ports::names;
-use ringforge_ws_edge::{edge::Edge, socket::GOODBYE};
+use ringforge_ws_edge::{
+    edge::Edge,
+    socket::{self, GOODBYE, Upgraded},
+};
 use serde_json::json;
 use tokio::{
     net::TcpListener,
@@ -50,10 +54,16 @@ pub struct HttpConfig {
     pub connections_max: usize,
 }
 
+/// Called once a connection has said who it is.
+pub type Known = Box<dyn FnOnce() + Send>;
+/// Serves a connection that was upgraded, until it ends.
+pub type Talk = Arc<dyn Fn(Upgraded, Known) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What requests need.
 #[derive(Clone)]
 struct Served {
     edge: Arc<Edge>,
+    talk: Talk,
     strangers: Arc<Strangers>,
     places: Arc<Semaphore>,
     started: Instant,
@@ -64,10 +74,31 @@ struct Served {
 
 /// Serves until the edge drains. Every connection that is still open holds `open`.
 pub async fn serve(listener: TcpListener, edge: Arc<Edge>, config: HttpConfig, started: Instant, open: Arc<()>) {
+    let inside = Arc::clone(&edge);
+    let talk: Talk = Arc::new(move |upgraded, known| socket::serve(Arc::clone(&inside), upgraded, known).boxed());
+    serve_by(talk, listener, edge, config, started, open).await;
+}
+
+/// The same for whatever is to be talked about over the connections.
+pub async fn serve_by(
+    talk: Talk,
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    config: HttpConfig,
+    started: Instant,
+    open: Arc<()>,
+) {
     let places = Arc::new(Semaphore::new(config.connections_max));
     let accepts = Arc::new(AtomicBool::new(true));
-    let served =
-        Served { edge: Arc::clone(&edge), strangers: Arc::default(), places, started, open, accepts: accepts.clone() };
+    let served = Served {
+        edge: Arc::clone(&edge),
+        talk,
+        strangers: Arc::default(),
+        places,
+        started,
+        open,
+        accepts: Arc::clone(&accepts),
+    };
     let router = Router::new()
         .route("/health", get(health))
         .route("/health/ready", get(health_ready))

@@ -1,7 +1,7 @@
 //! The tokio loop of one connection: moves bytes and does jobs; what may happen when, `connection.rs` decides.
 
 mod meter;
-mod wire;
+pub mod wire;
 pub mod work;
 
 use std::{
@@ -17,6 +17,7 @@ use ringforge_domain::{
     close::Close,
     limits::{SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
+use ringforge_ports::clock::Clock;
 use tokio::{net::TcpStream, sync::watch, time::Sleep};
 use tokio_tungstenite::{
     WebSocketStream,
@@ -32,6 +33,7 @@ use crate::{
     connection::{Connection, Out},
     edge::Edge,
 };
+pub use meter::Bounds;
 use wire::Wire;
 use work::{Work, Worker};
 
@@ -40,6 +42,9 @@ pub const GOODBYE: Duration = Duration::from_secs(2);
 
 /// No two ticks are closer.
 const TICK_MIN: Duration = Duration::from_millis(1);
+
+/// A WebSocket of ours.
+pub type Socket = WebSocketStream<Wire>;
 
 /// A connection that has been upgraded.
 pub struct Upgraded {
@@ -58,7 +63,7 @@ struct Served {
     edge: Arc<Edge>,
     from: IpAddr,
     bearer: Option<String>,
-    socket: WebSocketStream<Wire>,
+    socket: Socket,
     connection: Connection,
     worker: Worker,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
@@ -86,9 +91,8 @@ enum Next {
 pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + Send) {
     let Upgraded { stream, early, from, bearer } = upgraded;
     let services = &edge.services;
-    let (wire, early) = Wire::new(stream, early, Arc::clone(&services.clock));
-    let config = Some(config(edge.session.limits.frame_bytes()));
-    let socket = WebSocketStream::from_partially_read(wire, early, Role::Server, config).await;
+    let bounds = Bounds::of(&edge.session.limits);
+    let socket = open(stream, early, Arc::clone(&services.clock), bounds).await;
     let connection =
         Connection::open(Arc::clone(&edge.session), Arc::clone(&services.clock), Arc::clone(&services.ids));
     let worker = Worker::new(Arc::clone(&edge));
@@ -98,14 +102,33 @@ pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + S
     served.end().await;
 }
 
-fn config(frame_bytes: usize) -> WebSocketConfig {
-    WebSocketConfig::default()
+/// Our side of a WebSocket over a stream, of which `early` has been read already.
+pub async fn open(stream: TcpStream, early: Vec<u8>, clock: Arc<dyn Clock>, bounds: Bounds) -> Socket {
+    let (wire, early) = Wire::new(stream, early, clock, bounds);
+    let config = WebSocketConfig::default()
         .read_buffer_size(SOCKET_READ_BUFFER)
         // What the library writes itself goes straight to the wire's queue.
         .write_buffer_size(0)
         .max_write_buffer_size(SOCKET_WRITE_BUFFER)
-        .max_message_size(Some(frame_bytes))
-        .max_frame_size(Some(frame_bytes))
+        .max_message_size(Some(bounds.message_bytes))
+        .max_frame_size(Some(bounds.message_bytes));
+    WebSocketStream::from_partially_read(wire, early, Role::Server, Some(config)).await
+}
+
+/// What a peer is told of whose socket there is nothing more to be read; `None`: it is gone.
+pub fn broken(socket: &mut Socket, error: &Error) -> Option<Close> {
+    if let Some(close) = blame(error) {
+        socket.get_mut().cut(close);
+    }
+    socket.get_ref().breach()
+}
+
+/// Reads on until the peer has gone too: whoever says goodbye is answered in the last read.
+pub async fn hear_out(socket: &mut Socket) {
+    if socket.get_ref().breach().is_some() {
+        return socket.get_mut().drop_rest().await;
+    }
+    while let Some(Ok(_)) = socket.next().await {}
 }
 
 impl Served {
@@ -185,10 +208,7 @@ impl Served {
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => self.connection.alive(),
             Ok(Message::Close(_)) => return false,
             Err(error) => {
-                if let Some(close) = blame(&error) {
-                    self.socket.get_mut().cut(close);
-                }
-                let Some(close) = self.socket.get_ref().breach() else { return false };
+                let Some(close) = broken(&mut self.socket, &error) else { return false };
                 self.connection.close(close);
             }
         }
@@ -229,15 +249,7 @@ impl Served {
         if let Some(caller) = self.worker.leave(&self.connection) {
             tokio::spawn(Arc::clone(&self.edge).leave_later(caller));
         }
-        let _ = tokio::time::timeout(GOODBYE, self.hear_out()).await;
-    }
-
-    /// Reads on until the peer has gone too: whoever says goodbye is answered in the last read.
-    async fn hear_out(&mut self) {
-        if self.socket.get_ref().breach().is_some() {
-            return self.socket.get_mut().drop_rest().await;
-        }
-        while let Some(Ok(_)) = self.socket.next().await {}
+        let _ = tokio::time::timeout(GOODBYE, hear_out(&mut self.socket)).await;
     }
 }
 
@@ -264,11 +276,7 @@ async fn see_out(edge: Arc<Edge>, mut work: FuturesUnordered<BoxFuture<'static, 
 }
 
 /// Puts what waits into the socket and flushes; ready when all of it is out.
-fn write(
-    socket: &mut WebSocketStream<Wire>,
-    connection: &mut Connection,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), Error>> {
+fn write(socket: &mut Socket, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
     loop {
         while socket.get_ref().has_room()
             && let Some(out) = connection.next_out()

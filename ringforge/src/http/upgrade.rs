@@ -21,7 +21,7 @@ use ringforge_domain::{
     frame::refused,
     limits::{SILENT_ADDRESS_MAX, SILENT_MAX},
 };
-use ringforge_ws_edge::socket;
+use ringforge_ws_edge::socket::Upgraded;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -48,7 +48,7 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
     let Some(on_upgrade) = on_upgrade else {
         return unfit((StatusCode::UPGRADE_REQUIRED, "Only a request of HTTP/1.1 can be upgraded."));
     };
-    let Served { edge, strangers, places, open, .. } = served;
+    let Served { edge, talk, strangers, places, open, .. } = served;
     if *edge.draining().borrow() || strangers.full(peer.0) {
         return full(
             "Too many connections have not authenticated.",
@@ -65,8 +65,8 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
         let Ok(upgraded) = on_upgrade.await else { return };
         let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("the accept loop serves nothing but TCP streams");
         let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
-        let upgraded = socket::Upgraded { stream, early, from: peer.0, bearer };
-        socket::serve(edge, upgraded, move || drop(stranger)).await;
+        let upgraded = Upgraded { stream, early, from: peer.0, bearer };
+        talk(upgraded, Box::new(move || drop(stranger))).await;
         drop((open, place, peer.1));
     });
     let answer = [

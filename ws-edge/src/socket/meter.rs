@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ringforge_domain::{
     close::Close,
-    limits::{EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, PINGS_BURST},
+    limits::{EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, Limits, PINGS_BURST},
 };
 
 /// The longest head, its mask apart.
@@ -15,9 +15,35 @@ const MASK_BYTES: u64 = 4;
 /// How long until another ping is allowed.
 const PING_EVERY: Duration = Duration::from_secs(1);
 
+/// What a peer may send.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of a message.
+    pub message_bytes: usize,
+    /// Bytes of the first message.
+    pub early_bytes: usize,
+    /// Fragments of a message.
+    pub fragments: usize,
+    /// Pings and pongs at once; one more is allowed a second.
+    pub pings: u32,
+}
+
+impl Bounds {
+    /// As agents are told them.
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            message_bytes: limits.frame_bytes(),
+            early_bytes: EARLY_FRAME_BYTES_MAX,
+            fragments: FRAGMENTS_MAX,
+            pings: PINGS_BURST,
+        }
+    }
+}
+
 /// Where in the stream of frames a connection is, and how much of its allowances is used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meter {
+    bounds: Bounds,
     head: [u8; HEAD_BYTES],
     head_len: usize,
     /// Bytes of the frame that are still to come.
@@ -37,12 +63,6 @@ enum Early {
     Over,
 }
 
-impl Default for Early {
-    fn default() -> Self {
-        Self::First(0)
-    }
-}
-
 /// A bound was passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breach {
@@ -53,6 +73,12 @@ pub struct Breach {
 }
 
 impl Meter {
+    /// At the beginning of a stream.
+    pub fn new(bounds: Bounds) -> Self {
+        let (head, pinged_until) = ([0; HEAD_BYTES], Duration::ZERO);
+        Self { bounds, head, head_len: 0, rest: 0, fragments: 0, early: Early::First(0), pinged_until }
+    }
+
     /// Follows `bytes` that came at `now`.
     ///
     /// # Errors
@@ -92,12 +118,12 @@ impl Meter {
 
     fn on_fragment(&mut self, payload: u64, last: bool) -> Result<(), Close> {
         self.fragments += 1;
-        if self.fragments > FRAGMENTS_MAX {
+        if self.fragments > self.bounds.fragments {
             return Err(Close::TooBig);
         }
         if let Early::First(bytes) = &mut self.early {
             *bytes = bytes.saturating_add(payload);
-            if *bytes > EARLY_FRAME_BYTES_MAX as u64 {
+            if *bytes > self.bounds.early_bytes as u64 {
                 return Err(Close::TooBig);
             }
         }
@@ -110,7 +136,7 @@ impl Meter {
 
     fn on_ping(&mut self, now: Duration) -> Result<(), Close> {
         self.pinged_until = self.pinged_until.max(now) + PING_EVERY;
-        if self.pinged_until > now + PING_EVERY * PINGS_BURST { Err(Close::TooOften) } else { Ok(()) }
+        if self.pinged_until > now + PING_EVERY * self.bounds.pings { Err(Close::TooOften) } else { Ok(()) }
     }
 }
 
@@ -151,8 +177,12 @@ mod tests {
         (0..fragments).flat_map(|at| frame(op(at), at + 1 == fragments, len)).collect()
     }
 
+    fn meter() -> Meter {
+        Meter::new(Bounds::of(&Limits::default()))
+    }
+
     fn past_the_first() -> Meter {
-        let mut meter = Meter::default();
+        let mut meter = meter();
         assert_eq!(meter.follow(&message(1, 2), ZERO), Ok(()));
         meter
     }
@@ -201,8 +231,8 @@ mod tests {
     #[test]
     fn the_first_message_is_short() {
         let bytes = EARLY_FRAME_BYTES_MAX;
-        assert_eq!(Meter::default().follow(&message(1, bytes), ZERO), Ok(()));
-        let close = |bytes: &[u8]| Meter::default().follow(bytes, ZERO).map_err(|breach| breach.close);
+        assert_eq!(meter().follow(&message(1, bytes), ZERO), Ok(()));
+        let close = |bytes: &[u8]| meter().follow(bytes, ZERO).map_err(|breach| breach.close);
         assert_eq!(close(&message(1, bytes + 1)[..10]), Err(Close::TooBig), "by its head alone");
         assert_eq!(close(&message(2, bytes / 2 + 1)), Err(Close::TooBig), "in pieces");
         assert_eq!(past_the_first().follow(&message(1, bytes + 1), ZERO), Ok(()));
@@ -215,9 +245,9 @@ mod tests {
         let mut bytes = message(3, 130);
         bytes.extend(frame(PING, true, 3));
         bytes.extend(message(FRAGMENTS_MAX + 1, 2));
-        let whole = Meter::default().follow(&bytes, ZERO).expect_err("one too many");
+        let whole = meter().follow(&bytes, ZERO).expect_err("one too many");
         for size in [1, 2, 3, 7, 100] {
-            let mut meter = Meter::default();
+            let mut meter = meter();
             let at = bytes.chunks(size).enumerate().find_map(|(at, part)| {
                 let breach = meter.follow(part, ZERO).err()?;
                 Some(at * size + breach.after)

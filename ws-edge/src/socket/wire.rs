@@ -21,7 +21,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::meter::{Breach, Meter};
+use super::meter::{Bounds, Breach, Meter};
 
 /// Frames for which there is always room; more of it is given back once they are out.
 const OUT_KEPT: usize = 4;
@@ -40,11 +40,11 @@ pub struct Wire {
 
 impl Wire {
     /// Over this stream, of which `early` has been read already: returns what of it comes before a bound was passed.
-    pub fn new(stream: TcpStream, mut early: Vec<u8>, clock: Arc<dyn Clock>) -> (Self, Vec<u8>) {
+    pub fn new(stream: TcpStream, mut early: Vec<u8>, clock: Arc<dyn Clock>, bounds: Bounds) -> (Self, Vec<u8>) {
         let mut wire = Self {
             stream,
             clock,
-            meter: Meter::default(),
+            meter: Meter::new(bounds),
             breach: None,
             out: VecDeque::new(),
             out_bytes: 0,
@@ -168,6 +168,7 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use ringforge_domain::limits::Limits;
     use ringforge_ports::clock::SystemClock;
     use tokio::net::TcpListener;
 
@@ -177,7 +178,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it connects");
         let (stream, _) = listener.accept().await.expect("it is accepted");
-        (Wire::new(stream, Vec::new(), SystemClock::start()).0, peer)
+        (Wire::new(stream, Vec::new(), SystemClock::start(), Bounds::of(&Limits::default())).0, peer)
     }
 
     #[tokio::test]
