@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Pages with tables whose last column names tests.
-const PAGES: [&str; 1] = ["docs/limits.md"];
+const PAGES: [&str; 2] = ["docs/guarantees.md", "docs/limits.md"];
 /// Where transcripts are.
 const SCENARIOS: &str = "ringforge/tests/scenarios/";
 /// What stands in the place of a test, before the reason.
