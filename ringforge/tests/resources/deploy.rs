@@ -90,7 +90,8 @@ async fn end_under_load(size: Size) {
 
 /// Writes without a pause until the server says that it ends, and hears the rest.
 async fn write(mut client: Client, name: String, number: usize) -> Wrote {
-    let (mut wrote, mut told, writes) = (Wrote { name, number, sent: 0, acked: 0 }, false, number % WRITES == 0);
+    let (mut wrote, mut told, writes) =
+        (Wrote { name, number, sent: 0, acked: 0 }, false, number.is_multiple_of(WRITES));
     loop {
         while writes && !told && wrote.sent - wrote.acked < WINDOW {
             wrote.sent += 1;
