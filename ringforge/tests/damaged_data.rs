@@ -258,7 +258,7 @@ async fn a_full_disk_ends_the_server_and_loses_nothing() {
             Got::Frame(frame) if frame["event"] == "set_ok" => acked.push(number),
             Got::Frame(frame) if frame["type"] == "error" => assert_eq!(frame["outcome"], "unknown", "{frame}"),
             Got::Frame(frame) => {
-                assert!(["roster", "maintenance"].contains(&frame["event"].as_str().unwrap_or("?")), "{frame}")
+                assert!(["roster", "maintenance"].contains(&frame["event"].as_str().unwrap_or("?")), "{frame}");
             }
             Got::Closed(_) => break,
             Got::Nothing => panic!("neither answered nor ended"),

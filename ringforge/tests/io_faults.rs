@@ -168,8 +168,8 @@ impl Bench {
             }
             for (name, client) in &mut agents {
                 let (key, after_the_fault) = (format!("{name}/{round}"), self.struck());
-                let set = json!({ "type": "memory", "action": "set", "key": key, "value": key, "ref": round });
-                client.send(&set).await;
+                let frame = json!({ "type": "memory", "action": "set", "key": key, "value": key, "ref": round });
+                client.send(&frame).await;
                 let told = told(client, round).await;
                 sent.push(Sent { key, after_the_fault, told });
             }
@@ -315,12 +315,11 @@ fn fail_every(step: u64) {
                 loop {
                     let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).expect("small");
                     let Some(fault) = faults.get(at) else { return };
-                    match catch_unwind(AssertUnwindSafe(|| bench.holds(*fault))) {
-                        Ok(came) => drop(struck.fetch_add(u64::from(came), Ordering::Relaxed)),
-                        Err(_) => {
-                            failed.lock().expect("no panic while it is held").push(fault.to_string());
-                            bench = Bench::new(&shim);
-                        }
+                    if let Ok(came) = catch_unwind(AssertUnwindSafe(|| bench.holds(*fault))) {
+                        struck.fetch_add(u64::from(came), Ordering::Relaxed);
+                    } else {
+                        failed.lock().expect("no panic while it is held").push(fault.to_string());
+                        bench = Bench::new(&shim);
                     }
                 }
             });
