@@ -6,6 +6,9 @@ use std::{
 };
 
 use ringforge_domain::buggify::Site;
+use serde_json::Value;
+
+use crate::vocabulary::commands::KEYS;
 
 /// Everything that a batch must have met.
 pub const MET: [&str; 67] = [
@@ -125,6 +128,31 @@ impl Tally {
         *lock(&self.counts).entry(what).or_default() += 1;
         if what.starts_with("fault") {
             self.tell(|| what.to_owned());
+        }
+    }
+
+    /// Counts what a frame shows that an agent has read.
+    pub fn read(&self, frame: &Value) {
+        if frame["duplicate"] == true {
+            self.note("situation: duplicate answered");
+        }
+        match (frame["type"].as_str(), frame["event"].as_str(), frame["reason"].as_str()) {
+            (Some("system"), Some("resumed"), _) if frame["recovered"] == true => {
+                self.note("situation: resume recovered");
+            }
+            (Some("system"), Some("resumed"), Some("invalid")) => {
+                self.note("situation: resume after a forged event refused");
+            }
+            (Some("system"), Some("resumed"), Some("expired")) => {
+                self.note("situation: resume after a forgotten event refused");
+            }
+            // All keys together are fewer than a page has places.
+            (Some("memory"), Some("list_result"), _) if frame["has_more"] == true => {
+                let entries = frame["entries"].as_array().map_or(0, Vec::len);
+                debug_assert!(entries < KEYS.len(), "{frame}");
+                self.note("situation: page of memory cut by its bytes");
+            }
+            _ => {}
         }
     }
 
