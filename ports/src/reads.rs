@@ -446,6 +446,23 @@ pub trait Reads: Send + Sync {
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error>;
 }
 
+/// Every verdict of a fleet, in order, for digests and rebuild tests.
+///
+/// # Errors
+/// Whatever the adapter says.
+pub async fn every_verdict(reads: &Arc<dyn Reads>, partition: Partition, scope: Scope) -> Result<Vec<Verdict>, Error> {
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    loop {
+        let after = verdicts.last().map(|verdict| verdict.position.offset);
+        let limit = ringforge_domain::limits::ROWS_PAGE_MAX;
+        let page = reads.verdicts(partition, scope, &Which::After { after, limit }).await?;
+        if page.verdicts.is_empty() {
+            return Ok(verdicts);
+        }
+        verdicts.extend(page.verdicts);
+    }
+}
+
 /// Every row of a partition, for digests and rebuild tests.
 ///
 /// # Errors

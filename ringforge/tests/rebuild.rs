@@ -27,7 +27,7 @@ use ringforge_ports::{
     log::Log,
     memory::{live::MemoryLive, reads::MemoryReads},
     names,
-    reads::{Reads, Which, every_row},
+    reads::{Reads, every_row, every_verdict},
 };
 use ringforge_projectors::{Projector, Stepped};
 use serde_json::{Value, json};
@@ -305,15 +305,8 @@ async fn models(reads: Arc<dyn Reads>) -> Models {
         let (rows, applied) = every_row(&reads, partition).await.expect("rows");
         digests.push((digest(&rows, applied.upto), applied.upto));
         for scope in rows.iter().map(Row::key).filter(|key| key.table == Table::Head).map(|key| key.scope) {
-            let mut after = None;
-            loop {
-                let page =
-                    reads.verdicts(partition, scope, &Which::After { after, limit: 500 }).await.expect("verdicts");
-                let Some(last) = page.verdicts.last() else { break };
-                after = Some(last.position.offset);
-                let text = |verdict| serde_json::to_string(verdict).expect("verdicts serialise");
-                verdicts.extend(page.verdicts.iter().map(text));
-            }
+            let text = |verdict| serde_json::to_string(verdict).expect("verdicts serialise");
+            verdicts.extend(every_verdict(&reads, partition, scope).await.expect("verdicts").iter().map(text));
         }
     }
     assert!(verdicts.len() > 30, "there was a load");

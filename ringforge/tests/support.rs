@@ -144,6 +144,20 @@ impl Server {
         self.try_restart().unwrap_or_else(|why| panic!("{why}"));
     }
 
+    /// Starts it over the same data and kills it after this long, ready or not.
+    pub fn restart_and_kill9(&mut self, after: Duration) {
+        assert!(!self.alive(), "it still runs");
+        self.child = spawn(self.home.path(), &self.options);
+        std::thread::sleep(after);
+        self.kill9();
+    }
+
+    /// Leaves the data and what it said behind, and says where.
+    pub fn leave_behind(&mut self) -> &Path {
+        self.home.disable_cleanup(true);
+        self.home.path()
+    }
+
     /// Like `restart`; what it said on stderr if it could not start.
     pub fn try_restart(&mut self) -> Result<(), String> {
         assert!(!self.alive(), "it still runs");
@@ -207,7 +221,7 @@ fn binary(options: &Options) -> Command {
     shell
 }
 
-fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
+fn spawn(home: &Path, options: &Options) -> Child {
     let errors = fs::OpenOptions::new().create(true).append(true).open(home.join("stderr")).expect("stderr is a file");
     let mut command = binary(options);
     command.args(["all", "--json", "--port", "0", "--data"]).arg(data(home, options));
@@ -219,7 +233,11 @@ fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
     }
     command.env("RINGFORGE_TEST_FAULTS", options.faults.join(","));
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
-    let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the binary starts");
+    command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the binary starts")
+}
+
+fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
+    let mut child = spawn(home, options);
     let stdout = child.stdout.take().expect("stdout is piped");
     let (said, line) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

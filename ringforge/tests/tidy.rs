@@ -282,12 +282,23 @@ fn a_forbidden_dependency_is_found() {
         uses("ringforge-adapters", &[("sqlx", ""), ("aws-sdk-s3", ""), ("ringforge-command-api", "")]),
         uses("ringforge-ws-edge", &[("ringforge-query-api", ""), ("ringforge-projectors", "")]),
         uses("ringforge-utils", &[]),
+        uses("ringforge", &[("ringforge-sim", "dev"), ("ringforge-loadtest", "dev")]),
+        uses("ringforge-projectors", &[("ringforge-sim", "dev")]),
     ];
     let found = rooms::dependencies(&World::new(BTreeMap::new(), json!({"packages": packages}), Vec::new()));
     let whats: Vec<_> = found.iter().map(|violation| violation.what.split('`').nth(1).unwrap_or_default()).collect();
     assert_eq!(
         whats,
-        ["tokio", "ringforge-adapters", "sqlx", "ringforge-command-api", "ringforge-projectors", "ringforge-utils"]
+        [
+            "tokio",
+            "ringforge-adapters",
+            "sqlx",
+            "ringforge-command-api",
+            "ringforge-projectors",
+            "ringforge-utils",
+            "ringforge-loadtest",
+            "ringforge-sim"
+        ]
     );
 }
 

@@ -7,6 +7,9 @@ use std::{
 
 use ringforge_domain::buggify::Site;
 use ringforge_ports::points::{Call, Point};
+use serde_json::Value;
+
+use crate::vocabulary::commands::KEYS;
 
 /// Everything that a batch must have met.
 pub const MET: [&str; 67] = [
@@ -140,6 +143,31 @@ impl Tally {
     pub fn pass(&self, point: Point, what: &'static str) {
         *lock(&self.passed).entry((point, what)).or_default() += 1;
         self.tell(|| format!("fault: {what} at {point}"));
+    }
+
+    /// Counts what a frame shows that an agent has read.
+    pub fn read(&self, frame: &Value) {
+        if frame["duplicate"] == true {
+            self.note("situation: duplicate answered");
+        }
+        match (frame["type"].as_str(), frame["event"].as_str(), frame["reason"].as_str()) {
+            (Some("system"), Some("resumed"), _) if frame["recovered"] == true => {
+                self.note("situation: resume recovered");
+            }
+            (Some("system"), Some("resumed"), Some("invalid")) => {
+                self.note("situation: resume after a forged event refused");
+            }
+            (Some("system"), Some("resumed"), Some("expired")) => {
+                self.note("situation: resume after a forgotten event refused");
+            }
+            // All keys together are fewer than a page has places.
+            (Some("memory"), Some("list_result"), _) if frame["has_more"] == true => {
+                let entries = frame["entries"].as_array().map_or(0, Vec::len);
+                debug_assert!(entries < KEYS.len(), "{frame}");
+                self.note("situation: page of memory cut by its bytes");
+            }
+            _ => {}
+        }
     }
 
     /// Adds all counts of another.

@@ -382,8 +382,8 @@ impl Truth {
     /// What an agent had to be shown after a place.
     pub fn for_agent(&self, agent: AgentId, after: Option<u64>) -> impl Iterator<Item = &Shown> {
         let spans = self.spans.get(&agent).map_or(&[][..], Vec::as_slice);
-        let later = self.shown.iter().filter(move |shown| after.is_none_or(|after| shown.offset > after));
-        later.filter(move |shown| {
+        let later = self.shown.partition_point(|shown| Some(shown.offset) <= after);
+        self.shown[later..].iter().filter(move |shown| {
             let mut topics = spans
                 .iter()
                 .filter(|span| span.since < shown.offset && shown.offset <= span.until)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::commands;
 use crate::{
-    history::{Diary, Link, Resume, Sent, flat, what},
+    history::{Agent, Diary, Link, Resume, Sent, flat, what},
     rng::Rng,
 };
 
@@ -47,6 +47,8 @@ pub struct Client {
     seen: BTreeMap<u64, String>,
     /// What was not answered, or not for certain: indices of what it sent.
     open: Vec<usize>,
+    /// Of what was sent over its newest connection, how much waits for its answer.
+    unanswered: usize,
     /// Everything it sent with an idempotency key.
     keyed: Vec<usize>,
     /// Messages whose receipt is asked for.
@@ -69,6 +71,7 @@ impl Client {
             resume_token: None,
             seen: BTreeMap::new(),
             open: Vec::new(),
+            unanswered: 0,
             keyed: Vec::new(),
             receipts: Vec::new(),
             versions: BTreeMap::new(),
@@ -78,9 +81,19 @@ impl Client {
     /// Begins a connection: its first frame. Mostly it goes on after the newest event it saw, sometimes after any, and rarely
     /// after an event that it was never shown: one of somebody else, or none at all.
     pub fn connect(&mut self, api_key: &str, foreign: Option<&str>, rng: &mut Rng) -> String {
-        let (resume, after) = self.resume(foreign, rng);
+        let resume = self.resume(foreign, rng);
+        self.begin(api_key, resume, rng)
+    }
+
+    /// Begins a connection that goes on after the newest event it saw.
+    pub fn come_back(&mut self, api_key: &str, rng: &mut Rng) -> String {
+        let newest = self.newest().map(|(position, event_id)| (Resume::After(position), Some(event_id.to_owned())));
+        self.begin(api_key, newest.unwrap_or_default(), rng)
+    }
+
+    fn begin(&mut self, api_key: &str, (resume, after): (Resume, Option<String>), rng: &mut Rng) -> String {
         self.diary.links.push(Link { resume, ..Link::default() });
-        self.phase = Phase::Entering;
+        (self.phase, self.unanswered) = (Phase::Entering, 0);
         let mut fields = json!({
             "api_key": api_key,
             "agent": { "name": self.name, "capabilities": ["sim"] },
@@ -136,6 +149,7 @@ impl Client {
         let mut frame = body.clone();
         frame["ref"] = json!(reference);
         self.open.push(number);
+        self.unanswered += 1;
         if key.is_some() {
             self.keyed.push(number);
         }
@@ -178,8 +192,11 @@ impl Client {
         }
         if what(&frame).is_none()
             && let Some(reference) = frame["ref"].as_str()
-            && let Some(at) = self.open.iter().copied().find(|at| self.diary.sent[*at].reference == reference)
+            && let Some(at) = self.open.iter().rev().copied().find(|at| self.diary.sent[*at].reference == reference)
         {
+            if self.diary.sent[at].answer.is_none() {
+                self.unanswered -= 1;
+            }
             if frame["outcome"] != "unknown" {
                 self.open.retain(|open| *open != at);
             }
@@ -197,6 +214,11 @@ impl Client {
         self.diary.links.last_mut().expect("it has connected")
     }
 
+    /// How much of what it sent over its newest connection waits for its answer.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
     /// The frame that it read last.
     pub fn heard(&self) -> Option<&Value> {
         self.diary.links.last()?.frames.last()
@@ -205,6 +227,12 @@ impl Client {
     /// The newest event that it saw: position and id.
     pub fn newest(&self) -> Option<(u64, &str)> {
         self.seen.last_key_value().map(|(position, event_id)| (*position, event_id.as_str()))
+    }
+
+    /// What it wrote down, once all is over. `is_in`: its newest connection stood to the end.
+    pub fn tell(self, is_in: bool) -> Agent {
+        let Self { fleet, name, presence, heavy: pages, diary, .. } = self;
+        Agent { fleet, name, presence, pages, diary, is_in }
     }
 
     /// The version of a key as far as it knows; 0: it holds nothing.

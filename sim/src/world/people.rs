@@ -8,11 +8,7 @@ use super::{Line, World};
 use crate::{
     history::Resume,
     socket::Socket,
-    vocabulary::{
-        clients::Phase,
-        commands::{self, KEYS},
-        faults::Disturbance,
-    },
+    vocabulary::{clients::Phase, commands, faults::Disturbance},
 };
 
 impl World {
@@ -182,40 +178,21 @@ impl World {
             socket.up.push_back(reply);
         }
         let Some(frame) = client.heard() else { return };
-        if frame["duplicate"] == true {
-            self.tally.note("situation: duplicate answered");
-        }
-        match (frame["type"].as_str().unwrap_or(""), frame["event"].as_str()) {
-            ("system", Some("resumed")) => {
-                let recovered = frame["recovered"] == true;
-                let reason = frame["reason"].as_str().unwrap_or_default().to_owned();
-                client.link().oldest = oldest.0;
-                self.resumed(line, recovered, &reason);
-            }
-            // All keys together are fewer than a page has places.
-            ("memory", Some("list_result")) if frame["has_more"] == true => {
-                debug_assert!(frame["entries"].as_array().is_some_and(|entries| entries.len() < KEYS.len()), "{frame}");
-                self.tally.note("situation: page of memory cut by its bytes");
-            }
-            _ => {}
+        self.tally.read(frame);
+        if frame["type"] == "system" && frame["event"] == "resumed" {
+            let recovered = frame["recovered"] == true;
+            client.link().oldest = oldest.0;
+            self.resumed(line, recovered);
         }
     }
 
-    fn resumed(&mut self, line: usize, recovered: bool, reason: &str) {
-        if recovered {
-            self.tally.note("situation: resume recovered");
-            let (projectors, everything) = self.lines[line].crossed;
-            if projectors < self.dead.0 {
-                self.tally.note("situation: resume crossed a projector's death");
-            }
-            if everything < self.dead.1 {
-                self.tally.note("situation: resume crossed a restart");
-            }
+    fn resumed(&mut self, line: usize, recovered: bool) {
+        let (projectors, everything) = self.lines[line].crossed;
+        if recovered && projectors < self.dead.0 {
+            self.tally.note("situation: resume crossed a projector's death");
         }
-        match reason {
-            "invalid" => self.tally.note("situation: resume after a forged event refused"),
-            "expired" => self.tally.note("situation: resume after a forgotten event refused"),
-            _ => {}
+        if recovered && everything < self.dead.1 {
+            self.tally.note("situation: resume crossed a restart");
         }
         self.lines[line].crossed = self.dead;
     }

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ringforge_domain::{ids::Scope, position::Partition, verdict::Verdict};
-use ringforge_ports::reads::{Reads, Which, every_row};
+use ringforge_domain::position::Partition;
+use ringforge_ports::reads::{Reads, every_row, every_verdict};
 
 use super::{PARTITIONS, World};
 use crate::{
     faulty::now,
-    history::{Agent, Fleet, History, Logged, Model},
+    history::{Fleet, History, Logged, Model},
     offline::{fold, read},
     vocabulary::clients::Phase,
 };
@@ -32,15 +32,7 @@ impl World {
             history.models.insert(partition, self.model(partition)?);
         }
         let clients = std::mem::take(&mut self.clients).into_iter().zip(alive);
-        let agents = clients.map(|(client, is_in)| Agent {
-            fleet: client.fleet,
-            name: client.name,
-            presence: client.presence,
-            pages: client.heavy,
-            diary: client.diary,
-            is_in,
-        });
-        history.agents = agents.collect();
+        history.agents = clients.map(|(client, is_in)| client.tell(is_in)).collect();
         Ok(history)
     }
 
@@ -54,20 +46,8 @@ impl World {
         let (rows, applied) = now(every_row(&reads, partition))?;
         let mut verdicts = BTreeMap::new();
         for home in self.homes.iter().filter(|home| home.partition == partition) {
-            verdicts.insert(home.scope, every_verdict(&*reads, partition, home.scope)?);
+            verdicts.insert(home.scope, now(every_verdict(&reads, partition, home.scope))?);
         }
         Ok(Model { rows, upto: applied.upto, verdicts })
-    }
-}
-
-fn every_verdict(reads: &dyn Reads, partition: Partition, scope: Scope) -> anyhow::Result<Vec<Verdict>> {
-    let mut verdicts: Vec<Verdict> = Vec::new();
-    loop {
-        let after = verdicts.last().map(|verdict| verdict.position.offset);
-        let page = now(reads.verdicts(partition, scope, &Which::After { after, limit: u32::MAX }))?;
-        verdicts.extend(page.verdicts);
-        if page.rest.is_empty() {
-            return Ok(verdicts);
-        }
     }
 }
