@@ -62,6 +62,32 @@ async fn refused(path: &std::path::Path) -> String {
     }
 }
 
+/// A closed file, to be changed: by what it was when it was closed nobody could open it any more.
+fn changed(path: &std::path::Path) -> Connection {
+    fs::remove_file(path.with_extension("sum")).expect("it was closed in order");
+    Connection::open(path).expect("the file")
+}
+
+#[tokio::test]
+async fn a_closed_file_that_has_changed_is_refused() {
+    let (_directory, path) = place();
+    for bit in 0..64 {
+        let reads = SqliteReads::open(&path).await.expect("a file");
+        let at = stands(&reads).await.expect("an answer").upto.0;
+        reads.commit(&[step(at)]).await.expect("written");
+        reads.close();
+        let whole = fs::read(&path).expect("the file");
+        let sum = fs::read(path.with_extension("sum")).expect("its sum");
+        let mut changed = whole.clone();
+        changed[(bit * 997) % whole.len()] ^= 1 << (bit % 8);
+        fs::write(&path, changed).expect("a bit is flipped");
+        assert!(refused(&path).await.contains("not as they were closed"));
+        fs::write(&path, whole).expect("it is put right");
+        fs::write(path.with_extension("sum"), sum).expect("it is put right");
+    }
+    drop(SqliteReads::open(&path).await.expect("it is as it was closed"));
+}
+
 #[tokio::test]
 async fn a_file_of_another_kind_is_refused() {
     let (_directory, path) = place();
@@ -93,7 +119,7 @@ async fn damage_that_is_met_is_told_once() {
 async fn a_newer_version_is_refused() {
     let (_directory, path) = place();
     drop(SqliteReads::open(&path).await.expect("a new file"));
-    let file = Connection::open(&path).expect("the file");
+    let file = changed(&path);
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
         VALUES (9999, 'later', 1, x'00', 0)";
     file.execute(newer, []).expect("a later migration");
@@ -268,7 +294,7 @@ async fn what_was_unread_in_the_version_before_is_found_and_read() {
     let rows = vec![entry("a", Some("first words")), entry("b", Some("second words"))];
     reads.commit(&[Commit { rows, ..step(0) }]).await.expect("written");
     reads.close();
-    let file = Connection::open(&path).expect("the file");
+    let file = changed(&path);
     file.execute_batch(BEFORE_SCOPES).expect("it is set up");
 
     let reads = SqliteReads::open(&path).await.expect("the file of before");

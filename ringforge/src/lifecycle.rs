@@ -98,9 +98,9 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     if tokio::time::timeout(STOP, log.close()).await.is_err() {
         warn!("the log did not close in time");
     }
+    reads.close();
     if reads.damaged() {
-        reads.close();
-        delete_database(&reads_file)?;
+        delete_reads(&reads_file)?;
     }
     // What failed first says more than what failed because of it.
     match fatal.borrow().as_ref() {
@@ -221,7 +221,7 @@ async fn open_reads(path: &Path, log: &EmbeddedLog, fatal: &Fatal) -> anyhow::Re
     let mut reads = usable_reads(path, log).await;
     if let Err(Error::Corrupt(what)) = &reads {
         warn!(what, "the read models are made anew");
-        delete_database(path)?;
+        delete_reads(path)?;
         reads = usable_reads(path, log).await;
     }
     let reads = reads.with_context(|| format!("cannot open the read models in {}", path.display()))?;
@@ -231,6 +231,10 @@ async fn open_reads(path: &Path, log: &EmbeddedLog, fatal: &Fatal) -> anyhow::Re
         fail(&fatal, format!("the read models are damaged ({error}): start again, and they are made anew"));
     }));
     Ok(reads)
+}
+
+fn delete_reads(path: &Path) -> anyhow::Result<()> {
+    SqliteReads::delete(path).with_context(|| format!("cannot delete the read models in {}", path.display()))
 }
 
 /// `Corrupt`: they are damaged, or ahead of the log (a disk lost its end, a backup was restored).
@@ -247,21 +251,6 @@ async fn usable_reads(path: &Path, log: &EmbeddedLog) -> Result<Arc<SqliteReads>
         }
     }
     Ok(reads)
-}
-
-/// Deletes a SQLite database and what belongs to it.
-fn delete_database(path: &Path) -> anyhow::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot delete {}", Path::new(&file).display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: Fatal) {

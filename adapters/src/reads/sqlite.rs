@@ -2,13 +2,14 @@
 //! operating system, not for the disk: after a power cut the file is whole but may be older, and the log fills it again.
 
 mod readers;
+mod sum;
 mod turns;
 mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    fs,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -57,18 +58,18 @@ const WAL_KEPT_BYTES: i64 = 64 << 20;
 const STATEMENTS: usize = 64;
 /// Rows that are loaded where they are asked for.
 const LOADED_HERE: usize = 64;
-/// Bytes of a page: SQLite's own choice.
-const PAGE: u64 = 4_096;
 
 /// Called once, with what was found, when the file turns out not to be what was written: it should be deleted.
 pub type OnDamage = Box<dyn Fn(&Error) + Send + Sync>;
 
 /// Read models in a file. Dropping them waits until what was committed is written.
 pub struct SqliteReads {
+    path: PathBuf,
     readers: Readers,
     writer: Writer,
     damaged: AtomicBool,
     on_damage: OnceLock<OnDamage>,
+    closed: AtomicBool,
 }
 
 impl SqliteReads {
@@ -77,10 +78,28 @@ impl SqliteReads {
     /// # Errors
     /// `Corrupt`: it is damaged, no file of this kind, or of a newer version. `Unavailable`: whatever the file system says.
     pub async fn open(path: &Path) -> Result<Arc<Self>, Error> {
-        check_length(path)?;
+        sum::check(path)?;
         migrate(path).await?;
         let (readers, writer) = (Readers::start(path)?, Writer::start(path)?);
-        Ok(Arc::new(Self { readers, writer, damaged: AtomicBool::new(false), on_damage: OnceLock::new() }))
+        let (damaged, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let on_damage = OnceLock::new();
+        Ok(Arc::new(Self { path: path.to_owned(), readers, writer, damaged, on_damage, closed }))
+    }
+
+    /// Deletes a file that nobody has open, and what belongs to it.
+    pub fn delete(path: &Path) -> io::Result<()> {
+        let with = |suffix: &str| {
+            let mut file = path.as_os_str().to_owned();
+            file.push(suffix);
+            PathBuf::from(file)
+        };
+        for file in [path.to_owned(), with("-wal"), with("-shm"), sum::place(path)] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Has `hook` called, once, with damage that is found from now on; the first of several counts.
@@ -106,25 +125,23 @@ impl SqliteReads {
 
     /// Writes and answers what waits and ends all connections: then the file may be deleted. Blocks for a moment.
     pub fn close(&self) {
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         // In this order: the last connection to close is the one that empties the write-ahead log.
         self.readers.end();
         self.writer.end();
+        if !self.damaged()
+            && let Err(error) = sum::note(&self.path)
+        {
+            tracing::warn!("note what the read models are: {error}");
+        }
     }
 }
 
 impl Drop for SqliteReads {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// Of a page that is there in part SQLite takes the rest for zeros.
-fn check_length(path: &Path) -> Result<(), Error> {
-    let bytes = fs::metadata(path).map_or(0, |file| file.len());
-    if bytes.is_multiple_of(PAGE) {
-        Ok(())
-    } else {
-        Err(Error::Corrupt(format!("open the read models: they end at byte {bytes}")))
     }
 }
 
