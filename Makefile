@@ -1,13 +1,15 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim examples proof long bench bench-peers
+.PHONY: help run test lint unit gen drift sim examples proof long fuzz conformance bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
 ADVISORIES ?= ../shared/advisory-db
 # Seeds of one `make sim`.
 SEEDS ?= 2000
+# Seconds of each target of one `make fuzz`.
+FUZZ_SECONDS ?= 20
 # Arguments of `make bench`.
 BENCH ?=
 # Arguments of the server, as in: make run ARGS="all --port 4001"
@@ -54,10 +56,20 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 	scripts/test-readme
 
 # Every long suite; each is a target of its own.
-proof: long ## the long suites: what `make test` has no time for
+proof: long fuzz conformance ## the long suites: what `make test` has no time for
 
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
 	cargo test --profile proof --workspace --locked -- --ignored
+
+fuzz: ## feed FUZZ_SECONDS=n of odd input each to doors, codecs, parsers and the fold
+	scripts/test-fuzz $(FUZZ_SECONDS)
+
+# `--workspace` shares its build with `make long`.
+conformance: export ECHO := $(abspath $(TARGET))/proof/examples/echo
+conformance: export AUTOBAHN := $(abspath $(TARGET))/autobahn
+conformance: ## the wire against RFC 6455, as Autobahn reads it (needs Python 2.7)
+	cargo build --profile proof --workspace --locked --example echo
+	scripts/test-conformance
 
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)
