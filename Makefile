@@ -25,6 +25,7 @@ test: lint unit drift sim examples ## all checks; installs what they need below 
 
 lint: ## format, clippy; licences and advisories where cargo-deny and cargo-audit are installed
 	cargo fmt --all --check
+	rustfmt --check --edition 2024 fuzz/fuzz_targets/*.rs
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "SKIPPED: licences and bans, because cargo-deny is not installed"; fi

@@ -50,7 +50,10 @@ fn comes_back(event: &Event) {
     let bytes = schema::encode(&event.at.header, &event.command);
     let again = read(&bytes).expect("what was encoded can be decoded");
     assert_eq!(schema::encode(&again.at.header, &again.command), bytes);
-    assert_eq!(format!("{:?}", (&again.at.header, &again.command)), format!("{:?}", (&event.at.header, &event.command)));
+    assert_eq!(
+        format!("{:?}", (&again.at.header, &again.command)),
+        format!("{:?}", (&event.at.header, &event.command))
+    );
 }
 
 fn folds(event: &Event) {

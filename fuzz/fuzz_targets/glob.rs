@@ -34,10 +34,15 @@ fn means(pattern: &str, key: &str) -> bool {
     if segments.len() > 1 && segments.ends_with(&["*"]) {
         segments.push("**");
     }
-    fits(&segments, &key, |segment| *segment == "**", |segment, part| {
-        let (segment, part): (Vec<char>, Vec<char>) = (segment.chars().collect(), part.chars().collect());
-        fits(&segment, &part, |letter| *letter == '*', |letter, other| letter == other)
-    })
+    fits(
+        &segments,
+        &key,
+        |segment| *segment == "**",
+        |segment, part| {
+            let (segment, part): (Vec<char>, Vec<char>) = (segment.chars().collect(), part.chars().collect());
+            fits(&segment, &part, |letter| *letter == '*', |letter, other| letter == other)
+        },
+    )
 }
 
 /// Whether a pattern, in which some stand for any number of anything, fits the whole: a table of all beginnings.
