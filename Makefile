@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim planted twins examples proof long mutants bench bench-peers
+.PHONY: help run test lint unit gen drift sim planted twins examples proof long fuzz conformance mutants bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -10,6 +10,8 @@ ADVISORIES ?= ../shared/advisory-db
 SEEDS ?= 2000
 # Seeds of one `make twins`.
 TWINS ?= 500
+# Seconds of each target of one `make fuzz`.
+FUZZ_SECONDS ?= 20
 # Arguments of `make bench`.
 BENCH ?=
 # Arguments of the server, as in: make run ARGS="all --port 4001"
@@ -25,6 +27,7 @@ test: lint unit drift sim examples ## all checks; installs what they need below 
 
 lint: ## format, clippy; licences and advisories where cargo-deny and cargo-audit are installed
 	cargo fmt --all --check
+	rustfmt --check --edition 2024 fuzz/fuzz_targets/*.rs
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "SKIPPED: licences and bans, because cargo-deny is not installed"; fi
@@ -63,7 +66,7 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 
 # Every long suite; each is a target of its own.
 proof: export SEEDS = 20000
-proof: planted sim twins long mutants ## the long suites: what `make test` has no time for
+proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
 	cargo test --profile proof --workspace --locked -- --ignored
@@ -75,6 +78,16 @@ mutants: ## change new lines of the domain in small ways: its tests should notic
 	|| cargo install --quiet --locked --root $(TARGET)/tools cargo-mutants@27.1.0 \
 	|| { echo "SKIPPED: mutants, because cargo-mutants cannot be installed"; exit 0; }; \
 	scripts/mutants $(MUTANTS)
+
+fuzz: ## feed FUZZ_SECONDS=n of odd input each to doors, codecs, parsers and the fold
+	scripts/test-fuzz $(FUZZ_SECONDS)
+
+# `--workspace` shares its build with `make long`.
+conformance: export ECHO := $(abspath $(TARGET))/proof/examples/echo
+conformance: export AUTOBAHN := $(abspath $(TARGET))/autobahn
+conformance: ## the wire against RFC 6455, as Autobahn reads it (needs Python 2.7)
+	cargo build --profile proof --workspace --locked --example echo
+	scripts/test-conformance
 
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)

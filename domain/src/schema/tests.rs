@@ -182,6 +182,16 @@ fn what_is_not_an_event_is_corrupt_and_nothing_panics() {
 }
 
 #[test]
+fn json_that_is_no_tree_is_damage() {
+    let (header, _) = golden::samples(CommandKind::MemorySet)[0].clone();
+    for text in ["1e999".to_owned(), "[".repeat(200) + &"]".repeat(200)] {
+        let value = crate::json::Json::parse(&text).ok();
+        let set = memory::Set { key: "a".to_owned(), value, ..memory::Set::default() };
+        assert!(matches!(decoded(&encode(&header, &set.into())), Err(DecodeError::Corrupt(_))), "{text}");
+    }
+}
+
+#[test]
 fn an_unknown_schema_is_told_from_damage() {
     let (header, command) = golden::samples(CommandKind::MemorySet)[0].clone();
     let mut bytes = encode(&header, &command);

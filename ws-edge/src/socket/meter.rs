@@ -1,5 +1,5 @@
-//! Follows the heads of incoming WebSocket frames in passing. The library joins fragments and answers pings by itself and
-//! bounds the number of neither. No I/O, no clock.
+//! Follows the heads of incoming WebSocket frames in passing. The library joins fragments and answers pings by itself,
+//! bounds the number of neither, and takes a length however it is written. No I/O, no clock.
 
 use std::time::Duration;
 
@@ -99,7 +99,9 @@ impl Meter {
                 self.head_len = 0;
                 let masked = self.head[1] & 0x80 != 0;
                 self.rest = payload.saturating_add(if masked { MASK_BYTES } else { 0 });
-                self.on_frame(payload, now).map_err(|close| Breach { after: at, close })?;
+                let told =
+                    if shortest(self.head[1], payload) { self.on_frame(payload, now) } else { Err(Close::Protocol) };
+                told.map_err(|close| Breach { after: at, close })?;
             }
         }
         Ok(())
@@ -147,6 +149,15 @@ fn payload(head: &[u8]) -> Option<u64> {
         (127, length) => Some(u64::from_be_bytes(length.try_into().ok()?)),
         (126, _) => None,
         (length, _) => Some(u64::from(length)),
+    }
+}
+
+/// Whether a length is written in as few bytes as it fits into.
+fn shortest(second: u8, payload: u64) -> bool {
+    match second & 0x7f {
+        126 => payload >= 126,
+        127 => (1 << 16..1 << 63).contains(&payload),
+        _ => true,
     }
 }
 
