@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test runs on the machine's clock")]
 
 #[path = "sockets/raw.rs"]
+#[allow(dead_code, reason = "other tests need the rest of it")]
 mod raw;
 #[path = "support.rs"]
 mod support;
@@ -92,7 +93,7 @@ async fn control_frames_are_whole_and_short() {
     for op in [PING, PONG, CLOSE] {
         rows.push(row(format!("opcode {op} in fragments"), frame(op, b""), 1002));
         rows.push(row(format!("opcode {op} with 126 bytes"), frame(FIN | op, &[b'x'; 126]), 1002));
-        rows.push(row(format!("opcode {op} with 70,000 bytes"), frame(FIN | op, &[b'x'; 70_000]), 1002));
+        rows.push(row(format!("opcode {op} with 70,000 bytes"), frame(FIN | op, &vec![b'x'; 70_000]), 1002));
     }
     end_with(rows).await;
 }

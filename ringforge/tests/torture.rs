@@ -61,7 +61,7 @@ async fn killed_at_any_moment_it_keeps_its_promises() {
 
 /// One server's lives, in which it is killed so often under load, and what comes of it.
 async fn round(seed: u64, kills: u32) {
-    println!("seed: RINGFORGE_SEED={seed}");
+    eprintln!("seed: RINGFORGE_SEED={seed}");
     let tenant = |name: &str| {
         let fleets = FLEETS.iter().filter(|fleet| fleet.0 == name).map(|fleet| fleet.1.to_owned());
         (name.to_owned(), fleets.collect())
@@ -69,7 +69,7 @@ async fn round(seed: u64, kills: u32) {
     let mut server = Server::start(Options { tenants: vec![tenant("acme"), tenant("evil")], ..Options::default() });
     let judged = AssertUnwindSafe(Torture::begin(&mut server, seed).run(kills)).catch_unwind().await;
     if let Err(panic) = judged {
-        println!("seed: RINGFORGE_SEED={seed}; its files stay in {}", server.leave_behind().display());
+        eprintln!("seed: RINGFORGE_SEED={seed}; its files stay in {}", server.leave_behind().display());
         resume_unwind(panic);
     }
 }
@@ -126,7 +126,7 @@ impl<'a> Torture<'a> {
         }
         let history = telling::history(&self.server.data(), &self.scopes, agents).await;
         let sent: usize = history.agents.iter().map(|agent| agent.diary.sent.len()).sum();
-        println!("{sent} commands, {} frames, {:?}", run.frames.load(Ordering::Relaxed), self.conditions);
+        eprintln!("{sent} commands, {} frames, {:?}", run.frames.load(Ordering::Relaxed), self.conditions);
         check(&history, &run.tally).unwrap_or_else(|broken| panic!("{broken:#}"));
         self.conditions.met(kills);
         conditions::reached(&history, &run.tally);

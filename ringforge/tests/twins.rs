@@ -49,13 +49,13 @@ async fn tenants_do_not_notice_their_neighbours() {
 }
 
 async fn twins(seed: u64, steps: usize) {
-    println!("seed: RINGFORGE_SEED={seed}");
+    eprintln!("seed: RINGFORGE_SEED={seed}");
     let (alone, beside) = tokio::join!(alone(seed, steps), beside(seed, steps));
     for (at, (one, other)) in alone.iter().zip(&beside).enumerate() {
         assert!(one == other, "line {at} differs.\nalone:  {one}\nbeside: {other}");
     }
     assert_eq!(alone.len(), beside.len(), "one of them saw more");
-    println!("{} lines are the same", alone.len());
+    eprintln!("{} lines are the same", alone.len());
 }
 
 fn server(tenants: &[&str]) -> Server {
@@ -111,6 +111,6 @@ fn nothing_got_out(server: &Server, adversary: &Adversary, bytes: &[String]) {
     }
     let [answered, entered, refused] =
         [&adversary.answered, &adversary.entered, &adversary.refused].map(|count| count.load(Ordering::Relaxed));
-    println!("the neighbour: {answered} answers, {entered} sessions, {refused} refused, {} ids", given.len());
+    eprintln!("the neighbour: {answered} answers, {entered} sessions, {refused} refused, {} ids", given.len());
     assert!(answered > 500 && entered > 10 && refused > 0, "the neighbour did too little");
 }

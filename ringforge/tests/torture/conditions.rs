@@ -72,13 +72,13 @@ pub fn reached(history: &History, tally: &Tally) {
     let damaged = history.logs.values().any(|logged| logged.told.len() < logged.records.len());
     assert!(!damaged, "a record is damaged");
     let fates = fates(history);
-    let fates = FATES.iter().map(|fate| (*fate, fates.get(fate).copied().unwrap_or(0)));
-    let met = tally.all().into_iter().filter(|(what, _)| MET.contains(what)).chain(fates);
-    let met: Vec<(&str, u64)> = met.collect();
+    let fates = FATES.iter().map(|fate| ((*fate).to_owned(), fates.get(fate).copied().unwrap_or(0)));
+    let met: Vec<(String, u64)> =
+        tally.all().into_iter().filter(|(what, _)| MET.contains(&what.as_str())).chain(fates).collect();
     for (what, count) in &met {
-        println!("{count:>8}  {what}");
+        eprintln!("{count:>8}  {what}");
     }
-    let never: Vec<&str> = met.iter().filter(|(_, count)| *count == 0).map(|(what, _)| *what).collect();
+    let never: Vec<&String> = met.iter().filter(|(_, count)| *count == 0).map(|(what, _)| what).collect();
     assert!(never.is_empty(), "never met: {never:?}");
 }
 

@@ -13,7 +13,7 @@ use ringforge_sim::tally::{Tally, lock};
 use tokio::sync::watch;
 
 /// How long a life of the server may be waited for.
-const NEXT_LIFE: Duration = Duration::from_secs(60);
+const NEXT_LIFE: Duration = Duration::from_mins(1);
 
 /// One life of the server, from ready to `kill -9`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -213,7 +213,7 @@ impl Attacker {
     async fn flood(&mut self, socket: &mut Socket) {
         let fleet = 0;
         let mut client = Client::new(self.number, fleet, false, &mut self.rng);
-        for _ in 0..1 + self.rng.below(8) {
+        for _ in 0..=self.rng.below(8) {
             let burst = 1 + self.rng.below(BURST);
             for number in 0..burst {
                 let text = self.attack(&mut client, number);

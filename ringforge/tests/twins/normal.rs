@@ -1,6 +1,6 @@
 //! What a tenant saw, without what chance and time decide: ids by their first appearance, positions by their rank, no times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringforge_sim::vocabulary::clients::Client;
 use serde_json::Value;
@@ -58,10 +58,8 @@ impl Kind {
 fn places(clients: &[Client]) -> Vec<u64> {
     let frames = clients.iter().flat_map(|client| &client.diary.links).flat_map(|link| &link.frames);
     let placed = frames.filter(|frame| Kind::of(frame) == Kind::Placed);
-    let mut places: Vec<u64> = placed.filter_map(|frame| frame["position"].as_u64()).collect();
-    places.sort_unstable();
-    places.dedup();
-    places
+    let ranks: BTreeSet<u64> = placed.filter_map(|frame| frame["position"].as_u64()).collect();
+    ranks.into_iter().collect()
 }
 
 struct Normal {

@@ -33,7 +33,7 @@ const GATHERERS: [usize; 2] = [CLERKS[0] + 1, CLERKS[1] + 1];
 /// Presence of an agent that changes again within this is told later, together with what happens meanwhile.
 const FLAPPING: Duration = Duration::from_millis(1_100);
 /// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Messages of all connections that wait for the driver.
 const UNREAD_MAX: usize = 1_024;
 
@@ -269,8 +269,8 @@ impl Tenant {
     async fn leave(&mut self, who: usize) {
         let seen = self.calm(who).await;
         let link = self.clients[who].diary.links.len();
-        let mut line = self.lines[who].take().expect("it is in");
-        line.close().await.expect("it can say goodbye");
+        let mut socket = self.lines[who].take().expect("it is in");
+        socket.close().await.expect("it can say goodbye");
         self.until("its end", |tenant| tenant.ended[who] == link).await;
         self.clients[who].phase = Phase::Away;
         self.until_told(&seen, who, "offline").await;
@@ -284,8 +284,8 @@ impl Tenant {
         let link = self.clients[who].diary.links.len();
         let (socket, upgraded) = connect_async_with_config(&self.url, None, true).await.expect("it connects");
         self.bytes.extend(upgraded.headers().iter().map(|(name, value)| format!("{name}: {value:?}")));
-        let (line, reads) = socket.split();
-        self.lines[who] = Some(line);
+        let (writes, reads) = socket.split();
+        self.lines[who] = Some(writes);
         tokio::spawn(listen(reads, who, link, self.post.clone()));
         self.write(who, auth).await;
         self.until("somebody's entrance", |tenant| {

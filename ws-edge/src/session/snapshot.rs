@@ -75,7 +75,8 @@ impl Session {
         let page = match page {
             Ok(page) => page,
             Err(refusal) => {
-                self.refuse(&refusal, cover.reference);
+                // The subscription holds: no error with its `ref` may say that nothing came of it.
+                self.refuse(&refusal.unknown(), cover.reference);
                 return self.begin_snapshot();
             }
         };

@@ -91,6 +91,7 @@ fn the_next_page_of_a_snapshot_is_fetched_once_the_socket_took_the_last() {
     assert!(bob.session.wants_posts(), "a snapshot that failed keeps nothing back");
     let error = bob.frames.last().expect("it is told");
     assert_eq!((&error["type"], &error["ref"]), (&json!("error"), &json!(1)), "whose snapshot it was");
+    assert_eq!(error["outcome"], "unknown", "the subscription is in force");
 }
 
 #[test]
