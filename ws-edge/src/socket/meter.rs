@@ -247,8 +247,11 @@ mod tests {
         assert_eq!(close(&message(1, bytes + 1)[..10]), Err(Close::TooBig), "by its head alone");
         assert_eq!(close(&message(2, bytes / 2 + 1)), Err(Close::TooBig), "in pieces");
         assert_eq!(past_the_first().follow(&message(1, bytes + 1), ZERO), Ok(()));
-        let longest = [0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        let mut longest = [0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(past_the_first().follow(&longest, ZERO), Ok(()), "left to the library's own bound");
+        longest[2] = 0xff;
+        let too_long = past_the_first().follow(&longest, ZERO).map_err(|breach| breach.close);
+        assert_eq!(too_long, Err(Close::Protocol), "no length has its highest bit set");
     }
 
     #[test]
