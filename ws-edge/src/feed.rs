@@ -33,7 +33,9 @@ use tracing::{debug, warn};
 
 use crate::hub::{Fleet, Seen};
 
-/// How long an own command's update may take before it is looked for.
+/// How long an own command's update may take before it is looked for: first, and twice as long after each time that there was
+/// nothing to be found (then it is not lost but late, and looking for it makes it later), up to the second in which heads show
+/// it.
 const EXPECT: Duration = Duration::from_millis(50);
 /// How often held presence is looked at, while there is any.
 const HOLD: Duration = Duration::from_millis(50);
@@ -297,10 +299,13 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
     let clock = Arc::clone(&services.clock);
     // What is expected when the wait begins is looked for when it is over.
     let mut expected: Option<Offset> = None;
-    let mut wait = Box::pin(tokio::time::sleep(EXPECT));
+    let mut patience = EXPECT;
+    let mut wait = Box::pin(tokio::time::sleep(patience));
     loop {
         let holds_back = feed.fleet().holds_back();
         let missing = tokio::select! {
+            // What has come already is not looked for.
+            biased;
             news = heard.next() => match news {
                 Some(Heard::News(news)) => feed.hear(&news, clock.monotonic()),
                 Some(Heard::Lost) => true,
@@ -311,7 +316,7 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
             },
             () = feed.nudge.notified(), if expected.is_none() => {
                 expected = feed.misses_expected();
-                wait.as_mut().set(tokio::time::sleep(EXPECT));
+                wait.as_mut().set(tokio::time::sleep(patience));
                 false
             }
             () = &mut wait, if expected.is_some() => {
@@ -321,9 +326,16 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
             () = tokio::time::sleep(HOLD), if holds_back => false,
         };
         feed.fleet().tick(clock.monotonic());
-        if missing && let Err(error) = feed.fill(&services).await {
-            warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
-            feed.nudge.notify_one();
+        if !missing {
+            continue;
+        }
+        match feed.fill(&services).await {
+            Ok(0) => patience = (patience * 2).min(SILENCE),
+            Ok(_) => patience = EXPECT,
+            Err(error) => {
+                warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
+                feed.nudge.notify_one();
+            }
         }
     }
 }
