@@ -101,7 +101,8 @@ async fn a_file_of_another_kind_is_refused() {
 async fn damage_that_is_met_is_told_once() {
     let (_directory, path) = place();
     let reads = SqliteReads::open(&path).await.expect("a new file");
-    reads.commit(&[step(0)]).await.expect("written");
+    reads.commit(&[step(0)]).await.expect("accepted");
+    reads.heads(POOL, &[Scope::OPERATOR]).await.expect("written");
     let (told, heard) = mpsc::sync_channel(9);
     reads.on_damage(Box::new(move |error| told.send(error.to_string()).expect("there is room")));
     assert!(!reads.damaged());
@@ -130,7 +131,8 @@ async fn a_newer_version_is_refused() {
 async fn a_damaged_row_is_reported() {
     let (_directory, path) = place();
     let reads = SqliteReads::open(&path).await.expect("a new file");
-    reads.commit(&[step(0)]).await.expect("written");
+    reads.commit(&[step(0)]).await.expect("accepted");
+    reads.heads(POOL, &[Scope::OPERATOR]).await.expect("written");
     let file = Connection::open(&path).expect("the file");
     file.execute("UPDATE rows SET body = substr(body, 1, 9)", []).expect("half a row");
     let answer = reads.heads(POOL, &[Scope::OPERATOR]).await;
@@ -138,22 +140,66 @@ async fn a_damaged_row_is_reported() {
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_leaves_nothing_and_the_next_succeeds() {
+async fn what_cannot_be_written_is_told_to_whoever_asks_and_written_later() {
     let (_directory, path) = place();
     let reads = SqliteReads::open(&path).await.expect("a new file");
-    reads.commit(&[step(0)]).await.expect("written");
+    reads.commit(&[step(0)]).await.expect("accepted");
+    reads.heads(POOL, &[Scope::OPERATOR]).await.expect("written");
     let file = Connection::open(&path).expect("the file");
     // Found only at the commit, when all statements have succeeded.
     let sabotage = "CREATE TABLE parents (id INTEGER PRIMARY KEY);
         CREATE TABLE children (parent INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED);
         CREATE TRIGGER fail AFTER UPDATE ON partitions BEGIN INSERT INTO children VALUES (1); END;";
     file.execute_batch(sabotage).expect("it is set up");
-    let outcome = reads.commit(&[step(1)]).await;
+    reads.commit(&[step(1)]).await.expect("accepted");
+    // Whoever has seen what came of it must not be shown less.
+    for _ in 0..2 {
+        let outcome = reads.heads(POOL, &[Scope::OPERATOR]).await;
+        assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    }
+    let outcome = reads.commit(&[step(2)]).await;
     assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
-    assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(1));
+    let written = || file.query_row("SELECT applied FROM partitions", [], |row| row.get::<_, i64>(0));
+    assert_eq!(written(), Ok(1));
     file.execute_batch("DROP TRIGGER fail").expect("it is put right");
-    reads.commit(&[step(1)]).await.expect("written");
-    assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(2));
+    reads.commit(&[step(2)]).await.expect("accepted");
+    reads.heads(POOL, &[Scope::OPERATOR]).await.expect("written");
+    assert_eq!(written(), Ok(3));
+    assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(3));
+}
+
+#[tokio::test]
+async fn commits_that_follow_each_other_are_written_together_and_soon() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    let file = Connection::open(&path).expect("the file");
+    let written = || file.query_row("SELECT coalesce(max(applied), 0) FROM partitions", [], |row| row.get::<_, i64>(0));
+    for at in 0..5 {
+        reads.commit(&[step(at)]).await.expect("accepted");
+        assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(at + 1));
+    }
+    // Nobody asks for it.
+    while written() != Ok(5) {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_else_changed_takes_nothing_that_was_made_for_another() {
+    let (_directory, path) = place();
+    let reads = SqliteReads::open(&path).await.expect("a new file");
+    reads.commit(&[step(0)]).await.expect("accepted");
+    reads.heads(POOL, &[Scope::OPERATOR]).await.expect("written");
+    let file = Connection::open(&path).expect("the file");
+    file.execute("UPDATE partitions SET applied = 7", []).expect("somebody else goes on");
+    reads.commit(&[step(1)]).await.expect("accepted");
+    let outcome = reads.heads(POOL, &[Scope::OPERATOR]).await;
+    assert!(matches!(outcome, Err(Error::Conflict(_))), "{outcome:?}");
+    assert_eq!(stands(&reads).await.expect("an answer").upto, Offset(7));
+    let outcome = reads.commit(&[step(2)]).await;
+    assert!(matches!(outcome, Err(Error::Conflict(_))), "{outcome:?}");
+    reads.commit(&[step(7)]).await.expect("accepted");
+    reads.heads(POOL, &[Scope::OPERATOR]).await.expect("written");
 }
 
 #[tokio::test]

@@ -40,8 +40,10 @@ pub const SEARCH_MS: u64 = 2_000;
 pub const SEARCHES_WAITING_MAX: usize = 1_024;
 /// Of those, of one tenant; one more is refused.
 pub const SEARCHES_WAITING_TENANT_MAX: usize = 128;
-/// Commits that wait for the writer of the read models; one more is refused.
-pub const READS_WRITES_WAITING_MAX: usize = 64;
+/// About the bytes of commits that the read models have accepted and not written; whoever commits more waits.
+pub const READS_PENDING_BYTES_MAX: usize = 8 << 20;
+/// About the bytes of commits that are written without waiting for more.
+pub const READS_WRITE_BYTES: usize = 1 << 20;
 /// Changed memory texts that searches look at one by one; beyond, commits make them part of the index of words.
 pub const UNREAD_MAX: u64 = 8_192;
 /// Of those, how many become part of it in one transaction.

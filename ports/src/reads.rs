@@ -82,7 +82,7 @@ impl Found {
 }
 
 /// What an answer has room for: as much as [`ANSWER_BYTES_MAX`] bytes, and one thing at least.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Room {
     max: usize,
     used: usize,

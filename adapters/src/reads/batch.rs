@@ -130,7 +130,26 @@ impl Batch {
             verdicts: verdicts.collect::<Result<_, _>>()?,
         })
     }
+
+    /// Whose it is.
+    pub fn partition(&self) -> Partition {
+        Partition(u16::try_from(self.partition).expect("made from one"))
+    }
+
+    /// About its bytes.
+    pub fn weight(&self) -> usize {
+        let row = |line: &RowLine| {
+            let now = line.now.as_ref();
+            let text = now.and_then(|now| now.search.as_ref()).map_or(0, |search| search.text.len());
+            LINE + line.key.len() + text + now.map_or(0, |now| now.body.len())
+        };
+        let rows: usize = self.rows.iter().map(row).sum();
+        rows + self.verdicts.iter().map(|line| LINE + line.body.len()).sum::<usize>()
+    }
 }
+
+/// What a line weighs beside its texts.
+const LINE: usize = 256;
 
 impl RowLine {
     fn of(key: &RowKey, row: Option<&Row>) -> Result<Self, Error> {

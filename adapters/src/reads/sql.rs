@@ -41,6 +41,9 @@ pub(super) const ADVANCE: &str = "
     ON CONFLICT (partition) DO UPDATE SET applied = excluded.applied, time = excluded.time
     WHERE partitions.applied = ?2";
 
+/// Each partition, and where it stands.
+pub(super) const STANDS: &str = "SELECT partition, applied, time FROM partitions";
+
 /// Tenant, fleet.
 pub(super) const SCOPE: &str = "SELECT id FROM scopes WHERE tenant = ?1 AND fleet = ?2";
 

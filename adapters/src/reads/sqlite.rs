@@ -1,6 +1,8 @@
-//! The read models of a single process: one SQLite file, one thread that writes, a few that read. Commits wait for the
-//! operating system, not for the disk: after a power cut the file is whole but may be older, and the log fills it again.
+//! The read models of a single process: one SQLite file, one thread that writes, a few that read. Commits are written
+//! together, and before any question about them is answered, but nobody waits for the disk: after a crash the file is whole
+//! but may be older, and the log fills it again.
 
+mod pending;
 mod readers;
 mod sum;
 mod turns;
@@ -28,7 +30,7 @@ use ringforge_ports::{
     Error,
     reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Room, Verdicts, Which},
 };
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, params, params_from_iter};
 use serde::de::DeserializeOwned;
 use sqlx::{
     error::DatabaseError,
@@ -200,6 +202,8 @@ fn connect(path: &Path, flags: OpenFlags, cache_kib: i64) -> Result<Connection, 
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "cache_size", cache_kib)?;
+        // No plan depends on what is bound: else a statement on a partial index is planned anew each time it is asked.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(connection)
     };
@@ -365,25 +369,50 @@ impl<Body: DeserializeOwned, Name> Answer<Body, Name> {
     }
 }
 
-#[async_trait]
-impl Reads for SqliteReads {
-    async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
-        let batches = commits.iter().map(Batch::of).collect::<Result<Vec<_>, _>>()?;
-        self.noted(self.writer.write(batches).await)
+impl SqliteReads {
+    /// Resolves once what was committed before is in the file.
+    async fn written(&self) -> Result<(), Error> {
+        self.noted(self.writer.pending().written().await)
     }
 
-    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+    async fn load_into(&self, partition: Partition, keys: &BTreeSet<RowKey>, room: Room) -> Result<Found, Error> {
+        let stands = self.writer.pending().stands_without(partition, keys);
+        if stands.is_none() {
+            self.written().await?;
+        }
+        let mut found = self.load_written(partition, keys, room).await?;
+        // None of these rows has changed from where the file stands up to there.
+        if let Some(stands) = stands.filter(|stands| stands.upto > found.applied.upto) {
+            found.applied = stands;
+        }
+        Ok(found)
+    }
+
+    async fn load_written(&self, partition: Partition, keys: &BTreeSet<RowKey>, room: Room) -> Result<Found, Error> {
+        let answer = move || Answer { room, ..Answer::default() };
         if keys.len() <= LOADED_HERE
-            && let Some(found) =
-                self.readers.ask_here(|connection| load(connection, partition, keys, Answer::default()))
+            && let Some(found) = self.readers.ask_here(|connection| load(connection, partition, keys, answer()))
         {
             return self.noted(found);
         }
         let keys = keys.clone();
-        self.noted(self.readers.ask(move |connection| load(connection, partition, &keys, Answer::default())).await)
+        self.noted(self.readers.ask(move |connection| load(connection, partition, &keys, answer())).await)
+    }
+}
+
+#[async_trait]
+impl Reads for SqliteReads {
+    async fn commit(&self, commits: &[Commit]) -> Result<(), Error> {
+        let batches = commits.iter().map(Batch::of).collect::<Result<Vec<_>, _>>()?;
+        self.noted(self.writer.pending().accept(commits, batches).await)
+    }
+
+    async fn load(&self, partition: Partition, keys: &BTreeSet<RowKey>) -> Result<Found, Error> {
+        self.load_into(partition, keys, Room::default()).await
     }
 
     async fn find(&self, partition: Partition, wanted: &Find) -> Result<Found, Error> {
+        self.written().await?;
         let sql = sql::find(partition, wanted);
         // What whoever comes in waits for: a few rows by an index.
         if matches!(wanted, Find::Mail { .. } | Find::Listed { which: Listed::Since(_), .. })
@@ -399,6 +428,7 @@ impl Reads for SqliteReads {
     }
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
+        self.written().await?;
         let (sql, counted) = (sql::history::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
         let question = move |connection: &Connection| verdicts(connection, &sql, counted);
         let found =
@@ -409,8 +439,7 @@ impl Reads for SqliteReads {
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
         let keys: BTreeSet<RowKey> = fleets.iter().copied().map(RowKey::head).collect();
         // They are small, and each is told.
-        let all = Answer { room: Room::endless(), ..Answer::default() };
-        let found = self.noted(self.readers.ask(move |connection| load(connection, partition, &keys, all)).await)?;
+        let found = self.load_into(partition, &keys, Room::endless()).await?;
         let heads: BTreeMap<Scope, &Head> =
             found.rows.iter().filter_map(Head::of).map(|head| (head.scope, head)).collect();
         let head = |scope: &Scope| heads.get(scope).copied().cloned();

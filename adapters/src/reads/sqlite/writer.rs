@@ -7,7 +7,6 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, RecvTimeoutError, TrySendError},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -15,14 +14,17 @@ use std::{
 
 use ringforge_domain::{
     ids::Scope,
-    limits::{READS_WRITES_WAITING_MAX, UNREAD_AT_ONCE, UNREAD_MAX, WAL_PAGES_MAX},
+    limits::{UNREAD_AT_ONCE, UNREAD_MAX, WAL_PAGES_MAX},
+    position::Partition,
     row::Table,
 };
-use ringforge_ports::Error;
+use ringforge_ports::{Error, reads::Applied};
 use rusqlite::{Connection, OptionalExtension, params};
-use tokio::sync::oneshot;
 
-use super::{connect_writer, failed};
+use super::{
+    applied, connect_writer, failed,
+    pending::{Next, Pending},
+};
 use crate::{
     checkpoints::{Checkpoints, checkpoint},
     reads::{
@@ -37,16 +39,9 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Before every scope and id.
 const START: (i64, i64) = (i64::MIN, i64::MIN);
 
-/// Commits that wait to be written, and who wants to know.
-struct Job {
-    batches: Vec<Batch>,
-    reply: oneshot::Sender<Result<(), Error>>,
-}
-
 /// The thread that writes.
 pub(super) struct Writer {
-    /// `None` once it is told to end.
-    jobs: Mutex<Option<mpsc::SyncSender<Job>>>,
+    pending: Arc<Pending>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -57,28 +52,22 @@ impl Writer {
         let unread = unread.map_err(|error| failed("open", &error))?.unsigned_abs();
         let wal = Arc::new(Wal::default());
         let checkpoints = checkpoints(path, Arc::clone(&wal))?;
-        let (jobs, waiting) = mpsc::sync_channel(READS_WRITES_WAITING_MAX);
         let pen = Pen { connection, scopes: BTreeMap::new(), unread, read_upto: START, wal };
+        let pending = Arc::new(Pending::new(pen.stands().map_err(|error| failed("open", &error))?));
+        let waiting = Arc::clone(&pending);
         let thread = thread::Builder::new().name("reads-writer".into()).spawn(move || run(pen, &waiting, checkpoints));
         let thread = thread.map_err(|error| Error::Unavailable(format!("start the writer: {error}")))?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { pending, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Writes all of them or none.
-    pub async fn write(&self, batches: Vec<Batch>) -> Result<(), Error> {
-        let (reply, done) = oneshot::channel();
-        let jobs = lock(&self.jobs).clone().ok_or(Error::Closed)?;
-        match jobs.try_send(Job { batches, reply }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(Error::Unavailable("too many commits wait".to_owned())),
-            Err(TrySendError::Disconnected(_)) => return Err(Error::Closed),
-        }
-        done.await.map_err(|_| Error::Unavailable("write the read models: no answer".to_owned()))?
+    /// What waits to be written.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
     }
 
     /// Writes what waits, then closes the file.
     pub fn end(&self) {
-        lock(&self.jobs).take();
+        self.pending.end();
         if lock(&self.thread).take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the writer of the read models panicked");
         }
@@ -115,21 +104,25 @@ fn checkpoints(path: &Path, wal: Arc<Wal>) -> Result<Checkpoints, Error> {
     started.map_err(|error| Error::Unavailable(format!("start the checkpoints: {error}")))
 }
 
-fn run(mut pen: Pen, jobs: &mpsc::Receiver<Job>, mut checkpoints: Checkpoints) {
+fn run(mut pen: Pen, pending: &Pending, mut checkpoints: Checkpoints) {
     loop {
-        let next = if pen.unread > 0 { jobs.recv_timeout(QUIET) } else { jobs.recv().map_err(Into::into) };
-        match next {
-            Ok(Job { batches, reply }) => {
-                let done = pen.transaction(|pen| pen.commit(&batches));
-                // Whoever asked may have left.
-                let _ = reply.send(done);
+        match pending.next((pen.unread > 0).then_some(QUIET)) {
+            Next::Write(group) => {
+                match pen.transaction(|pen| pen.commit(group.iter().flat_map(|(_, batches)| &**batches))) {
+                    Ok(()) => pending.wrote(&group),
+                    Err(error @ Error::Conflict(_)) => match pen.stands() {
+                        Ok(stands) => pending.dropped(stands, error),
+                        Err(error) => pending.failed(failed("read", &error)),
+                    },
+                    Err(error) => pending.failed(error),
+                }
             }
-            Err(RecvTimeoutError::Timeout) => {
+            Next::Quiet => {
                 if let Err(error) = pen.transaction(Pen::read_up) {
                     tracing::warn!(%error, "entries could not be made searchable yet");
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => break,
+            Next::End => break,
         }
         pen.shorten();
     }
@@ -186,7 +179,14 @@ impl Pen {
         self.connection.prepare_cached(statement)?.execute([]).map(drop)
     }
 
-    fn commit(&mut self, batches: &[Batch]) -> Result<(), Undone> {
+    /// Where each partition stands.
+    fn stands(&self) -> rusqlite::Result<BTreeMap<Partition, Applied>> {
+        let mut stands = self.connection.prepare_cached(sql::STANDS)?;
+        let each = stands.query_map([], |row| Ok((Partition(row.get(0)?), applied(row.get(1)?, row.get(2)?))))?;
+        each.collect()
+    }
+
+    fn commit<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), Undone> {
         for batch in batches {
             let Batch { partition, previous, upto, time, .. } = batch;
             let advanced = self.connection.prepare_cached(sql::ADVANCE)?.execute([partition, previous, upto, time])?;
