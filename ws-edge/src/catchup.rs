@@ -9,14 +9,14 @@ use ringforge_domain::{
     frame::{Encoder, Lapse},
     interest::Interest,
     limits::{CATCH_UP_PAGE_MAX, MAIL_PAGE_MAX},
-    position::Offset,
+    position::{LogTime, Offset},
     presence::Agent,
     row::{Row, RowKey, State},
     verdict::First,
 };
 use ringforge_ports::{
     Error, Services,
-    reads::{About, Find, Which},
+    reads::{About, Find, Verdicts, Which},
 };
 use ringforge_query_api::history::{complete, updates};
 
@@ -72,7 +72,10 @@ impl Reader {
                 _ => {}
             }
         }
-        let found = services.reads.verdicts(partition, scope, &Which::At(places)).await?;
+        let found = match places[..] {
+            [] => Verdicts::default(),
+            _ => services.reads.verdicts(partition, scope, &Which::At(places)).await?,
+        };
         let joined = updates(services, partition, found.verdicts).await?;
         // What has too many bytes for this page is read with the next.
         let cut = joined.rest.front().map(|verdict| verdict.position.offset).or(found.rest.first().copied());
@@ -116,12 +119,38 @@ impl Reader {
         Ok(Caught { posts: self.posts(&deliveries, &interest), known: Vec::new(), upto, done })
     }
 
+    /// The same from what an edge still has in memory, made once for all who come back; `None`: only the log has what this agent
+    /// shall see of it.
+    ///
+    /// # Errors
+    /// A port is away.
+    pub async fn recent(
+        &self,
+        services: &Services,
+        after: Option<Offset>,
+        (deliveries, done): (Vec<Arc<Delivery>>, bool),
+    ) -> Result<Option<Caught>, Error> {
+        let now = services.clock.wall();
+        let lacks = |delivery: &Arc<Delivery>| delivery.lacks && delivery.session == Some(self.viewpoint.session);
+        if deliveries.iter().any(|delivery| lacks(delivery) || self.lapsed(delivery, now).is_some()) {
+            return Ok(None);
+        }
+        // Read after the page, as there.
+        let interest = self.interest(services).await?;
+        let upto = deliveries.last().map_or(after, |delivery| Some(delivery.offset));
+        Ok(Some(Caught { posts: self.posts(&deliveries, &interest), known: Vec::new(), upto, done }))
+    }
+
+    /// What this agent was to be shown by now or never.
+    fn lapsed<'a>(&self, delivery: &'a Delivery, now: LogTime) -> Option<&'a Lapse> {
+        delivery.lapse.as_ref().filter(|lapse| lapse.to == self.viewpoint.agent && lapse.due <= now)
+    }
+
     /// Takes out what was taken back before this agent was shown it: it must not turn up after all.
     async fn take_out_lapsed(&self, services: &Services, deliveries: &mut [Delivery]) -> Result<(), Error> {
         let now = services.clock.wall();
         let due = |delivery: &Delivery| {
-            let Lapse { stream, label, subject, .. } =
-                delivery.lapse.as_ref().filter(|lapse| lapse.to == self.viewpoint.agent && lapse.due <= now)?;
+            let Lapse { stream, label, subject, .. } = self.lapsed(delivery, now)?;
             Some(About { stream: *stream, label: (*label).to_owned(), subject: subject.clone() })
         };
         let asked: Vec<_> = deliveries.iter().filter_map(due).collect();

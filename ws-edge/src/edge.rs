@@ -176,7 +176,8 @@ impl Edge {
     ) -> Result<(Begun, oneshot::Receiver<Verdict>), Refusal> {
         let Entrance { key, scope, slug, stream } = entrance;
         let encoder = Arc::new(feed.fleet().encoder.clone());
-        let missed = self.missed(&encoder, auth.last_event_id.as_deref()).await.map_err(|error| unavailable(&error))?;
+        let missed =
+            self.missed(&feed, &encoder, auth.last_event_id.as_deref()).await.map_err(|error| unavailable(&error))?;
         let resume_token = key::resume_token(&*self.services.ids);
         let started = self.started(auth, key.id, &resume_token)?;
         let session = started.session;
@@ -291,7 +292,7 @@ impl Edge {
     }
 
     /// Whether the connection can go on after `last_event_id`.
-    async fn missed(&self, encoder: &Encoder, last_event_id: Option<&str>) -> Result<Missed, Error> {
+    async fn missed(&self, feed: &Feed, encoder: &Encoder, last_event_id: Option<&str>) -> Result<Missed, Error> {
         let Some(event_id) = last_event_id else { return Ok(Missed::NotAsked) };
         let partition = encoder.stream.partition;
         let bounds = self.services.log.bounds(partition).await?;
@@ -300,6 +301,9 @@ impl Edge {
             Some(cursor) if cursor.generation != bounds.generation => "generation",
             Some(cursor) if cursor.offset >= bounds.end => "invalid",
             Some(cursor) if cursor.offset < bounds.oldest => "expired",
+            Some(cursor) if feed.fleet().remembers(cursor.offset, cursor.hash) => {
+                return Ok(Missed::After(cursor.offset));
+            }
             Some(cursor) => match self.services.log.seek(partition, &[cursor.offset]).await?.first() {
                 Some(record)
                     if record.record.scope == encoder.scope

@@ -12,7 +12,7 @@ use ringforge_domain::{
     frame::Encoder,
     ids::SessionId,
     interest::Interest,
-    limits::{OUTBOX_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
+    limits::{CATCH_UP_PAGE_MAX, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
     planted::{Bug, planted},
     position::Offset,
     verdict::First,
@@ -263,6 +263,33 @@ impl Fleet {
         }
         self.members.insert(present.member.viewpoint.session, present);
         Ok(())
+    }
+
+    /// Whether the event at a place, of which this is 32 bits of the hash, is among the recent ones.
+    pub fn remembers(&self, offset: Offset, hash: u32) -> bool {
+        let found = self.tail.binary_search_by_key(&offset, |delivery| delivery.offset);
+        found.is_ok_and(|at| self.tail[at].unreadable.is_none() && self.tail[at].hash == hash)
+    }
+
+    /// A page of what came after a place, and before another, if the recent updates hold all of that; and whether it is the
+    /// last one.
+    pub fn recent(&self, after: Option<Offset>, before: Option<Offset>) -> Option<(Vec<Arc<Delivery>>, bool)> {
+        let reached = self.tail.front().map_or(self.head(), |first| first.previous);
+        if after < reached || before > self.head() {
+            return None;
+        }
+        let from = self.tail.partition_point(|delivery| Some(delivery.offset) <= after);
+        let upto = self.tail.partition_point(|delivery| before.is_none_or(|before| delivery.offset < before));
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        for delivery in self.tail.range(from..upto.max(from)) {
+            bytes += delivery.weight();
+            let full = page.len() >= CATCH_UP_PAGE_MAX as usize || bytes > PAGE_BYTES_MAX;
+            if full && !page.is_empty() {
+                return Some((page, false));
+            }
+            page.push(Arc::clone(delivery));
+        }
+        Some((page, true))
     }
 
     /// The seam of history and live, one event off if a bug says so.

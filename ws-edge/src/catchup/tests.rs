@@ -282,6 +282,65 @@ fn who_is_answered_by_reference_reads_on_from_the_log_and_nobody_else_does() {
 }
 
 #[test]
+fn what_is_still_here_shows_the_same_as_the_log() {
+    let mut world = World::new();
+    let (ada, bob) = (world.joins("ada"), world.joins("bob"));
+    let joined = Offset(world.log.len() as u64 - 1);
+    let services = served(&world);
+    let stream = reader(&ada).encoder.stream;
+    let (feed, _) = now(Feed::open(&services, Seal::new([7; 32]), ada.scope, stream)).expect("it opens");
+    let text = "x".repeat(PAGE_BYTES_MAX / 16);
+    for at in 0..40 {
+        let told = match at % 4 {
+            0 => sends(&mut world, &ada, "bob", &json!({"payload": text})).1,
+            1 => world.when(&bob, serde_json::from_value::<Set>(json!({"key": "plan", "value": at})).expect("a set")),
+            2 => world.when(&ada, serde_json::from_value::<Set>(json!({"key": "plan", "value": at})).expect("a set")),
+            _ => sends(&mut world, &bob, "ada", &json!({})).1,
+        };
+        feed.hear(&News::Update(Arc::new(Update { event: Some(told.event), verdict: told.verdict })), Duration::ZERO);
+    }
+    let (services, end) = (served(&world), Offset(world.log.len() as u64));
+    let shown = |caught: &Caught| -> Vec<_> {
+        let push = |post: &Post| post.pushes().map(|(_, push)| push.frame.object().value()).collect::<Vec<_>>();
+        caught.posts.iter().map(|post| (post.delivery.offset, post.reply, push(post))).collect()
+    };
+    for of in [&ada, &bob] {
+        for (after, before) in [(joined, None), (Offset(joined.0 + 7), None), (joined, Some(Offset(joined.0 + 21)))] {
+            let (mut here, mut there) = (Vec::new(), Vec::new());
+            let mut at = Some(after);
+            loop {
+                let recent = feed.fleet().recent(at, before).expect("all of it is here");
+                let caught = now(reader(of).recent(&services, at, recent)).expect("read").expect("it lacks nothing");
+                here.extend(shown(&caught));
+                assert!(caught.done || caught.upto > at, "it goes on");
+                at = caught.upto;
+                if caught.done {
+                    break;
+                }
+            }
+            let mut at = Some(after);
+            loop {
+                let caught = now(reader(of).page(&services, at, before)).expect("read");
+                there.extend(shown(&caught));
+                at = caught.upto;
+                if caught.done {
+                    break;
+                }
+            }
+            assert!(!here.is_empty());
+            assert_eq!(here, there);
+        }
+    }
+    let before = joined.0.checked_sub(1).map(Offset);
+    assert!(feed.fleet().recent(before, None).is_none(), "it does not reach back so far");
+    assert!(feed.fleet().recent(Some(joined), Some(end)).is_none(), "it does not reach so far");
+    let hash = feed.fleet().recent(Some(joined), None).expect("all of it is here").0[0].hash;
+    let first = joined.next();
+    assert!(feed.fleet().remembers(first, hash));
+    assert!(!feed.fleet().remembers(first, hash ^ 1) && !feed.fleet().remembers(joined, hash));
+}
+
+#[test]
 fn a_page_of_long_answers_is_bounded_by_bytes() {
     let mut world = World::new();
     let ada = world.joins("ada");

@@ -208,10 +208,10 @@ impl Inside {
         loop {
             let caught = match &step {
                 Step::Mail { after, before, resumes } => reader.mail(services, *after, *before, *resumes).await,
-                Step::Missed { after, before } => reader.page(services, *after, Some(*before)).await,
+                Step::Missed { after, before } => self.page(*after, Some(*before)).await,
                 Step::Live { after } => match self.join(*after).await {
                     Ok(true) => return None,
-                    Ok(false) => reader.page(services, *after, None).await,
+                    Ok(false) => self.page(*after, None).await,
                     Err(error) => Err(error),
                 },
             };
@@ -223,6 +223,18 @@ impl Inside {
                 }
             }
         }
+    }
+
+    /// A page of what was missed: of what is still here, else of the log.
+    async fn page(&self, after: Option<Offset>, before: Option<Offset>) -> Result<Caught, Error> {
+        let (services, reader) = (&self.edge.services, &self.reader);
+        let recent = self.feed.fleet().recent(after, before);
+        if let Some(recent) = recent
+            && let Some(caught) = reader.recent(services, after, recent).await?
+        {
+            return Ok(caught);
+        }
+        reader.page(services, after, before).await
     }
 
     async fn join(&self, after: Option<Offset>) -> Result<bool, Error> {
