@@ -2,6 +2,7 @@
 
 mod ask;
 mod op;
+mod view;
 mod watch;
 
 use apache_avro::AvroSchema;
@@ -10,13 +11,14 @@ use serde_json::{Value, json};
 
 pub use ask::{Get, History, List, Search, SearchSort};
 pub use op::Op;
+pub use view::View;
 pub use watch::{Subscribe, Unsubscribe};
 
 pub use crate::row::memory::{Content, Entry, Provenance, ValueType};
 use crate::{
     act::{Act, Applied},
     code::{CURRENT_VALUE, Code, Met, Refusal},
-    frame::{Encoder, Frame, Push, Shown},
+    frame::{Frame, Push, Shown},
     header::{At, Header},
     history::{Index, Stream},
     ids::{AgentId, MemoryId},
@@ -33,32 +35,6 @@ use crate::{
 pub(crate) const KIND: &str = "memory";
 
 impl Entry {
-    /// The entry as agents see it; `None` if it holds nothing at `time`.
-    pub fn shown(&self, time: LogTime, encoder: &Encoder, with_value: bool, access_count: u64) -> Option<Value> {
-        let content = self.live(time)?;
-        let mut shown = json!({
-            "id": self.id,
-            "key": self.key,
-            "type": content.value_type,
-            "tags": content.tags,
-            "author": self.changed.author,
-            "created_at": content.created_at.rfc3339(),
-            "updated_at": self.changed.at.rfc3339(),
-            "version": self.version,
-            "ttl": content.ttl,
-            "expires_at": content.expires_at.map(LogTime::rfc3339),
-            "access_count": access_count,
-            "metadata": content.metadata.as_ref().map_or_else(|| json!({}), Json::value),
-            "event_id": encoder.event_id(self.changed.event),
-            "position": encoder.stream.wire(self.changed.event.offset),
-            "provenance": { "key_id": self.changed.key_id, "session_id": self.changed.session, "task": self.changed.task },
-        });
-        if with_value {
-            shown["value"] = content.value.value();
-        }
-        Some(shown)
-    }
-
     /// The `conflict` that tells what is there.
     fn conflict(&self, time: LogTime) -> Refusal {
         let content = self.live(time);

@@ -9,7 +9,7 @@ use ringforge_domain::{
     ids::Scope,
     json::Json,
     limits::{PAGE_BYTES_MAX, PAGE_MAX},
-    memory::{Entry, Get, History, List, Search, SearchSort},
+    memory::{Entry, Get, History, List, Search, SearchSort, View},
     position::LogTime,
     row::{RowKey, State},
     verdict::{First, Outcome, Stream},
@@ -18,6 +18,7 @@ use ringforge_ports::{
     Services, names,
     reads::{Find, Found, Matching, MemoryFilter, MemorySort, Update, Which},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -38,7 +39,7 @@ pub(crate) async fn get(services: &Services, asker: &Asker, query: &Get) -> Resu
     let now = services.clock.wall();
     let entry = found.rows.iter().find_map(Entry::of).and_then(|entry| entry.shown(now, &asker.encoder, true, count));
     let entry = entry.ok_or_else(|| Refusal::not_found(format!("Memory key `{}` not found.", query.key)))?;
-    Ok(Frame::new("memory", "entry", &json!({ "entry": entry })))
+    Ok(Frame::new("memory", "entry", &One { entry }))
 }
 
 /// `memory.query`.
@@ -76,7 +77,7 @@ pub(crate) async fn search(services: &Services, asker: &Asker, query: &Search) -
     let more = u64::from(read) < total && (entries.len() < found.rows.len() || !found.is_last(limit));
     let next = more.then(|| format!("o{read}"));
     if query.sort == SearchSort::AccessCount {
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry["access_count"].as_u64()));
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.access_count));
     }
     Ok(page("query_result", total, &entries, next))
 }
@@ -112,8 +113,7 @@ pub(crate) async fn list(services: &Services, asker: &Asker, query: &List) -> Re
     let total = found.total;
     let entries = shown(services, asker, &found, now, query.values).await;
     more |= entries.len() < found.rows.len();
-    let last = entries.last().and_then(|entry| entry["key"].as_str()).filter(|_| more);
-    let next = last.map(|key| format!("k{key}"));
+    let next = entries.last().filter(|_| more).map(|entry| format!("k{}", entry.key));
     Ok(page("list_result", total, &entries, next))
 }
 
@@ -178,7 +178,7 @@ async fn find(services: &Services, asker: &Asker, filter: MemoryFilter) -> Resul
     services.reads.find(asker.partition(), &Find::Memory(filter)).await.map_err(|error| unavailable(&error))
 }
 
-async fn shown(services: &Services, asker: &Asker, found: &Found, now: LogTime, values: bool) -> Vec<Value> {
+async fn shown<'a>(services: &Services, asker: &Asker, found: &'a Found, now: LogTime, values: bool) -> Vec<View<'a>> {
     let (mut shown, mut bytes) = (Vec::with_capacity(found.rows.len()), 0);
     for entry in found.rows.iter().filter_map(Entry::of) {
         bytes += entry.content.as_ref().filter(|_| values).map_or(0, |content| content.value.text().len());
@@ -196,12 +196,24 @@ async fn accesses(services: &Services, scope: Scope, key: &str, add: u64) -> u64
     services.live.count(&names::access_count(scope, key), add, ACCESS_WINDOW).await.unwrap_or(0)
 }
 
-fn page(event: &'static str, total: u64, entries: &[Value], next: Option<String>) -> Frame {
-    let mut body = json!({ "total": total, "entries": entries, "has_more": next.is_some() });
-    if let Some(next) = next {
-        body["next_cursor"] = json!(next);
-    }
-    Frame::new("memory", event, &body)
+/// An entry, as it is written.
+#[derive(Serialize)]
+struct One<'a> {
+    entry: View<'a>,
+}
+
+/// A page of entries, as it is written.
+#[derive(Serialize)]
+struct Page<'a> {
+    total: u64,
+    entries: &'a [View<'a>],
+    has_more: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+fn page(event: &'static str, total: u64, entries: &[View<'_>], next_cursor: Option<String>) -> Frame {
+    Frame::new("memory", event, &Page { total, entries, has_more: next_cursor.is_some(), next_cursor })
 }
 
 fn skipped(cursor: Option<&str>, offset: Option<u32>) -> Result<u32, Refusal> {

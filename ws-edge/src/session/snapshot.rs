@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ringforge_domain::{code::Refusal, frame::Frame, glob, json::Json, position::Offset};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::{Action, Session};
 
@@ -11,11 +12,18 @@ use super::{Action, Session};
 #[derive(Debug)]
 pub struct Snapshotted {
     /// Key, place of the last change, entry.
-    pub entries: Vec<(String, Offset, Value)>,
+    pub entries: Vec<(String, Offset, Json)>,
     /// The page shows everything before this place.
     pub upto: Offset,
     /// The key after which the next page begins.
     pub next: Option<String>,
+}
+
+/// An entry as it is written.
+#[derive(Serialize)]
+struct One {
+    entry: Json,
+    snapshot: bool,
 }
 
 /// The snapshots of a session: one at a time.
@@ -85,7 +93,7 @@ impl Session {
             if offset >= upto {
                 cover.later.insert(key, offset);
             }
-            self.send(&Frame::new("memory", "entry", &json!({ "entry": entry, "snapshot": true })));
+            self.send(&Frame::new("memory", "entry", &One { entry, snapshot: true }));
         }
         if let Some(next) = page.next {
             self.fetch(Action::Snapshot(cover.pattern.clone(), Some(next)));

@@ -42,7 +42,7 @@ fn closes(action: &Action) -> bool {
 
 /// A page that shows the key as it was before `upto`.
 fn page(upto: Offset, next: Option<&str>) -> Snapshotted {
-    let entries = vec![("k".to_owned(), Offset::ZERO, json!({ "key": "k" }))];
+    let entries = vec![("k".to_owned(), Offset::ZERO, Json::of(&json!({ "key": "k" })))];
     Snapshotted { entries, upto, next: next.map(str::to_owned) }
 }
 

@@ -13,6 +13,7 @@ use ringforge_domain::{
     code::Refusal,
     glob,
     ids::CommandId,
+    json::Json,
     limits::{PAGE_BYTES_MAX, PAGE_MAX},
     memory::Entry,
     position::Offset,
@@ -252,7 +253,7 @@ impl Inside {
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in found.rows.iter().filter_map(Entry::of).filter(|entry| glob::matches(pattern, &entry.key)) {
             let Some(shown) = entry.shown(now, &asker.encoder, true, 0) else { continue };
-            entries.push((entry.key.clone(), entry.changed.event.offset, shown));
+            entries.push((entry.key.clone(), entry.changed.event.offset, Json::of(&shown)));
             bytes += entry.content.as_ref().map_or(0, |content| content.value.text().len());
             if bytes > PAGE_BYTES_MAX {
                 next = Some(entry.key.clone());
