@@ -348,3 +348,27 @@ async fn open_many(server: &Server, from: &str, count: usize) -> Vec<Raw> {
     }
     sockets
 }
+
+#[tokio::test]
+#[ignore = "long: make proof"]
+async fn who_is_silent_for_90_seconds_has_left() {
+    let server = Server::plain();
+    let mut bob = Raw::enter(&server, "bob").await;
+    let (mut ada, since) = (Raw::enter(&server, "ada").await, Instant::now());
+    // Pings reach her, and she answers none.
+    ada.patience = Duration::from_secs(100);
+    let closed = tokio::spawn(async move { (ada.closed().await, since.elapsed()) });
+    let is_gone = |frame: &Value| frame["type"] == "presence" && frame["event"] == "left" && frame["name"] == "ada";
+    for number in 0.. {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bob.send(&raw::text(&json!({ "type": "ping", "ref": number }).to_string())).await;
+        if is_gone(&bob.frame_where(|frame| frame["ref"] == number || is_gone(frame)).await) {
+            break;
+        }
+        assert!(since.elapsed() < Duration::from_secs(100), "she is still here");
+    }
+    assert!(since.elapsed() >= Duration::from_secs(89), "she was here: {:?}", since.elapsed());
+    let (code, after) = closed.await.expect("it ran");
+    assert_eq!(code, 4001);
+    assert!((89..95).contains(&after.as_secs()), "{after:?}");
+}

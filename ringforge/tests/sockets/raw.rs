@@ -73,6 +73,8 @@ pub async fn ask(server: &Server, first: &str, lines: &[&str]) -> String {
 pub struct Raw {
     stream: TcpStream,
     waiting: Vec<u8>,
+    /// How long it may hear nothing.
+    pub patience: Duration,
 }
 
 impl Raw {
@@ -81,7 +83,7 @@ impl Raw {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(format!("{from}:0").parse().expect("an address")).expect("an address of this machine");
         let stream = socket.connect(address(server).parse().expect("an address")).await.expect("it connects");
-        Self { stream, waiting: Vec::new() }
+        Self { stream, waiting: Vec::new(), patience: SOON }
     }
 
     async fn request(&mut self, server: &Server, first: &str, lines: &[&str]) {
@@ -152,7 +154,7 @@ impl Raw {
     }
 
     async fn more(&mut self) -> bool {
-        let reading = tokio::time::timeout(SOON, self.stream.read_buf(&mut self.waiting));
+        let reading = tokio::time::timeout(self.patience, self.stream.read_buf(&mut self.waiting));
         matches!(reading.await.expect("something in time"), Ok(1..))
     }
 
