@@ -73,7 +73,7 @@ pub struct Gate {
     progress: Mutex<BTreeMap<Partition, Progress>>,
 }
 
-/// What the gate knows of a partition, to see lag and to set deadlines without a wall clock.
+/// What the gate knows of a partition, to see lag and to set deadlines.
 #[derive(Clone, Copy, Default)]
 struct Progress {
     end: Offset,
@@ -176,14 +176,15 @@ impl Gate {
         Record { scope: caller.scope, bytes: schema::encode(&header, &asked.command).into() }
     }
 
-    /// Newest log time seen, time since, and the time its asker waits: no wall clock.
+    /// Newest log time seen, time since, and the time its asker waits. The log's clock may have jumped ahead since, as ours
+    /// did: what is asked now is not late.
     /// Our own commands have none: nobody waits for them, and a session's end must count whenever it comes.
     fn deadline(&self, caller: &Caller) -> Option<i64> {
         caller.key.as_ref()?;
         let known = *self.progress().get(&caller.stream.partition)?;
-        let since = self.services.clock.monotonic().saturating_sub(known.seen_at) + self.config.reply_timeout;
-        (known.time > LogTime::default())
-            .then(|| known.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)).0)
+        let clock = &self.services.clock;
+        let now = known.time.plus(micros(clock.monotonic().saturating_sub(known.seen_at))).max(clock.wall());
+        (known.time > LogTime::default()).then(|| now.plus(micros(self.config.reply_timeout)).0)
     }
 
     /// As many appends as their bytes need, in order. Places of those that are in the log, then why the rest is not.
@@ -239,6 +240,10 @@ impl Gate {
     fn progress(&self) -> std::sync::MutexGuard<'_, BTreeMap<Partition, Progress>> {
         self.progress.lock().expect("no panic while the lock is held")
     }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// What a refused asker is told to wait.

@@ -204,8 +204,9 @@ fn short_text(fields: &Fields<'_>, name: &str, bytes_max: usize) -> Result<Optio
 fn reference(fields: &Fields<'_>) -> Result<Option<Json>, Refusal> {
     let Some(value) = find(fields, "ref") else { return Ok(None) };
     let text = value.get();
-    let integer = text.parse::<i64>().is_ok();
-    if (integer || text.starts_with('"')) && text.len() <= TOKEN_BYTES_MAX {
+    // What could not be read, such as half a character in `\ud800`, is not told again either.
+    let is_one = || text.parse::<i64>().is_ok() || serde_json::from_str::<String>(text).is_ok();
+    if text.len() <= TOKEN_BYTES_MAX && is_one() {
         return Ok(Json::parse(text).ok());
     }
     Err(Refusal::invalid("ref", "`ref` must be a short string or an integer.").with("limit", TOKEN_BYTES_MAX))

@@ -11,12 +11,14 @@ use ringforge_domain::{
     activity, answer,
     catalog::Command,
     direct,
+    door::{self, Incoming},
     event::{Event, Header},
     fleet,
     frame::{self, Shape},
     golden,
     ids::{AgentId, CommandId, EdgeId, FleetId, KeyId, MessageId, SessionId, TenantId},
     json::Json,
+    limits::Limits,
     memory,
     position::{Offset, Partition, Position},
     presence,
@@ -24,6 +26,10 @@ use ringforge_domain::{
     schema, tenant,
     verdict::{Verdict, frames_of},
     world::{BEGINNING, Store},
+};
+use ringforge_sim::{
+    rng::Rng,
+    vocabulary::{clients::Client, commands},
 };
 use serde_json::value::RawValue;
 
@@ -130,6 +136,8 @@ enum Deed {
     Forget {
         asked: Vec<(u8, bool)>,
     },
+    /// What an agent of the simulation would ask; these numbers decide what.
+    Wish(Vec<u16>),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -251,10 +259,11 @@ fn as_text(row: &Row) -> Row {
 /// The log of one partition, through its bytes.
 fn events(steps: &[Step]) -> Vec<Event> {
     let mut time = BEGINNING;
-    let event = |(at, step): (usize, &Step)| {
+    let asked = steps.iter().filter_map(|step| Some((step, asked(&step.deed)?)));
+    let event = |(at, (step, command)): (usize, (&Step, Command))| {
         time = time.plus(i64::from(step.seconds) * 1_000_000);
         let header = Header {
-            command_id: command(at + 1),
+            command_id: command_id(at + 1),
             tenant_id: TenantId::from_bits(1),
             fleet_id: FleetId::from_bits(1 + u128::from(step.fleet)),
             agent_id: step.agent.map(agent),
@@ -264,13 +273,22 @@ fn events(steps: &[Step]) -> Vec<Event> {
             ..golden::bare_header()
         };
         let position = Position { partition: Partition::POOL, offset: Offset(at as u64) };
-        let bytes = schema::encode(&header, &asked(&step.deed));
+        let bytes = schema::encode(&header, &command);
         schema::decode(&bytes, position, time).expect("what was encoded can be decoded")
     };
-    steps.iter().enumerate().map(event).collect()
+    asked.enumerate().map(event).collect()
 }
 
-fn asked(deed: &Deed) -> Command {
+/// `None`: it is a question.
+fn asked(deed: &Deed) -> Option<Command> {
+    let Deed::Wish(numbers) = deed else { return Some(done(deed)) };
+    let (mut rng, peers) = (Rng::of(numbers), ["ada", "bob"].map(str::to_owned));
+    let wish = commands::wish(&mut Client::new(0, 0, false, &mut rng), &peers, false, &mut rng);
+    let received = door::parse(&wish.to_string(), &Limits::default()).expect("agents speak the protocol");
+    if let Incoming::Command(command) = received.incoming { Some(command) } else { None }
+}
+
+fn done(deed: &Deed) -> Command {
     match deed {
         Deed::Tenant(name) => tenant::Created { name: text(name) }.into(),
         Deed::Key { hash, kind, fleet } => tenant::KeyCreated {
@@ -390,11 +408,11 @@ fn of_direct(deed: &Deed) -> Command {
         Deed::Ack { message: id } => direct::Ack { message_id: message(*id) }.into(),
         Deed::Delivered { message: id } => direct::Delivered { message: message(*id) }.into(),
         Deed::Told { message: id, statuses } => {
-            let statuses = statuses.iter().map(|at| command(usize::from(*at))).collect();
+            let statuses = statuses.iter().map(|at| command_id(usize::from(*at))).collect();
             direct::Told { message: message(*id), statuses }.into()
         }
         Deed::ExpireMessage { message: id, status } => {
-            direct::Expire { message: message(*id), status: status.map(|at| command(usize::from(at))) }.into()
+            direct::Expire { message: message(*id), status: status.map(|at| command_id(usize::from(at))) }.into()
         }
         _ => unreachable!("not of direct messages"),
     }
@@ -434,11 +452,11 @@ fn session(id: u8) -> SessionId {
 }
 
 /// The command of the event before this place.
-fn command(at: usize) -> CommandId {
+fn command_id(at: usize) -> CommandId {
     CommandId::from_bits(at as u128)
 }
 
 /// The message that such a command sent.
 fn message(at: u8) -> MessageId {
-    MessageId::of(command(usize::from(at)))
+    MessageId::of(command_id(usize::from(at)))
 }

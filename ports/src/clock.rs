@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     task::Poll,
@@ -17,30 +17,64 @@ use ringforge_domain::position::LogTime;
 pub trait Clock: Send + Sync {
     /// Wall-clock time, for display and for the log's stamp. May jump.
     fn wall(&self) -> LogTime;
+    /// From now on wall-clock time is not before `time`, and moves on from there.
+    fn go_on_from(&self, time: LogTime);
     /// Time since some start. Never falls.
     fn monotonic(&self) -> Duration;
     /// Resolves when so much monotonic time has passed.
     fn sleep(&self, time: Duration) -> BoxFuture<'static, ()>;
 }
 
-/// The machine's clocks.
+/// The machine's clocks. Wall-clock time never falls and never stands still: see [`Anchor`].
 pub struct SystemClock {
     start: Instant,
+    anchor: Mutex<Anchor>,
+}
+
+/// When the machine's wall clock last stood where we were, or ahead, and what was told then.
+#[derive(Clone, Copy, Debug, Default)]
+struct Anchor {
+    time: LogTime,
+    monotonic: Duration,
+}
+
+impl Anchor {
+    /// The time to tell. What jumps ahead is followed at once; while `wall` is behind, time goes on at half its pace, so
+    /// that what is due comes due.
+    fn tell(&mut self, wall: LogTime, monotonic: Duration) -> LogTime {
+        let since = monotonic.saturating_sub(self.monotonic) / 2;
+        let slow = self.time.plus(i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+        if wall < slow {
+            return slow;
+        }
+        *self = Self { time: wall, monotonic };
+        wall
+    }
 }
 
 impl SystemClock {
     /// Starts the monotonic count.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
     pub fn start() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now() })
+        Arc::new(Self { start: Instant::now(), anchor: Mutex::default() })
+    }
+
+    fn anchor(&self) -> MutexGuard<'_, Anchor> {
+        self.anchor.lock().expect("no panic while the lock is held")
     }
 }
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine")]
     fn wall(&self) -> LogTime {
+        // The machine is asked under the lock: what is told later must not be earlier.
+        let mut anchor = self.anchor();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        LogTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+        anchor.tell(LogTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX)), self.monotonic())
+    }
+
+    fn go_on_from(&self, time: LogTime) {
+        self.anchor().tell(time, self.monotonic());
     }
 
     fn monotonic(&self) -> Duration {
@@ -74,6 +108,9 @@ impl Clock for ManualClock {
     fn wall(&self) -> LogTime {
         LogTime(self.micros.load(Ordering::Relaxed))
     }
+
+    /// Only those who hold it move it.
+    fn go_on_from(&self, _: LogTime) {}
 
     fn monotonic(&self) -> Duration {
         Duration::from_micros(self.micros.load(Ordering::Relaxed).abs_diff(self.start))
@@ -149,3 +186,6 @@ impl Ids for SeededIds {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

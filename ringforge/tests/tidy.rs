@@ -258,10 +258,10 @@ fn pages_name_tests_that_are_there() {
 
 #[test]
 fn a_test_that_is_gone_is_found() {
-    let page = "| what | test |\n|---|---|\n| a | `it_is_so`, `a.jsonl` |\n| b | `it_was_so` |\n| c | not yet: later |\n| d | |\n| e | `helper` |\n";
+    let page = "| what | test |\n|---|---|\n| a | `it_is_so`, `a.jsonl` |\n| b | `it_was_so` |\n| c | not yet: later |\n| d | |\n| e | `helper` |\n\n| tests | what |\n|---|---|\n| `it_is_so` | `f` |\n| | `it_is_so` |\n";
     let test = "fn helper() {}\n#[tokio::test(flavor = \"x\")]\nasync fn it_is_so() {}\n";
     let files = [("docs/limits.md", page), ("a/src/a.rs", test), ("ringforge/tests/scenarios/a.jsonl", "")];
-    finds(pages::tests, &files, &[("docs/limits.md", 4), ("docs/limits.md", 6), ("docs/limits.md", 7)]);
+    finds(pages::tests, &files, &[4, 6, 7, 12].map(|line| ("docs/limits.md", line)));
 }
 
 #[test]

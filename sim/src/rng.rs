@@ -1,19 +1,32 @@
 //! The one source of chance: a row of numbers that a seed decides (splitmix64), and the hash that shows it.
 
-/// Chance, decided by a seed.
+/// Chance, decided by a seed, or by whoever gives the first numbers.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng {
+    state: u64,
+    /// The numbers that come first, the last of them in front.
+    given: Vec<u16>,
+}
 
 impl Rng {
     /// The row of a seed.
     pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(0x2545_f491_4f6c_dd1d))
+        let state = seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(0x2545_f491_4f6c_dd1d);
+        Self { state, given: Vec::new() }
+    }
+
+    /// These numbers, then the row of the seed 0: a fuzzer decides.
+    pub fn of(numbers: &[u16]) -> Self {
+        Self { given: numbers.iter().rev().copied().collect(), ..Self::new(0) }
     }
 
     /// The next number.
     pub fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        if let Some(number) = self.given.pop() {
+            return number.into();
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.state)
     }
 
     /// A number below `end`, which is not zero.
@@ -72,5 +85,17 @@ impl Trace {
     /// The hash so far.
     pub fn value(self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_numbers_come_first_and_then_those_of_a_seed() {
+        let (mut given, mut seeded) = (Rng::of(&[7, 1_003]), Rng::new(0));
+        assert_eq!((given.word(), given.below(1_000)), (7, 3));
+        assert_eq!((given.word(), given.word()), (seeded.word(), seeded.word()));
     }
 }

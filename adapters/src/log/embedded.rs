@@ -106,6 +106,9 @@ impl EmbeddedLog {
         assert!(partitions > 0, "a log has at least one partition");
         let file = file::open(path, partitions)?;
         let generation = file.generation;
+        if let Some(newest) = file.partitions.iter().map(|state| state.newest).max() {
+            clock.go_on_from(newest);
+        }
         let shared = Arc::new(Shared::new(&file.partitions, on_fatal));
         let readers = Arc::new(Readers::start(path, file.sums)?);
         let (done, finished) = watch::channel(());

@@ -189,6 +189,16 @@ fn signs_of_life_are_signals() {
 }
 
 #[test]
+fn half_a_character_in_a_ref_is_not_told_again() {
+    for text in [r#"{"type":"ping","ref":"\ud800"}"#, r#"{"type":"nope","ref":"a\udc00b"}"#] {
+        let (reference, refusal) = refused(text);
+        assert_eq!((reference, refusal.fact("field")), (None, json!("ref")), "{text}");
+    }
+    let whole = parse(r#"{"type":"ping","ref":"\ud83d\ude00"}"#, &Limits::default()).expect("a whole character");
+    assert_eq!(whole.meta.reference.and_then(|told| told.as_str()).as_deref(), Some("😀"));
+}
+
+#[test]
 fn what_does_not_exist_or_is_ours_alone_is_refused() {
     for frame in [
         json!({"type": "gossip", "ref": 1}),

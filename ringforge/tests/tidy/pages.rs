@@ -7,8 +7,8 @@ use crate::{
     world::{Violation, World},
 };
 
-/// Pages with tables whose last column names tests.
-const PAGES: [&str; 2] = ["docs/guarantees.md", "docs/limits.md"];
+/// Pages with tables of which a column names tests.
+const PAGES: [&str; 3] = ["docs/faults.md", "docs/guarantees.md", "docs/limits.md"];
 /// Where transcripts are.
 const SCENARIOS: &str = "ringforge/tests/scenarios/";
 /// What stands in the place of a test, before the reason.
@@ -21,8 +21,13 @@ pub fn tests(world: &World) -> Vec<Violation> {
     let mut found = Vec::new();
     for (path, text) in PAGES.iter().filter_map(|path| world.files.get_key_value(*path)) {
         let lines: Vec<&str> = text.lines().collect();
-        for (at, line) in lines.iter().enumerate().filter(|(at, line)| is_row(line, lines.get(at + 1))) {
-            let tests = line.trim_end_matches(['|', ' ']).rsplit(" | ").next().unwrap_or_default();
+        let mut column = None;
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("| ")) {
+            if lines.get(at + 1).is_some_and(|next| next.starts_with("|-")) {
+                column = cells(line).position(|cell| matches!(cell, "test" | "tests"));
+                continue;
+            }
+            let tests = column.and_then(|column| cells(line).nth(column)).unwrap_or_default();
             let mut names = tests.split('`').skip(1).step_by(2).peekable();
             if names.peek().is_none() && !tests.contains(NOT_YET) {
                 found.push(Violation::at(path, at + 1, "name the test that falsifies this, or say `not yet: ` why"));
@@ -34,9 +39,9 @@ pub fn tests(world: &World) -> Vec<Violation> {
     found
 }
 
-/// Whether a line is a row of a table and not its head.
-fn is_row(line: &str, next: Option<&&str>) -> bool {
-    line.starts_with("| ") && !next.is_some_and(|next| next.starts_with("|-"))
+/// What stands in the columns of a table's line.
+fn cells(line: &str) -> impl Iterator<Item = &str> {
+    line.split('|').skip(1).map(str::trim)
 }
 
 /// The names of the functions that are tests.
