@@ -129,7 +129,8 @@ fn take_effect(rows: &mut Rows, at: &At, command: &Command) -> (Outcome, Index) 
 /// In time, and from the agent's current session.
 fn admit(rows: &Rows, at: &At) -> Result<(), Refusal> {
     if at.header.deadline.is_some_and(|deadline| at.time > LogTime(deadline).plus(LATE_MICROS)) {
-        let mut late = Refusal::because(Code::Timeout, "The command reached the log too late and took no effect.");
+        let mut late = Refusal::because(Code::Timeout, "The command reached the log too late and took no effect.")
+            .fix("Ask again: nothing came of it.");
         late.outcome = Effected::None;
         return Err(late);
     }

@@ -140,15 +140,18 @@ impl Process {
         let deadline = self.monotonic() + REPLY_TIMEOUT;
         let verdict = std::future::poll_fn(|context| match taken.poll_unpin(context) {
             Poll::Pending if self.monotonic() >= deadline => Poll::Ready(None),
-            polled => polled.map(Result::ok),
+            polled => polled.map(Some),
         });
-        if let Some(verdict) = verdict.await {
-            self.edge.finish(begun, &verdict).await
-        } else {
-            self.tally.note("situation: entrance given up");
-            let process = Arc::clone(&self);
-            self.see_out(async move { process.edge.finish(begun, &taken.await.ok()?).await.ok() }.boxed());
-            Err(Refusal::new(Code::Timeout))
+        match verdict.await {
+            Some(Ok(verdict)) => self.edge.finish(begun, &verdict).await,
+            // Its event cannot be read.
+            Some(Err(_)) => Err(Refusal::new(Code::ServerError).unknown()),
+            None => {
+                self.tally.note("situation: entrance given up");
+                let process = Arc::clone(&self);
+                self.see_out(async move { process.edge.finish(begun, &taken.await.ok()?).await.ok() }.boxed());
+                Err(Refusal::new(Code::Timeout))
+            }
         }
     }
 

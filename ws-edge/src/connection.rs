@@ -23,8 +23,10 @@ use crate::{
     session::{Action, Input, Session, SessionConfig},
 };
 
-/// How long a peer may take to read nothing at all.
+/// How long a peer may take to read nothing at all; no longer than it may be silent.
 const STALLED: Duration = Duration::from_mins(1);
+/// How long a goodbye may take.
+pub const GOODBYE: Duration = Duration::from_secs(2);
 /// Text messages joined into one, for those who asked for batches.
 const BATCH_BYTES: usize = 32 << 10;
 /// Messages for which there is always room; more of it is given back once they are out.
@@ -80,6 +82,7 @@ pub struct Connection {
     out_bytes: usize,
     unflushed: bool,
     written_at: Duration,
+    patience: Duration,
     /// For the next append.
     queued: Vec<Asked>,
     /// Bytes of the messages that `queued` came in.
@@ -98,7 +101,7 @@ impl Connection {
     pub fn open(config: Arc<SessionConfig>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
         // Everything that may wait for the gate fits one append.
         const { assert!(PENDING_MAX <= APPEND_RECORDS_MAX) };
-        let now = clock.monotonic();
+        let (now, patience) = (clock.monotonic(), STALLED.min(config.silence_timeout));
         let mut connection = Self {
             session: Session::new(config, now),
             outbox: Arc::default(),
@@ -108,6 +111,7 @@ impl Connection {
             out_bytes: 0,
             unflushed: false,
             written_at: now,
+            patience,
             queued: Vec::new(),
             queued_bytes: 0,
             submitting: None,
@@ -153,7 +157,8 @@ impl Connection {
 
     /// When [`Connection::tick`] is needed at the latest.
     pub fn next_tick(&self) -> Duration {
-        self.session.next_tick()
+        let stalled = self.writes().then_some(self.written_at + self.patience);
+        stalled.map_or(self.session.next_tick(), |stalled| stalled.min(self.session.next_tick()))
     }
 
     /// Whether it has said all it had to say: the socket can go.
@@ -163,7 +168,7 @@ impl Connection {
 
     /// Whether the peer has read nothing for too long.
     pub fn is_stalled(&self) -> bool {
-        self.writes() && self.now().saturating_sub(self.written_at) > STALLED
+        self.writes() && self.now().saturating_sub(self.written_at) >= self.patience
     }
 
     /// After [`Connection::hang_up`]: whether everything that was read has been submitted, and what was taken reported.
@@ -397,6 +402,8 @@ impl Connection {
     fn say_goodbye(&mut self, code: u16, reason: &'static str) {
         if self.phase == Phase::Open {
             self.phase = Phase::Closing;
+            self.patience = GOODBYE;
+            self.written_at = self.now();
             self.out.push_back(Out::Close(code, reason));
         }
     }

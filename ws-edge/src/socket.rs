@@ -29,6 +29,7 @@ use tokio_tungstenite::{
 };
 use tracing::debug;
 
+pub use crate::connection::GOODBYE;
 use crate::{
     connection::{Connection, Out},
     edge::Edge,
@@ -36,9 +37,6 @@ use crate::{
 pub use meter::Bounds;
 use wire::Wire;
 use work::{Work, Worker};
-
-/// How long a goodbye may take.
-pub const GOODBYE: Duration = Duration::from_secs(2);
 
 /// No two ticks are closer.
 const TICK_MIN: Duration = Duration::from_millis(1);

@@ -349,15 +349,29 @@ fn nothing_is_said_after_goodbye() {
 fn a_peer_that_reads_nothing_is_left() {
     let mut world = World::live(false);
     assert!(world.read(r#"{"type":"ping","ref":1}"#));
-    world.clock.advance(STALLED);
+    let moment = Duration::from_millis(1);
+    world.clock.advance(STALLED - moment);
     assert!(!world.connection.is_stalled());
     assert!(world.connection.next_out().is_some());
-    world.clock.advance(STALLED);
+    world.clock.advance(STALLED - moment);
     assert!(!world.connection.is_stalled(), "it has taken something meanwhile");
-    world.clock.advance(Duration::from_secs(1));
+    assert!(world.connection.next_tick() <= world.clock.monotonic() + moment, "somebody looks in time");
+    world.clock.advance(moment);
     assert!(world.connection.is_stalled());
     world.connection.flushed();
     assert!(!world.connection.is_stalled());
+}
+
+#[test]
+fn a_peer_that_does_not_take_its_goodbye_is_left_soon() {
+    let mut world = World::live(false);
+    assert!(world.read(r#"{"type":"ping","ref":1}"#));
+    world.clock.advance(STALLED / 2);
+    world.connection.close(Close::TooBig);
+    assert!(!world.connection.is_stalled(), "it has its time to hear it");
+    assert!(world.connection.next_tick() <= world.clock.monotonic() + GOODBYE);
+    world.clock.advance(GOODBYE);
+    assert!(world.connection.is_stalled() && !world.connection.is_over());
 }
 
 #[test]
