@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift sim planted twins examples proof long fuzz conformance mutants bench bench-peers
+.PHONY: help run test lint unit gen drift built sim planted twins examples proof long fuzz conformance mutants bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -46,14 +46,18 @@ drift: gen ## what `make gen` writes is what is checked in
 	@new=$$(git ls-files --others --exclude-standard -- schemas docs); \
 	if [ -n "$$new" ]; then echo "make gen wrote files that are not checked in:"; echo "$$new"; exit 1; fi
 
-sim: ## simulate SEEDS=n worlds with faults
-	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(SEEDS)
+# `--workspace`: all that is built so shares what is built.
+built:
+	cargo build --profile proof --workspace --locked -q --bin ringforge-sim --example echo
 
-planted: ## each planted bug is found within SEEDS=n worlds
-	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(SEEDS) --planted all
+sim: built ## simulate SEEDS=n worlds with faults
+	$(TARGET)/proof/ringforge-sim --seeds $(SEEDS)
 
-twins: ## in TWINS=n worlds, what a tenant sees does not depend on another
-	cargo run --profile proof --locked -q -p ringforge-sim -- --seeds $(TWINS) --twins
+planted: built ## each planted bug is found within SEEDS=n worlds
+	$(TARGET)/proof/ringforge-sim --seeds $(SEEDS) --planted all
+
+twins: built ## in TWINS=n worlds, what a tenant sees does not depend on another
+	$(TARGET)/proof/ringforge-sim --seeds $(TWINS) --twins
 
 # The scripts find the server in RINGFORGE, python with `websockets` in PYTHON; `ws` is in examples/node_modules.
 examples: export RINGFORGE := $(abspath $(TARGET))/debug/ringforge
@@ -68,8 +72,9 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 proof: export SEEDS = 20000
 proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
+# As `make unit` builds them: most of their time is disks, sockets and waiting.
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
-	cargo test --profile proof --workspace --locked -- --ignored
+	cargo test --workspace --locked --no-fail-fast -- --ignored
 
 # MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
 mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants
@@ -82,11 +87,9 @@ mutants: ## change new lines of the domain in small ways: its tests should notic
 fuzz: ## feed FUZZ_SECONDS=n of odd input each to doors, codecs, parsers and the fold
 	scripts/test-fuzz $(FUZZ_SECONDS)
 
-# `--workspace` shares its build with `make long`.
 conformance: export ECHO := $(abspath $(TARGET))/proof/examples/echo
 conformance: export AUTOBAHN := $(abspath $(TARGET))/autobahn
-conformance: ## the wire against RFC 6455, as Autobahn reads it (needs Python 2.7)
-	cargo build --profile proof --workspace --locked --example echo
+conformance: built ## the wire against RFC 6455, as Autobahn reads it (needs Python 2.7)
 	scripts/test-conformance
 
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)

@@ -136,17 +136,24 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "page_size", i64::try_from(PAGE).unwrap_or_default())?;
-    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
-    if mode != "wal" {
-        // Whatever the disk said to it, SQLite goes on with another.
-        let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
-        return Err(rusqlite::Error::SqliteFailure(why, Some("disk I/O error: no write-ahead log".to_owned())));
-    }
+    write_ahead(&connection)?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT_BYTES)?;
     connection.pragma_update(None, "mmap_size", MMAP_BYTES)?;
     Ok(connection)
+}
+
+/// Has it write a log ahead. The statement is read to its end: only there is the change written, and may fail.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("PRAGMA journal_mode = wal")?;
+    let modes: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    if modes == ["wal"] {
+        return Ok(());
+    }
+    // Whatever the disk said to it, SQLite goes on with another.
+    let why = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    Err(rusqlite::Error::SqliteFailure(why, Some("disk I/O error: no write-ahead log".to_owned())))
 }
 
 /// A connection that only reads.
