@@ -132,13 +132,14 @@ pub async fn serve_by<L: Listener>(
     let room = Arc::new(Semaphore::new(config.connections_max + REQUESTS_MAX));
     loop {
         let accepted = tokio::select! {
+            biased;
+            () = edge.drained() => return,
             accepted = accept(&listener, &room) => accepted,
             // It failed before, and now it only waits for somebody to come.
             () = tokio::time::sleep(ACCEPT_RETRY), if !accepts.load(Ordering::Relaxed) => {
                 accepts.store(true, Ordering::Relaxed);
                 continue;
             }
-            () = edge.drained() => return,
         };
         if accepts.swap(accepted.is_ok(), Ordering::Relaxed)
             && let Err(error) = &accepted

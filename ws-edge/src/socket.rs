@@ -189,12 +189,14 @@ impl<S: Pipe> Served<S> {
             }
             Poll::Pending
         });
+        // Rare things first: bytes, of which there may always be more, come last.
         tokio::select! {
-            moved = moved, if reads || writes => Next::Moved(moved),
+            biased;
+            _ = draining.changed() => Next::Drain,
+            () = alarm => Next::Tick,
             Some(work) = work.next(), if !work.is_empty() => Next::Work(work),
             () = outbox.filled(), if posts => Next::Posts,
-            () = alarm => Next::Tick,
-            _ = draining.changed() => Next::Drain,
+            moved = moved, if reads || writes => Next::Moved(moved),
         }
     }
 
