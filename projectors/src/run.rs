@@ -331,6 +331,8 @@ async fn follow(
     let mut tick = tokio::time::interval(HEADS_EVERY);
     loop {
         tokio::select! {
+            biased;
+            _ = tick.tick() => projector.tell_heads().await,
             batch = records.next() => {
                 let Some(batch) = batch.transpose()? else { return Ok(()) };
                 debug_assert!(batch.len() <= READ_RECORDS_MAX, "the log's batches are bounded");
@@ -340,7 +342,6 @@ async fn follow(
                 progress(projector.applied());
                 *wait = RETRY;
             }
-            _ = tick.tick() => projector.tell_heads().await,
         }
     }
 }

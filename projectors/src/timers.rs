@@ -214,8 +214,9 @@ pub async fn run(mut timers: Timers) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
-            _ = tick.tick() => timers.tick().await.inspect(|due| if *due == PAGE { tick.reset_after(AGAIN) }),
+            biased;
             _ = sweep.tick() => timers.sweep().await,
+            _ = tick.tick() => timers.tick().await.inspect(|due| if *due == PAGE { tick.reset_after(AGAIN) }),
         };
         if let Err(error) = done {
             warn!(%error, "timers will try again");

@@ -23,7 +23,7 @@ use ringforge_ws_edge::{
     line::Line,
     socket::{self, Bounds, GOODBYE, Socket, Upgraded},
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::{
     Bytes, Error, Message,
     protocol::{
@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
     writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
     let clock: Arc<dyn Clock> = SystemClock::start();
-    let talk: http::Talk = Arc::new(move |upgraded, known| {
+    let talk: http::Talk<TcpStream> = Arc::new(move |upgraded, known| {
         known();
         echo(upgraded, Arc::clone(&clock)).boxed()
     });
@@ -70,7 +70,7 @@ fn edge(config: &Config) -> Arc<Edge> {
     Edge::new(services, gate, hub, EdgeId::from_bits(1), config.edge(String::new()))
 }
 
-async fn echo(upgraded: Upgraded, clock: Arc<dyn Clock>) {
+async fn echo(upgraded: Upgraded<TcpStream>, clock: Arc<dyn Clock>) {
     let mut socket = socket::open(upgraded.stream, upgraded.early, clock, BOUNDS).await;
     while let Some(read) = socket.next().await {
         let said = match read {
@@ -92,7 +92,7 @@ async fn echo(upgraded: Upgraded, clock: Arc<dyn Clock>) {
 }
 
 /// As the product sends its lines: past the library.
-async fn say(socket: &mut Socket, frame: Bytes) -> Result<(), Error> {
+async fn say(socket: &mut Socket<TcpStream>, frame: Bytes) -> Result<(), Error> {
     socket.get_mut().push(frame);
     socket.flush().await
 }
@@ -104,7 +104,7 @@ fn binary(bytes: Bytes) -> Bytes {
     frame.into()
 }
 
-async fn say_goodbye(socket: &mut Socket, error: &Error) {
+async fn say_goodbye(socket: &mut Socket<TcpStream>, error: &Error) {
     if let Some(close) = socket::broken(socket, error) {
         let frame = CloseFrame { code: CloseCode::from(close.code()), reason: close.reason().into() };
         let _ = socket.send(Message::Close(Some(frame))).await;

@@ -4,6 +4,7 @@ mod upgrade;
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
@@ -32,11 +33,11 @@ use ringforge_domain::position::Partition;
 use ringforge_ports::names;
 use ringforge_ws_edge::{
     edge::Edge,
-    socket::{self, GOODBYE, Upgraded},
+    socket::{self, GOODBYE, Pipe, Upgraded},
 };
 use serde_json::json;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tracing::warn;
@@ -57,13 +58,33 @@ pub struct HttpConfig {
 /// Called once a connection has said who it is.
 pub type Known = Box<dyn FnOnce() + Send>;
 /// Serves a connection that was upgraded, until it ends.
-pub type Talk = Arc<dyn Fn(Upgraded, Known) -> BoxFuture<'static, ()> + Send + Sync>;
+pub type Talk<S> = Arc<dyn Fn(Upgraded<S>, Known) -> BoxFuture<'static, ()> + Send + Sync>;
+/// The same with a stream as hyper hands it over.
+type Upgrading = Arc<dyn Fn(Upgraded<hyper::upgrade::Upgraded>, Known) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Where connections come from: TCP, or what a simulation has in its place.
+pub trait Listener: Send + Sync + 'static {
+    /// A connection.
+    type Stream: Pipe;
+    /// The next one, and who is on the other side.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        Ok((stream, peer))
+    }
+}
 
 /// What requests need.
 #[derive(Clone)]
 struct Served {
     edge: Arc<Edge>,
-    talk: Talk,
+    talk: Upgrading,
     strangers: Arc<Strangers>,
     places: Arc<Semaphore>,
     started: Instant,
@@ -73,16 +94,17 @@ struct Served {
 }
 
 /// Serves until the edge drains. Every connection that is still open holds `open`.
-pub async fn serve(listener: TcpListener, edge: Arc<Edge>, config: HttpConfig, started: Instant, open: Arc<()>) {
+pub async fn serve<L: Listener>(listener: L, edge: Arc<Edge>, config: HttpConfig, started: Instant, open: Arc<()>) {
     let inside = Arc::clone(&edge);
-    let talk: Talk = Arc::new(move |upgraded, known| socket::serve(Arc::clone(&inside), upgraded, known).boxed());
+    let talk: Talk<L::Stream> =
+        Arc::new(move |upgraded, known| socket::serve(Arc::clone(&inside), upgraded, known).boxed());
     serve_by(talk, listener, edge, config, started, open).await;
 }
 
 /// The same for whatever is to be talked about over the connections.
-pub async fn serve_by(
-    talk: Talk,
-    listener: TcpListener,
+pub async fn serve_by<L: Listener>(
+    talk: Talk<L::Stream>,
+    listener: L,
     edge: Arc<Edge>,
     config: HttpConfig,
     started: Instant,
@@ -92,7 +114,7 @@ pub async fn serve_by(
     let accepts = Arc::new(AtomicBool::new(true));
     let served = Served {
         edge: Arc::clone(&edge),
-        talk,
+        talk: upgrade::unwrapping(talk),
         strangers: Arc::default(),
         places,
         started,
@@ -110,13 +132,14 @@ pub async fn serve_by(
     let room = Arc::new(Semaphore::new(config.connections_max + REQUESTS_MAX));
     loop {
         let accepted = tokio::select! {
+            biased;
+            () = edge.drained() => return,
             accepted = accept(&listener, &room) => accepted,
             // It failed before, and now it only waits for somebody to come.
             () = tokio::time::sleep(ACCEPT_RETRY), if !accepts.load(Ordering::Relaxed) => {
                 accepts.store(true, Ordering::Relaxed);
                 continue;
             }
-            () = edge.drained() => return,
         };
         if accepts.swap(accepted.is_ok(), Ordering::Relaxed)
             && let Err(error) = &accepted
@@ -145,13 +168,12 @@ pub async fn serve_by(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
+async fn accept<L: Listener>(
+    listener: &L,
     room: &Arc<Semaphore>,
-) -> std::io::Result<(tokio::net::TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let accept = Arc::clone(room).acquire_owned().await.map_err(std::io::Error::other)?;
+) -> io::Result<(L::Stream, SocketAddr, OwnedSemaphorePermit)> {
+    let accept = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
     Ok((stream, peer, accept))
 }
 

@@ -357,6 +357,7 @@ impl Edge {
     /// Ends a session once its agent had time to come back.
     pub async fn leave_later(self: Arc<Self>, caller: Caller) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(self.leave_grace) => self.leave(&caller, "closed").await,
             // After the restart, sessions of this life are ended anyway.
             () = self.drained() => {}

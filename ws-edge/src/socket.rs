@@ -18,7 +18,7 @@ use ringforge_domain::{
     limits::{SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
 use ringforge_ports::clock::Clock;
-use tokio::{net::TcpStream, sync::watch, time::Sleep};
+use tokio::{sync::watch, time::Sleep};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -35,6 +35,7 @@ use crate::{
     edge::Edge,
 };
 pub use meter::Bounds;
+pub use wire::Pipe;
 use wire::Wire;
 use work::{Work, Worker};
 
@@ -42,12 +43,12 @@ use work::{Work, Worker};
 const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// A WebSocket of ours.
-pub type Socket = WebSocketStream<Wire>;
+pub type Socket<S> = WebSocketStream<Wire<S>>;
 
 /// A connection that has been upgraded.
-pub struct Upgraded {
+pub struct Upgraded<S> {
     /// The stream.
-    pub stream: TcpStream,
+    pub stream: S,
     /// What was read of it already.
     pub early: Vec<u8>,
     /// The peer.
@@ -57,11 +58,11 @@ pub struct Upgraded {
 }
 
 /// One connection, its socket and its work in flight.
-struct Served {
+struct Served<S> {
     edge: Arc<Edge>,
     from: IpAddr,
     bearer: Option<String>,
-    socket: Socket,
+    socket: Socket<S>,
     connection: Connection,
     worker: Worker,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
@@ -86,7 +87,7 @@ enum Next {
 }
 
 /// Serves a connection until it ends; calls `known` once it has sent `auth`.
-pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + Send) {
+pub async fn serve<S: Pipe>(edge: Arc<Edge>, upgraded: Upgraded<S>, known: impl FnOnce() + Send) {
     let Upgraded { stream, early, from, bearer } = upgraded;
     let services = &edge.services;
     let bounds = Bounds::of(&edge.session.limits);
@@ -101,7 +102,7 @@ pub async fn serve(edge: Arc<Edge>, upgraded: Upgraded, known: impl FnOnce() + S
 }
 
 /// Our side of a WebSocket over a stream, of which `early` has been read already.
-pub async fn open(stream: TcpStream, early: Vec<u8>, clock: Arc<dyn Clock>, bounds: Bounds) -> Socket {
+pub async fn open<S: Pipe>(stream: S, early: Vec<u8>, clock: Arc<dyn Clock>, bounds: Bounds) -> Socket<S> {
     let (wire, early) = Wire::new(stream, early, clock, bounds);
     let config = WebSocketConfig::default()
         .read_buffer_size(SOCKET_READ_BUFFER)
@@ -114,7 +115,7 @@ pub async fn open(stream: TcpStream, early: Vec<u8>, clock: Arc<dyn Clock>, boun
 }
 
 /// What a peer is told of whose socket there is nothing more to be read; `None`: it is gone.
-pub fn broken(socket: &mut Socket, error: &Error) -> Option<Close> {
+pub fn broken<S: Pipe>(socket: &mut Socket<S>, error: &Error) -> Option<Close> {
     if let Some(close) = blame(error) {
         socket.get_mut().cut(close);
     }
@@ -122,14 +123,14 @@ pub fn broken(socket: &mut Socket, error: &Error) -> Option<Close> {
 }
 
 /// Reads on until the peer has gone too: whoever says goodbye is answered in the last read.
-pub async fn hear_out(socket: &mut Socket) {
+pub async fn hear_out<S: Pipe>(socket: &mut Socket<S>) {
     if socket.get_ref().breach().is_some() {
         return socket.get_mut().drop_rest().await;
     }
     while let Some(Ok(_)) = socket.next().await {}
 }
 
-impl Served {
+impl<S: Pipe> Served<S> {
     async fn run(&mut self, known: impl FnOnce() + Send) {
         let mut stranger = Some(known);
         let mut draining = self.edge.draining();
@@ -188,12 +189,14 @@ impl Served {
             }
             Poll::Pending
         });
+        // Rare things first: bytes, of which there may always be more, come last.
         tokio::select! {
-            moved = moved, if reads || writes => Next::Moved(moved),
+            biased;
+            _ = draining.changed() => Next::Drain,
+            () = alarm => Next::Tick,
             Some(work) = work.next(), if !work.is_empty() => Next::Work(work),
             () = outbox.filled(), if posts => Next::Posts,
-            () = alarm => Next::Tick,
-            _ = draining.changed() => Next::Drain,
+            moved = moved, if reads || writes => Next::Moved(moved),
         }
     }
 
@@ -274,7 +277,11 @@ async fn see_out(edge: Arc<Edge>, mut work: FuturesUnordered<BoxFuture<'static, 
 }
 
 /// Puts what waits into the socket and flushes; ready when all of it is out.
-fn write(socket: &mut Socket, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+fn write<S: Pipe>(
+    socket: &mut Socket<S>,
+    connection: &mut Connection,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Error>> {
     loop {
         while socket.get_ref().has_room()
             && let Some(out) = connection.next_out()

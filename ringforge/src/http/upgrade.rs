@@ -21,11 +21,10 @@ use ringforge_domain::{
     frame::refused,
     limits::{SILENT_ADDRESS_MAX, SILENT_MAX},
 };
-use ringforge_ws_edge::socket::Upgraded;
-use tokio::net::TcpStream;
+use ringforge_ws_edge::socket::{Pipe, Upgraded};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Peer, Served};
+use super::{Peer, Served, Talk, Upgrading};
 
 /// How long a socket may be silent before it counts as one that holds a place for nothing.
 const SILENT: Duration = Duration::from_secs(1);
@@ -62,10 +61,8 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let stranger = strangers.enter(peer.0);
     tokio::spawn(async move {
-        let Ok(upgraded) = on_upgrade.await else { return };
-        let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("the accept loop serves nothing but TCP streams");
-        let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
-        let upgraded = Upgraded { stream, early, from: peer.0, bearer };
+        let Ok(stream) = on_upgrade.await else { return };
+        let upgraded = Upgraded { stream, early: Vec::new(), from: peer.0, bearer };
         talk(upgraded, Box::new(move || drop(stranger))).await;
         drop((open, place, peer.1));
     });
@@ -75,6 +72,16 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
         (header::SEC_WEBSOCKET_ACCEPT, accept(&key)),
     ];
     (StatusCode::SWITCHING_PROTOCOLS, answer).into_response()
+}
+
+/// Talks over the streams that the accept loop was given.
+pub fn unwrapping<S: Pipe>(talk: Talk<S>) -> Upgrading {
+    Arc::new(move |upgraded, known| {
+        let Upgraded { stream, from, bearer, .. } = upgraded;
+        let parts = stream.downcast::<TokioIo<S>>().expect("the accept loop serves nothing but its listener's streams");
+        let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
+        talk(Upgraded { stream, early, from, bearer }, known)
+    })
 }
 
 fn accept(key: &HeaderValue) -> HeaderValue {

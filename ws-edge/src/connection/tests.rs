@@ -350,10 +350,10 @@ fn a_peer_that_reads_nothing_is_left() {
     let mut world = World::live(false);
     assert!(world.read(r#"{"type":"ping","ref":1}"#));
     let moment = Duration::from_millis(1);
-    world.clock.advance(STALLED - moment);
+    world.clock.advance(STALLED.saturating_sub(moment));
     assert!(!world.connection.is_stalled());
     assert!(world.connection.next_out().is_some());
-    world.clock.advance(STALLED - moment);
+    world.clock.advance(STALLED.saturating_sub(moment));
     assert!(!world.connection.is_stalled(), "it has taken something meanwhile");
     assert!(world.connection.next_tick() <= world.clock.monotonic() + moment, "somebody looks in time");
     world.clock.advance(moment);

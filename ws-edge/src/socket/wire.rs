@@ -1,4 +1,4 @@
-//! The upgraded connection under its WebSocket: a TCP stream whose incoming frames are followed by a meter, and whose outgoing
+//! The upgraded connection under its WebSocket: a stream whose incoming frames are followed by a meter, and whose outgoing
 //! ones are written where they lie. Our own messages are bytes already ([`crate::line`]) and pass the library by; what it
 //! has to say itself, answers to pings and goodbyes, takes its place between them.
 
@@ -16,19 +16,21 @@ use ringforge_domain::{
     limits::{SOCKET_FRAMES_MAX, SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
 use ringforge_ports::clock::Clock;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::meter::{Bounds, Breach, Meter};
 
 /// Frames for which there is always room; more of it is given back once they are out.
 const OUT_KEPT: usize = 4;
 
+/// What bytes come and go over: TCP, or what a simulation has in its place.
+pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Pipe for S {}
+
 /// A stream that ends where a bound was passed.
-pub struct Wire {
-    stream: TcpStream,
+pub struct Wire<S> {
+    stream: S,
     clock: Arc<dyn Clock>,
     meter: Meter,
     breach: Option<Close>,
@@ -38,9 +40,9 @@ pub struct Wire {
     progressed: bool,
 }
 
-impl Wire {
+impl<S: Pipe> Wire<S> {
     /// Over this stream, of which `early` has been read already: returns what of it comes before a bound was passed.
-    pub fn new(stream: TcpStream, mut early: Vec<u8>, clock: Arc<dyn Clock>, bounds: Bounds) -> (Self, Vec<u8>) {
+    pub fn new(stream: S, mut early: Vec<u8>, clock: Arc<dyn Clock>, bounds: Bounds) -> (Self, Vec<u8>) {
         let mut wire = Self {
             stream,
             clock,
@@ -134,7 +136,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl<S: Pipe> AsyncRead for Wire<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.breach.is_some() {
             return Poll::Ready(Err(io::Error::other("a bound on frames was passed")));
@@ -147,7 +149,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl<S: Pipe> AsyncWrite for Wire<S> {
     /// Takes whole frames of the library's own: they are few, since pings are, and short. It does not flush its last one.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.push(Bytes::copy_from_slice(bytes));
@@ -170,11 +172,11 @@ impl AsyncWrite for Wire {
 mod tests {
     use ringforge_domain::limits::Limits;
     use ringforge_ports::clock::SystemClock;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn pair() -> (Wire, TcpStream) {
+    async fn pair() -> (Wire<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it connects");
         let (stream, _) = listener.accept().await.expect("it is accepted");
