@@ -72,9 +72,10 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 proof: export SEEDS = 20000
 proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
-# As `make unit` builds them: most of their time is disks, sockets and waiting.
+# As `make unit` builds them: most of their time is disks, sockets and waiting. Crowds need a server that is optimised.
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
-	cargo test --workspace --locked --no-fail-fast -- --ignored
+	cargo test --workspace --locked --no-fail-fast -- --ignored --skip _thousand_
+	cargo test --profile proof --workspace --locked --test resources -- --ignored _thousand_
 
 # MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
 mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants
