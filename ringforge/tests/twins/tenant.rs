@@ -323,7 +323,9 @@ impl Tenant {
         self.until("presence", |tenant| {
             (0..tenant.clients.len()).filter(|who| tenant.lines[*who].is_some()).all(|who| {
                 let client = &tenant.clients[who];
-                let frames = &tenant.link(who).frames[seen[who]..];
+                // Who has come back since has read nothing else on this link.
+                let frames = &tenant.link(who).frames;
+                let frames = frames.get(seen[who]..).unwrap_or(frames);
                 let none = client.fleet != fleet || client.presence == "none";
                 none || frames.iter().any(|frame| tells(frame, &id, state))
             })
