@@ -6,7 +6,7 @@ use ringforge_sim::vocabulary::clients::Client;
 use serde_json::Value;
 
 /// Fields that hold a place in the log.
-const PLACES: [&str; 2] = ["position", "roster_version"];
+const PLACES: [&str; 3] = ["position", "oldest_position", "roster_version"];
 /// Fields whose text is made up by the server and means nothing to anyone else.
 const OPAQUE: [&str; 4] = ["next_cursor", "cursor", "resume_token", "node"];
 /// Characters that make an id, after its prefix.
