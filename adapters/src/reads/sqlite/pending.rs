@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread,
     time::Duration,
 };
 
@@ -68,6 +69,18 @@ pub(super) enum Next {
     End,
 }
 
+/// Nobody may wait for a thread that is no more.
+pub(super) struct EndOnPanic<'a>(pub &'a Pending);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.end();
+            self.0.failed(Error::Unavailable("the writer of the read models panicked".to_owned()));
+        }
+    }
+}
+
 impl State {
     fn is_much(&self) -> bool {
         self.bytes >= READS_WRITE_BYTES
@@ -126,6 +139,9 @@ impl Pending {
             if state.queue.is_empty() {
                 return Ok(());
             }
+            if state.ended && state.failed {
+                return Err(Error::Unavailable("nobody writes the read models any more".to_owned()));
+            }
             let failures = progress.borrow_and_update().failures;
             state.wanted = state.accepted;
             self.wanted.notify_one();
@@ -158,6 +174,8 @@ impl Pending {
         let (mut state, mut waited) = (self.state(), false);
         loop {
             let patience = match state.queue.front() {
+                // What cannot be written in the end is left to the log.
+                Some(_) if state.ended && state.failed => return Next::End,
                 Some((first, _)) => {
                     if state.wanted >= *first || state.ended || !state.failed && (waited || state.is_much()) {
                         return Next::Write(state.queue.iter().cloned().collect());
@@ -202,14 +220,11 @@ impl Pending {
         self.progress.send_modify(|progress| (progress.written, progress.failure) = (written, None));
     }
 
-    /// They could not be written. At the end they are left to the log.
+    /// They could not be written.
     pub fn failed(&self, error: Error) {
         let mut state = self.state();
         state.wanted = 0;
         state.failed = true;
-        if state.ended {
-            state.queue.clear();
-        }
         self.tell(error);
     }
 

@@ -23,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     applied, connect_writer, failed,
-    pending::{Next, Pending},
+    pending::{EndOnPanic, Next, Pending},
 };
 use crate::{
     checkpoints::{Checkpoints, checkpoint},
@@ -105,6 +105,7 @@ fn checkpoints(path: &Path, wal: Arc<Wal>) -> Result<Checkpoints, Error> {
 }
 
 fn run(mut pen: Pen, pending: &Pending, mut checkpoints: Checkpoints) {
+    let _guard = EndOnPanic(pending);
     loop {
         match pending.next((pen.unread > 0).then_some(QUIET)) {
             Next::Write(group) => {
