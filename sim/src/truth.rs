@@ -359,8 +359,7 @@ impl Truth {
                 vec![direct("delivered", taken.message, effect.from)]
             }
             (Command::DirectAck(taken), Effect::DirectAck(effect)) => {
-                let first = effect.delivers.then(|| direct("delivered", taken.message_id, effect.from));
-                first.into_iter().chain([direct("acked", taken.message_id, effect.from)]).collect()
+                vec![direct("acked", taken.message_id, effect.from)]
             }
             (Command::DirectExpire(over), Effect::DirectExpire(effect)) => {
                 over.status.and_then(|status| self.statuses.remove(&status));

@@ -131,8 +131,6 @@ pub struct AckEffect {
     pub to: AgentId,
     /// What the statuses repeat.
     pub echo: Echo,
-    /// Whether this is also the first sign that it was delivered.
-    pub delivers: bool,
 }
 
 impl Act for Ack {
@@ -149,23 +147,19 @@ impl Act for Ack {
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<AckEffect>, Refusal> {
         let message = message(at, rows, self.message_id, |message| message.ack)?;
         let (from, to, echo) = (message.from, message.to, message.echo.clone());
-        let delivers = !message.delivered;
-        let mut applied = Applied::new(AckEffect { from, to, echo, delivers });
+        let mut applied = Applied::new(AckEffect { from, to, echo });
         applied = applied.row(kept(at, rows, message));
-        if delivers {
+        if !message.delivered {
             applied = one_less(applied, rows, message);
         }
         Ok(applied.without(RowKey::message(message.scope, message.id)))
     }
 
     fn show(&self, _: &At, effect: &AckEffect) -> Shown {
-        let mut shown = Shown::ack(KIND, "ack_ok", &json!({ "message_id": self.message_id }));
-        let tell = |event| tell(event, self.message_id, effect.from, effect.to, &effect.echo, None);
-        if effect.delivers {
-            let (to, frame) = tell("delivered");
-            shown = shown.push(to, frame);
-        }
-        let (to, frame) = tell("acked");
+        let shown = Shown::ack(KIND, "ack_ok", &json!({ "message_id": self.message_id }));
+        // It says that the message was delivered, too: of two frames with one position, a resume after the first loses the
+        // second.
+        let (to, frame) = tell("acked", self.message_id, effect.from, effect.to, &effect.echo, None);
         shown.push(to, frame).tells(effect.from, self.message_id)
     }
 }
