@@ -187,6 +187,8 @@ pub(super) fn read_meta(connection: &Connection, partitions: u16) -> Result<(Gen
     let sums = match format {
         1 => Sums(None),
         FORMAT => Sums(Some(generation)),
+        // There never was such a format.
+        ..=0 => return Err(damaged(&format!("meta names format {format}"))),
         found => return Err(OpenError::WrongVersion { found, expected: FORMAT }),
     };
     if found != i64::from(partitions) {
