@@ -4,7 +4,8 @@
 //   FAULTY_AT     which of all writes, syncs and truncations of such files fails, the first numbered 1; 0: none
 //   FAULTY_HOW    eio: it fails, once. enospc: it and the next three that need room fail. exit: some of its sectors are
 //                 written, and the process is gone
-//   FAULTY_TOLD   made when it happens; with .count behind its name, how many there were, when the process ends in order
+//   FAULTY_TOLD   made when it happens, and says what failed, as in `pwrite`; with .count behind its name, how many there
+//                 were, when the process ends in order
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -52,14 +53,17 @@ static int looked_at(int fd) {
 }
 
 // 0: nothing happens. 1: it fails, with errno set. 2: the process ends, once half of it is written.
-static int strikes(int fd, int needs_room) {
+static int strikes(const char *what, int fd, int needs_room) {
     if (!looked_at(fd)) return 0;
     int now = atomic_fetch_add(&count, 1) + 1 == at, full = strcmp(how, "enospc") == 0;
     if (now && full) atomic_store(&lacking_room, 4);
     int lacks = full && needs_room && atomic_fetch_sub(&lacking_room, 1) > 0;
     if (full ? !lacks : !now) return 0;
-    int kept = told ? open(told, O_CREAT | O_WRONLY, 0600) : -1;
-    if (kept >= 0) close(kept);
+    FILE *file = told ? fopen(told, "w") : NULL;
+    if (file) {
+        fputs(what, file);
+        fclose(file);
+    }
     if (strcmp(how, "exit") == 0) return 2;
     errno = full ? ENOSPC : EIO;
     return 1;
@@ -69,7 +73,7 @@ static int strikes(int fd, int needs_room) {
 #define SOME(size) ((size) / 1024 * 512)
 #define REAL(name) ((typeof(&name))dlsym(RTLD_NEXT, #name))
 #define GUARD(fd, needs_room, half)             \
-    switch (strikes(fd, needs_room)) {          \
+    switch (strikes(__func__, fd, needs_room)) { \
     case 1: return -1;                          \
     case 2: half; _exit(137);                   \
     }
