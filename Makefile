@@ -73,11 +73,11 @@ proof: export SEEDS = 20000
 proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
 # As `make unit` builds them: most of their time is disks, sockets and waiting. Crowds need a server that is optimised.
-CROWDS := _thousand_ killed_at_any_moment many_seeds
+CROWDS := _thousand_ killed_at_any_moment many_seeds tenants_do_not_notice
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
 	cargo test --workspace --locked --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS))
 	cargo test --profile proof --workspace --locked --no-fail-fast --test resources --test torture --test turmoil \
-	-- --ignored $(CROWDS)
+	--test twins -- --ignored $(CROWDS)
 
 # MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
 mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants
