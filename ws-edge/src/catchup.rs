@@ -119,8 +119,8 @@ impl Reader {
         Ok(Caught { posts: self.posts(&deliveries, &interest), known: Vec::new(), upto, done })
     }
 
-    /// The same from what an edge still has in memory, made once for all who come back; `None`: only the log has what this agent
-    /// shall see of it.
+    /// The same from what an edge still has in memory, made once for all who come back, and from what it knows this agent to
+    /// have subscribed to; `None`: only the log has what this agent shall see of it.
     ///
     /// # Errors
     /// A port is away.
@@ -129,6 +129,7 @@ impl Reader {
         services: &Services,
         after: Option<Offset>,
         (deliveries, done): (Vec<Arc<Delivery>>, bool),
+        known: Option<Interest>,
     ) -> Result<Option<Caught>, Error> {
         let now = services.clock.wall();
         let lacks = |delivery: &Arc<Delivery>| delivery.lacks && delivery.session == Some(self.viewpoint.session);
@@ -136,7 +137,10 @@ impl Reader {
             return Ok(None);
         }
         // Read after the page, as there.
-        let interest = self.interest(services).await?;
+        let interest = match known {
+            Some(known) => known,
+            None => self.interest(services).await?,
+        };
         let upto = deliveries.last().map_or(after, |delivery| Some(delivery.offset));
         Ok(Some(Caught { posts: self.posts(&deliveries, &interest), known: Vec::new(), upto, done }))
     }

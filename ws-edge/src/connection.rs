@@ -370,10 +370,10 @@ impl Connection {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Submit(id, command, meta) => self.queued.push(Asked { id, command, meta }),
+            Action::Submit(asked) => self.queued.push(*asked),
             Action::Report(command) => {
                 self.reporting += 1;
-                self.start(Job::Report(Box::new(command)));
+                self.start(Job::Report(command));
             }
             _ if self.phase == Phase::Gone => {}
             Action::Send(text) => self.send(text),

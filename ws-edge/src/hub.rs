@@ -137,6 +137,8 @@ struct Present {
     cursor: Option<Offset>,
     /// It has seen all presence up to here as history.
     since: Option<Offset>,
+    /// It is fed from the log until it joins again; what it subscribes to meanwhile is followed all the same.
+    lags: bool,
 }
 
 /// What an update was to the hub.
@@ -228,7 +230,7 @@ impl Fleet {
         let held = self.coalescer.see(delivery.changes(), now);
         let quiet = delivery.tells_presence() && self.throttle.see(now);
         let showing = Showing { held, quiet, coalescer: &self.coalescer };
-        self.members.retain(|_, present| present.see(&delivery, showing));
+        self.members.values_mut().for_each(|present| present.see(&delivery, showing));
         self.remember(delivery);
         Seen::Next
     }
@@ -242,17 +244,19 @@ impl Fleet {
         }
         let none = Coalescer::default();
         let showing = Showing { held: false, quiet: false, coalescer: &none };
-        let mut present = Present { member, cursor, since: cursor.max(self.head()) };
-        let missed: Vec<_> = self.tail.iter().filter(|delivery| Some(delivery.offset) > cursor).cloned().collect();
-        for delivery in &missed {
-            if !present.see(delivery, showing) {
+        let mut present = Present { member, cursor, since: cursor.max(self.head()), lags: false };
+        let from = self.tail.partition_point(|delivery| Some(delivery.offset) <= cursor);
+        for delivery in self.tail.range(from..) {
+            present.see(delivery, showing);
+            if present.lags {
                 return Err(Behind);
             }
         }
         if present.member.presence == PresenceMode::Delta {
             // What the next `delta` for all will tell is not told now.
             let pending = self.coalescer.pending(PresenceMode::Delta).values().map(|change| change.offset).min();
-            let told = missed.iter().filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
+            let missed = self.tail.range(from..);
+            let told = missed.filter(|delivery| pending.is_none_or(|from| delivery.offset < from));
             let changes =
                 presence::gather(told.flat_map(|delivery| delivery.changes()), present.member.viewpoint.agent);
             let made = self.place.map(|place| made(place, PresenceMode::Delta, &changes)).unwrap_or_default();
@@ -305,6 +309,11 @@ impl Fleet {
         early.map_or(cursor, |seen| seen.previous)
     }
 
+    /// What a member subscribed to, past subscriptions included, as the last update left it.
+    pub fn interest(&self, session: SessionId) -> Option<Interest> {
+        self.members.get(&session).map(|present| present.member.interest.clone())
+    }
+
     /// Feeds a connection no longer.
     pub fn leave(&mut self, session: SessionId) {
         self.members.remove(&session);
@@ -321,10 +330,11 @@ impl Fleet {
             let made = made(place, mode, &changes);
             let coalescer = &self.coalescer;
             // Whoever came later has seen all of it as history.
-            let wants = |present: &Present| present.member.presence == mode && present.since < last;
-            self.members.retain(|_, present| {
-                !wants(present) || made.iter().all(|made| present.put(Post::all(made), true, coalescer))
-            });
+            let wants =
+                |present: &&mut Present| present.member.presence == mode && present.since < last && !present.lags;
+            for present in self.members.values_mut().filter(wants) {
+                present.lags = !made.iter().all(|made| present.put(Post::all(made), true, coalescer));
+            }
         }
     }
 
@@ -351,18 +361,17 @@ fn made(place: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery
 }
 
 impl Present {
-    /// Puts into its outbox what it gets; `false`: it lags and is fed no longer.
-    fn see(&mut self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> bool {
+    /// Puts into its outbox what it gets, until it lags.
+    fn see(&mut self, delivery: &Arc<Delivery>, showing: Showing<'_>) {
         if self.cursor.is_some_and(|cursor| delivery.offset <= cursor) {
-            return true;
+            return;
         }
         self.cursor = None;
-        let fed = self.feed(delivery, showing);
+        self.lags = self.lags || !self.feed(delivery, showing);
         if let Some((_, change)) = delivery.interest.as_ref().filter(|(agent, _)| *agent == self.member.viewpoint.agent)
         {
             self.member.interest.change(change, delivery.offset);
         }
-        fed
     }
 
     fn feed(&self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> bool {

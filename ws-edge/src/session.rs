@@ -11,12 +11,13 @@ mod told;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use ringforge_command_api::Asked;
 use ringforge_domain::{
     auth::{Auth, PresenceMode},
     catalog::{Command, Query, Signal},
     close::Close,
     code::{Code, Refusal},
-    door::{self, Incoming, Meta, Received},
+    door::{self, Incoming, Received},
     frame::{Encoder, Frame, Shape, encode},
     ids::CommandId,
     json::Json,
@@ -118,11 +119,11 @@ pub enum Action {
     /// Check the key and begin a session.
     Enter(Box<Auth>),
     /// Submit, after those before it.
-    Submit(CommandId, Command, Meta),
+    Submit(Box<Asked>),
     /// Our own report, outside the session: the socket took it.
-    Report(Command),
+    Report(Box<Command>),
     /// Answer, at any time.
-    Ask(Query, Option<Json>),
+    Ask(Box<Query>, Option<Json>),
     /// Note a sign of life.
     Heartbeat(Option<f64>),
     /// Read on from the log, or join live.
@@ -392,7 +393,7 @@ impl Session {
     }
 
     fn on_flushed(&mut self) {
-        self.actions.extend(self.unflushed.drain(..).map(Action::Report));
+        self.actions.extend(self.unflushed.drain(..).map(Box::new).map(Action::Report));
         self.told.flushed(self.now);
         self.report_told(TOLD_MAX);
         let running = self.snapshots.running();

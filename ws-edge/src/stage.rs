@@ -3,10 +3,10 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use ringforge_command_api::Asked;
 use ringforge_domain::{
     catalog::Command,
     cursor::Seal,
-    door::Meta,
     event::Event,
     frame::{Encoder, Frame},
     ids::CommandId,
@@ -184,10 +184,10 @@ impl Stage {
 
     /// Does one action, if it is a catch-up or an append.
     fn act(&mut self, seat: &mut Seat) -> bool {
-        let ours = |action: &Action| matches!(action, Action::CatchUp(_) | Action::Submit(..));
+        let ours = |action: &Action| matches!(action, Action::CatchUp(_) | Action::Submit(_));
         let Some(at) = seat.actions.iter().position(ours) else { return false };
         match seat.actions.remove(at) {
-            Some(Action::Submit(id, command, meta)) => self.submit(seat, id, command, meta),
+            Some(Action::Submit(asked)) => self.submit(seat, *asked),
             Some(Action::CatchUp(Step::Live { after })) => self.catch_up(seat, after),
             Some(Action::CatchUp(Step::Mail { after: None, .. })) => self.input(seat, Input::CaughtUp(no_mail())),
             other => panic!("not on this stage: {other:?}"),
@@ -195,7 +195,8 @@ impl Stage {
         true
     }
 
-    fn submit(&mut self, seat: &mut Seat, id: CommandId, command: Command, meta: Meta) {
+    fn submit(&mut self, seat: &mut Seat, asked: Asked) {
+        let Asked { id, command, meta } = asked;
         let mut header = self.world.header_of(&seat.agent);
         (header.command_id, header.reference) = (id, meta.reference);
         let told = self.world.submit(&header, command);

@@ -310,7 +310,8 @@ fn what_is_still_here_shows_the_same_as_the_log() {
             let mut at = Some(after);
             loop {
                 let recent = feed.fleet().recent(at, before).expect("all of it is here");
-                let caught = now(reader(of).recent(&services, at, recent)).expect("read").expect("it lacks nothing");
+                let caught =
+                    now(reader(of).recent(&services, at, recent, None)).expect("read").expect("it lacks nothing");
                 here.extend(shown(&caught));
                 assert!(caught.done || caught.upto > at, "it goes on");
                 at = caught.upto;

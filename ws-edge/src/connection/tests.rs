@@ -323,7 +323,7 @@ fn what_was_read_before_a_goodbye_is_submitted() {
 fn what_the_peer_took_before_a_goodbye_is_reported() {
     let mut world = World::live(false);
     let message = MessageId::from_bits(5);
-    world.connection.act(Action::Report(direct::Delivered { message }.into()));
+    world.connection.act(Action::Report(Box::new(direct::Delivered { message }.into())));
     world.connection.hang_up();
     assert!(matches!(world.connection.jobs().as_slice(), [Job::Report(_)]));
     assert!(!world.connection.is_submitted());

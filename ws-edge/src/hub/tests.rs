@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt as _;
 use ringforge_domain::{
-    activity::Broadcast,
+    activity::{ActivityScope, Broadcast, Subscribe},
     code::{Code, Refusal},
     ids::{CommandId, SessionId},
     json::Json,
@@ -239,6 +239,28 @@ fn damaged(stage: &mut Stage, by: &Agent) -> Applied {
 }
 
 #[test]
+fn what_a_member_subscribes_to_while_it_lags_is_known() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "none");
+    let tagged = || Broadcast { scope: ActivityScope::Tagged, tags: vec!["red".to_owned()], ..note("red") };
+    flood(&mut stage, &ada);
+    stage.when(&ada, tagged());
+    stage.when(&bob.agent, Subscribe { tags: vec!["red".to_owned()], kinds: Vec::new() });
+    let known = stage.fleet.interest(bob.agent.session).expect("he is a member");
+    assert_eq!(known, stage.world.agent(&bob.agent).interest);
+    assert!(bob.outbox.take().is_err(), "he lags");
+    stage.when(&ada, tagged());
+    assert!(bob.outbox.is_empty(), "he is fed from the log");
+    stage.input(&mut bob, Input::Lagged(Lagged::default()));
+    stage.go_on(&mut bob);
+    stage.when(&ada, tagged());
+    stage.go_on(&mut bob);
+    let red = bob.frames.iter().filter(|frame| frame["activity"]["description"] == "red").count();
+    assert_eq!((red, in_order(&bob)), (2, true), "what came after the subscription");
+}
+
+#[test]
 fn the_asker_of_a_damaged_event_is_told_at_once() {
     for placed_first in [true, false] {
         let mut stage = Stage::new();
@@ -246,7 +268,8 @@ fn the_asker_of_a_damaged_event_is_told_at_once() {
         let mut bob = stage.enters("bob", "none");
         let ask = json!({ "type": "activity", "action": "broadcast", "kind": "custom", "ref": 7 });
         stage.says(&mut bob, &ask);
-        let Some(Action::Submit(id, ..)) = bob.actions.pop_front() else { panic!("it is submitted") };
+        let Some(Action::Submit(asked)) = bob.actions.pop_front() else { panic!("it is submitted") };
+        let id = asked.id;
         let update = damaged(&mut stage, &bob.agent);
         let offset = update.verdict.position.offset;
         stage.fleet.on_update(&update, stage.now);
@@ -273,7 +296,8 @@ fn whoever_catches_up_over_its_own_damaged_event_is_told_too() {
     let mut stage = Stage::new();
     let mut bob = stage.enters("bob", "none");
     stage.says(&mut bob, &json!({ "type": "presence", "action": "update", "state": "busy", "ref": 7 }));
-    let Some(Action::Submit(id, ..)) = bob.actions.pop_front() else { panic!("it is submitted") };
+    let Some(Action::Submit(asked)) = bob.actions.pop_front() else { panic!("it is submitted") };
+    let id = asked.id;
     let update = damaged(&mut stage, &bob.agent);
     let offset = update.verdict.position.offset;
     stage.input(&mut bob, Input::Submitted(id, Ok(offset)));

@@ -1,5 +1,6 @@
 //! Commands on their way to a verdict, and questions that wait for the commands before them.
 
+use ringforge_command_api::Asked;
 use ringforge_domain::{
     catalog::{Command, Query},
     code::Refusal,
@@ -24,7 +25,7 @@ impl Session {
         let reference = meta.reference.clone();
         let deadline = self.now + self.config.reply_timeout;
         self.pending.push(Pending { id, reference, deadline, placed: None });
-        self.actions.push(Action::Submit(id, command, meta));
+        self.actions.push(Action::Submit(Box::new(Asked { id, command, meta })));
     }
 
     /// Asks once every command before it has its verdict: a connection reads its own writes.
@@ -46,7 +47,7 @@ impl Session {
                 Query::ReplayRequest(request) => self.play(request, reference),
                 query => {
                     self.asked += 1;
-                    self.actions.push(Action::Ask(query, reference));
+                    self.actions.push(Action::Ask(Box::new(query), reference));
                 }
             }
         }

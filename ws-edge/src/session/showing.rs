@@ -80,7 +80,7 @@ impl Session {
         {
             match report {
                 Report::Delivered(message) if planted(Bug::DeliveredBeforeWritten) => {
-                    self.actions.push(Action::Report(direct::Delivered { message }.into()));
+                    self.actions.push(Action::Report(Box::new(direct::Delivered { message }.into())));
                 }
                 Report::Delivered(message) => self.unflushed.push(direct::Delivered { message }.into()),
                 Report::Told(message) => self.told.show((message, delivery.command)),

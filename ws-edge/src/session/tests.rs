@@ -54,10 +54,10 @@ fn what_comes_after_a_subscription_waits_for_its_snapshot() {
     bob.frames.clear();
     subscribe(&mut stage, &mut bob);
     // The changes are in the same batch of posts as the reply.
-    let Some(Action::Submit(id, command, _)) = bob.actions.pop_front() else { panic!("it is submitted") };
+    let Some(Action::Submit(asked)) = bob.actions.pop_front() else { panic!("it is submitted") };
     let mut header = stage.world.header_of(&bob.agent);
-    header.command_id = id;
-    let told = stage.world.submit(&header, command);
+    header.command_id = asked.id;
+    let told = stage.world.submit(&header, asked.command);
     stage.hear(told);
     set(&mut stage, &ada, 1);
     let upto = set(&mut stage, &ada, 2);

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use ringforge_domain::{
-    catalog::Command,
     direct,
     ids::{CommandId, MessageId},
     limits::{TOLD_MAX, TOLD_WAIT},
@@ -58,7 +57,7 @@ impl Session {
         while let Some((message, _)) = self.told.taken.first().copied().filter(|_| self.told.taken.len() >= least) {
             let count = self.told.taken.len().min(TOLD_MAX);
             let statuses = self.told.taken.drain(..count).map(|(_, command)| command).collect();
-            self.actions.push(Action::Report(Command::DirectTold(direct::Told { message, statuses })));
+            self.actions.push(Action::Report(Box::new(direct::Told { message, statuses }.into())));
             self.told.since = None;
         }
         self.told.wait(self.now);

@@ -197,7 +197,7 @@ impl Inside {
             }
             .boxed(),
             // The connection keeps these to itself.
-            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(..) | Action::Report(_) => {
+            Action::Send(_) | Action::Close(..) | Action::Enter(_) | Action::Submit(_) | Action::Report(_) => {
                 future::ready(Work::Nothing).boxed()
             }
         }
@@ -229,9 +229,12 @@ impl Inside {
     /// A page of what was missed: of what is still here, else of the log.
     async fn page(&self, after: Option<Offset>, before: Option<Offset>) -> Result<Caught, Error> {
         let (services, reader) = (&self.edge.services, &self.reader);
-        let recent = self.feed.fleet().recent(after, before);
+        let (recent, known) = {
+            let fleet = self.feed.fleet();
+            (fleet.recent(after, before), fleet.interest(reader.viewpoint.session))
+        };
         if let Some(recent) = recent
-            && let Some(caught) = reader.recent(services, after, recent).await?
+            && let Some(caught) = reader.recent(services, after, recent, known).await?
         {
             return Ok(caught);
         }
@@ -239,7 +242,11 @@ impl Inside {
     }
 
     async fn join(&self, after: Option<Offset>) -> Result<bool, Error> {
-        let interest = self.reader.interest(&self.edge.services).await?;
+        let known = self.feed.fleet().interest(self.reader.viewpoint.session);
+        let interest = match known {
+            Some(known) => known,
+            None => self.reader.interest(&self.edge.services).await?,
+        };
         // What a lagging queue still held belongs to the past.
         let _ = self.outbox.take();
         let Reader { viewpoint, presence, .. } = self.reader;

@@ -75,8 +75,9 @@ fn steps(actions: &[Action]) -> Vec<Step> {
 }
 
 fn told(actions: &[Action]) -> Vec<&Told> {
-    let told = |action| if let &Action::Report(Command::DirectTold(ref told)) = action { Some(told) } else { None };
-    actions.iter().filter_map(told).collect()
+    let reports =
+        actions.iter().filter_map(|action| if let Action::Report(report) = action { Some(report) } else { None });
+    reports.filter_map(|report| if let Command::DirectTold(told) = &**report { Some(told) } else { None }).collect()
 }
 
 fn caught(posts: Vec<Post>, upto: u64, done: bool) -> Input<'static> {
