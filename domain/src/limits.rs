@@ -154,7 +154,8 @@ pub const ROWS_PAGE_MAX: u32 = 1_000;
 /// Rounds in which the needs of a batch are loaded.
 pub const NEEDS_ROUNDS_MAX: usize = 4;
 
-/// Bytes of pushes waiting for one connection; over it the connection lags and is fed from the log.
+/// Bytes of pushes waiting for one connection, beside the recent updates of its fleet; over it the connection lags and is fed
+/// from the log. It takes so many at a time.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
 /// Recent updates of a fleet that an edge keeps.
 pub const TAIL_UPDATES_MAX: usize = 1_024;

@@ -108,7 +108,7 @@ impl Socket {
             return Some(true);
         }
         let connection = &self.connection;
-        self.waited = self.waited.max(connection.outbox().bytes());
+        self.waited = self.waited.max(connection.outbox().own_bytes());
         let mut possible = Vec::with_capacity(5);
         if connection.writes() && self.down.len() < PIPE {
             possible.extend([Next::Flush; 3]);

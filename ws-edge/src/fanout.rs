@@ -88,6 +88,8 @@ pub struct Delivery {
     pub unreadable: Option<Refusal>,
     /// The changes of presence that it tells of, if it is of our own making.
     pub gathered: Changes,
+    /// Bytes of what everyone is shown.
+    shown: usize,
 }
 
 impl Delivery {
@@ -95,7 +97,9 @@ impl Delivery {
     pub fn of(update: &Update) -> Self {
         let Update { event, verdict } = update;
         let shown = event.as_ref().map_or_else(Shown::default, |event| frames_of(event, verdict));
+        let pushes: Vec<_> = shown.pushes.into_iter().map(Sharing::from).collect();
         Self {
+            shown: weight(&pushes),
             offset: verdict.position.offset,
             hash: event.as_ref().map_or(0, |event| event.at.hash),
             previous: verdict.previous,
@@ -103,7 +107,7 @@ impl Delivery {
             session: event.as_ref().and_then(|event| event.at.header.session_id),
             reply: shown.reply.map(Shared::new),
             lacks: verdict.lacks().is_some(),
-            pushes: shown.pushes.into_iter().map(Sharing::from).collect(),
+            pushes,
             interest: shown.interest,
             snapshot: shown.snapshot,
             ended: shown.ended,
@@ -116,7 +120,9 @@ impl Delivery {
 
     /// A frame of our own making for everyone, which comes after the event at `place`.
     pub fn made(place: First, frame: Frame, gathered: Changes) -> Self {
+        let pushes = vec![Sharing::from(Push { audience: Audience::Fleet, frame, with_value: None })];
         Self {
+            shown: weight(&pushes),
             offset: place.offset,
             hash: place.hash,
             previous: None,
@@ -124,7 +130,7 @@ impl Delivery {
             session: None,
             reply: None,
             lacks: false,
-            pushes: vec![Sharing::from(Push { audience: Audience::Fleet, frame, with_value: None })],
+            pushes,
             interest: None,
             snapshot: None,
             ended: None,
@@ -150,23 +156,27 @@ impl Delivery {
 
     /// Bytes of it altogether.
     pub fn weight(&self) -> usize {
-        self.shown() + self.answer()
+        self.shown + self.answer()
+    }
+
+    /// Whether it is of our own making: no update of the fleet brings it again.
+    pub fn is_made(&self) -> bool {
+        !self.gathered.is_empty()
     }
 
     fn answer(&self) -> usize {
         self.reply.as_ref().map_or(0, |reply| reply.frame.len())
     }
-
-    /// Bytes of what everyone is shown.
-    fn shown(&self) -> usize {
-        let pushes: usize =
-            self.pushes.iter().map(|push| push.with_value.as_ref().unwrap_or(&push.frame).frame.len()).sum();
-        WEIGHT_MIN + pushes
-    }
 }
 
 /// What any delivery costs beside its text.
 const WEIGHT_MIN: usize = 160;
+
+/// Bytes of pushes and of what keeps them.
+fn weight(pushes: &[Sharing]) -> usize {
+    let text = |push: &Sharing| push.with_value.as_ref().unwrap_or(&push.frame).frame.len();
+    WEIGHT_MIN + pushes.iter().map(text).sum::<usize>()
+}
 
 impl From<Push> for Sharing {
     fn from(push: Push) -> Self {
@@ -223,7 +233,7 @@ impl Post {
 
     /// Bytes it is worth in a queue.
     pub fn weight(&self) -> usize {
-        self.delivery.shown() + if self.reply { self.delivery.answer() } else { 0 }
+        self.delivery.shown + if self.reply { self.delivery.answer() } else { 0 }
     }
 
     /// Whether it answers with something that must be read from the log.

@@ -25,7 +25,8 @@ use crate::{
     presence::{self, Changes, Coalescer, Due, Throttle},
 };
 
-/// A connection's queue of pushes: bounded; when it is full everything in it is dropped and the connection lags.
+/// A connection's queue of pushes. What is in it lies in the recent updates of its fleet, for everyone at once. Of what they do
+/// not hold it keeps little: when that is too much everything in it is dropped and the connection lags.
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: Mutex<Queue>,
@@ -35,19 +36,36 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     posts: VecDeque<Post>,
+    /// Bytes of all posts.
     bytes: usize,
+    /// Posts from the first on that the recent updates do not hold any more, and of our own making anywhere; their bytes.
+    old: usize,
+    own_bytes: usize,
     lagged: Option<Lagged>,
 }
 
 impl Outbox {
-    /// Takes what is there; `Err` if something was dropped: feed from the log, after the last post that was taken.
+    /// Takes what is there, or a part of it if that is much; `Err` if something was dropped: feed from the log, after the last
+    /// post that was taken.
     pub fn take(&self) -> Result<VecDeque<Post>, Lagged> {
         let mut queue = self.queue();
         if let Some(lagged) = queue.lagged.take() {
             return Err(lagged);
         }
-        queue.bytes = 0;
-        Ok(std::mem::take(&mut queue.posts))
+        if queue.bytes <= OUTBOX_BYTES_MAX {
+            return Ok(std::mem::take(&mut *queue).posts);
+        }
+        let (mut posts, mut bytes) = (VecDeque::new(), 0);
+        while let Some(post) = queue.pop(|post| bytes == 0 || bytes + post.weight() <= OUTBOX_BYTES_MAX) {
+            bytes += post.weight();
+            posts.push_back(post);
+        }
+        Ok(posts)
+    }
+
+    /// Takes everything.
+    pub fn clear(&self) {
+        *self.queue() = Queue::default();
     }
 
     /// Resolves when there may be something to take.
@@ -70,32 +88,42 @@ impl Outbox {
         queue.posts.is_empty() && queue.lagged.is_none()
     }
 
-    /// The bytes of what there is to take.
-    pub fn bytes(&self) -> usize {
-        self.queue().bytes
+    /// The bytes of what there is to take and only this connection keeps.
+    pub fn own_bytes(&self) -> usize {
+        self.queue().own_bytes
     }
 
-    /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending` says what is held
-    /// back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
+    /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending`
+    /// says what is held back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
     fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {
         let mut queue = self.queue();
-        queue.bytes += post.weight();
-        let max = if planted(Bug::QueueUnbounded) { usize::MAX } else { OUTBOX_BYTES_MAX };
-        let room = (queue.bytes <= max && !buggify(Site::EarlyLag)) || queue.posts.is_empty();
-        let fits = room && !post.lacks();
-        queue.posts.push_back(post);
-        if !fits {
-            let mut owed = Changes::new();
-            queue.posts.iter().for_each(|post| presence::merge(&mut owed, &post.delivery.gathered));
-            presence::merge(&mut owed, &pending());
-            *queue = Queue { lagged: Some(Lagged { owed }), ..Queue::default() };
+        let lags = post.lacks() || !queue.posts.is_empty() && buggify(Site::EarlyLag);
+        queue.push(post);
+        let lags = lags || queue.is_over();
+        if lags {
+            queue.lag(&pending());
         }
-        let announced = announced || !fits;
         drop(queue);
-        if announced {
+        if announced || lags {
             self.filled.notify_one();
         }
-        fits
+        !lags
+    }
+
+    /// The recent updates begin at `recent` now; `false` if what they do not hold any more is too much, and the connection lags
+    /// from now on.
+    fn keep(&self, recent: Option<Offset>, pending: impl FnOnce() -> Changes) -> bool {
+        let mut queue = self.queue();
+        queue.age(recent);
+        let lags = queue.is_over();
+        if lags {
+            queue.lag(&pending());
+        }
+        drop(queue);
+        if lags {
+            self.filled.notify_one();
+        }
+        !lags
     }
 
     /// Says that there is something to take, if there is.
@@ -107,6 +135,51 @@ impl Outbox {
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue.lock().expect("no panic while the lock is held")
+    }
+}
+
+impl Queue {
+    fn push(&mut self, post: Post) {
+        self.bytes += post.weight();
+        if post.delivery.is_made() {
+            self.own_bytes += post.weight();
+        }
+        self.posts.push_back(post);
+    }
+
+    /// Takes the first one if it is wanted.
+    fn pop(&mut self, wanted: impl FnOnce(&Post) -> bool) -> Option<Post> {
+        let post = self.posts.pop_front_if(|post| wanted(post))?;
+        self.bytes -= post.weight();
+        if post.delivery.is_made() || self.old > 0 {
+            self.own_bytes -= post.weight();
+        }
+        self.old = self.old.saturating_sub(1);
+        Some(post)
+    }
+
+    /// The recent updates begin here now, or there are none.
+    fn age(&mut self, recent: Option<Offset>) {
+        let old = |post: &&Post| recent.is_none_or(|recent| post.delivery.offset < recent);
+        for post in self.posts.range(self.old..).take_while(old) {
+            self.old += 1;
+            if !post.delivery.is_made() {
+                self.own_bytes += post.weight();
+            }
+        }
+    }
+
+    /// Whether there is too much in it; one post has room, however large it is.
+    fn is_over(&self) -> bool {
+        self.own_bytes > OUTBOX_BYTES_MAX && self.posts.len() > 1 && !planted(Bug::QueueUnbounded)
+    }
+
+    /// Drops everything.
+    fn lag(&mut self, pending: &Changes) {
+        let mut owed = Changes::new();
+        self.posts.iter().for_each(|post| presence::merge(&mut owed, &post.delivery.gathered));
+        presence::merge(&mut owed, pending);
+        *self = Self { lagged: Some(Lagged { owed }), ..Self::default() };
     }
 }
 
@@ -347,9 +420,18 @@ impl Fleet {
         self.tail_bytes += delivery.weight();
         self.tail.push_back(delivery);
         let max = if buggify(Site::TailForgotten) { 0 } else { TAIL_UPDATES_MAX };
+        let mut waits = false;
         while self.tail.len() > max || self.tail_bytes > TAIL_BYTES_MAX {
-            let Some(oldest) = self.tail.pop_front() else { return };
+            let Some(oldest) = self.tail.pop_front() else { break };
             self.tail_bytes -= oldest.weight();
+            waits = waits || Arc::strong_count(&oldest) > 1;
+        }
+        if waits {
+            let recent = self.tail.front().map(|oldest| oldest.offset);
+            let coalescer = &self.coalescer;
+            for present in self.members.values_mut().filter(|present| !present.lags) {
+                present.lags = !present.member.outbox.keep(recent, || present.pending(coalescer));
+            }
         }
     }
 }
@@ -363,11 +445,12 @@ fn made(place: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery
 impl Present {
     /// Puts into its outbox what it gets, until it lags.
     fn see(&mut self, delivery: &Arc<Delivery>, showing: Showing<'_>) {
-        if self.cursor.is_some_and(|cursor| delivery.offset <= cursor) {
-            return;
+        let seen = self.cursor.is_some_and(|cursor| delivery.offset <= cursor);
+        if !seen {
+            self.cursor = None;
+            self.lags = self.lags || !self.feed(delivery, showing);
         }
-        self.cursor = None;
-        self.lags = self.lags || !self.feed(delivery, showing);
+        // It may have seen in the log what is news here.
         if let Some((_, change)) = delivery.interest.as_ref().filter(|(agent, _)| *agent == self.member.viewpoint.agent)
         {
             self.member.interest.change(change, delivery.offset);
@@ -387,12 +470,14 @@ impl Present {
     }
 
     fn put(&self, post: Post, announced: bool, coalescer: &Coalescer) -> bool {
-        let pending = || {
-            let pending = coalescer.pending(self.member.presence).iter();
-            let unseen = pending.filter(|(_, change)| Some(change.offset) > self.since);
-            unseen.map(|(about, change)| (*about, Arc::clone(change))).collect()
-        };
-        self.member.outbox.put(post, announced, pending)
+        self.member.outbox.put(post, announced, || self.pending(coalescer))
+    }
+
+    /// What is held back from it.
+    fn pending(&self, coalescer: &Coalescer) -> Changes {
+        let pending = coalescer.pending(self.member.presence).iter();
+        let unseen = pending.filter(|(_, change)| Some(change.offset) > self.since);
+        unseen.map(|(about, change)| (*about, Arc::clone(change))).collect()
     }
 }
 

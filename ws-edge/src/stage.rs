@@ -206,7 +206,7 @@ impl Stage {
 
     fn catch_up(&mut self, seat: &mut Seat, after: Option<Offset>) {
         let Reader { viewpoint, presence, .. } = seat.reader;
-        let _ = seat.outbox.take();
+        seat.outbox.clear();
         let interest = self.world.agent(&seat.agent).interest.clone();
         seat.interest = interest.clone();
         let member = Member { viewpoint, interest, presence, outbox: Arc::clone(&seat.outbox) };

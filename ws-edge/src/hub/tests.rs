@@ -33,9 +33,11 @@ fn note(text: &str) -> Broadcast {
     Broadcast { kind: "custom".to_owned(), description: Some(text.to_owned()), ..Broadcast::default() }
 }
 
-/// More than an outbox holds.
+/// So many notes are more than an outbox and the recent updates hold.
+const FLOOD: usize = 120;
+
 fn flood(stage: &mut Stage, by: &Agent) {
-    for _ in 0..8 {
+    for _ in 0..FLOOD {
         stage.when(by, note(&"x".repeat(9_900)));
     }
 }
@@ -132,7 +134,7 @@ fn whoever_lags_is_told_what_was_held_back_before() {
         assert_eq!(told(&bob.frames, &ada).as_deref(), Some("away"), "{presence}");
         assert!(in_order(&bob) && told_apart(&bob), "{presence}");
         let notes = bob.frames.iter().filter(|frame| frame["type"] == "activity").count();
-        assert_eq!(notes, 9, "{presence}: nothing else is lost or shown twice");
+        assert_eq!(notes, 1 + FLOOD, "{presence}: nothing else is lost or shown twice");
     }
 }
 
@@ -144,16 +146,35 @@ fn what_nobody_takes_is_bounded_and_comes_from_the_log_in_the_end() {
     stage.go_on(&mut bob);
     let (mut said, mut bytes) = (0, 0);
     while bob.outbox.queue().lagged.is_none() {
-        bytes = bob.outbox.queue().bytes;
+        bytes = bob.outbox.own_bytes();
         assert!(bytes <= OUTBOX_BYTES_MAX, "{bytes} bytes");
         stage.when(&ada, note(&"x".repeat(1_000)));
         said += 1;
     }
     assert!(bytes + 2_000 > OUTBOX_BYTES_MAX, "it lags although only {bytes} bytes wait");
+    assert!(said > TAIL_BYTES_MAX / 2_000, "what everyone shares is not counted");
     assert!(bob.outbox.queue().posts.is_empty(), "nothing of it is kept");
     stage.go_on(&mut bob);
     let notes = bob.frames.iter().filter(|frame| frame["type"] == "activity").count();
     assert_eq!(notes, said, "each once");
+}
+
+#[test]
+fn much_is_taken_in_parts() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let mut bob = stage.enters("bob", "none");
+    stage.go_on(&mut bob);
+    let places: Vec<_> = (0..300).map(|_| stage.when(&ada, note(&"x".repeat(1_000)))).collect();
+    let mut taken = Vec::new();
+    while !bob.outbox.is_empty() {
+        let part = bob.outbox.take().expect("no lag");
+        let bytes: usize = part.iter().map(Post::weight).sum();
+        assert!((1..=OUTBOX_BYTES_MAX).contains(&bytes), "{bytes} bytes");
+        taken.extend(part.iter().map(|post| post.delivery.offset));
+    }
+    assert_eq!(taken, places, "all of it, in order");
+    assert_eq!(bob.outbox.queue().bytes, 0);
 }
 
 #[test]
@@ -258,6 +279,24 @@ fn what_a_member_subscribes_to_while_it_lags_is_known() {
     stage.go_on(&mut bob);
     let red = bob.frames.iter().filter(|frame| frame["activity"]["description"] == "red").count();
     assert_eq!((red, in_order(&bob)), (2, true), "what came after the subscription");
+}
+
+#[test]
+fn a_subscription_that_was_read_before_it_was_heard_of_counts() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let bob = stage.enters("bob", "none");
+    let subscribed = stage.world.when(&bob.agent, Subscribe { tags: vec!["red".to_owned()], kinds: Vec::new() });
+    let interest = stage.fleet.interest(bob.agent.session).expect("he is a member");
+    let viewpoint = Viewpoint { agent: bob.agent.agent, session: bob.agent.session };
+    let member = Member { viewpoint, interest, presence: PresenceMode::None, outbox: Arc::clone(&bob.outbox) };
+    let place = subscribed.event.at.position.offset;
+    stage.fleet.join(member, Some(place)).expect("it reaches that far");
+    stage.hear(subscribed);
+    assert!(bob.outbox.is_empty(), "he has seen that");
+    let tags = vec!["red".to_owned()];
+    stage.when(&ada, Broadcast { scope: ActivityScope::Tagged, tags, ..note("red") });
+    assert_eq!(bob.outbox.take().expect("no lag").len(), 1);
 }
 
 #[test]

@@ -248,7 +248,7 @@ impl Inside {
             None => self.reader.interest(&self.edge.services).await?,
         };
         // What a lagging queue still held belongs to the past.
-        let _ = self.outbox.take();
+        self.outbox.clear();
         let Reader { viewpoint, presence, .. } = self.reader;
         let member = Member { viewpoint, interest, presence, outbox: Arc::clone(&self.outbox) };
         Ok(self.feed.fleet().join(member, after).is_ok())
