@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     catalog::Effect,
+    cursor::Seal,
+    frame::Encoder,
     limits::{self, SUBSCRIPTIONS_MAX},
+    position::{Generation, Partition, StreamRef},
     presence,
     row::RowIndex,
     verdict::Verdict,
@@ -114,6 +117,32 @@ fn the_row_says_who_when_and_in_the_middle_of_what() {
     world.when(&ada, set(json!({"key": "a", "value": "y"})));
     let content = entry(&world, "a").content.as_ref().expect("live");
     assert_eq!((content.created_at, content.expires_at, content.metadata.is_none()), (began, None, true));
+}
+
+#[test]
+fn an_entry_is_shown_while_it_is_held() {
+    let mut world = World::new();
+    let ada = world.joins("ada");
+    let told =
+        world.when(&ada, set(json!({"key": "a", "value": {"n": 1}, "ttl": 10, "tags": ["t"], "metadata": {"m": 2}})));
+    let stream = StreamRef { partition: Partition::POOL, epoch: 0 };
+    let encoder = Encoder { seal: Seal::new([7; 32]), scope: world.scope, stream, generation: Generation(1) };
+    let shown = |world: &World, with_value| {
+        let view = entry(world, "a").shown(world.now, &encoder, with_value, 3);
+        view.map(|view| serde_json::to_value(view).expect("JSON serialises"))
+    };
+    let full = shown(&world, true).expect("it is held");
+    let wanted = json!({"key": "a", "value": {"n": 1}, "type": "json", "version": 1, "ttl": 10.0, "tags": ["t"],
+        "metadata": {"m": 2}, "access_count": 3, "author": ada.agent, "position": told.event.at.position.offset.0});
+    for (name, value) in wanted.as_object().expect("an object") {
+        assert_eq!(full[name], *value, "{name}");
+    }
+    let cursor = encoder.seal.open(&world.scope, stream, full["event_id"].as_str().expect("an id"));
+    assert!(cursor.is_some(), "its id can be resumed after");
+    let without = shown(&world, false).expect("it is held");
+    assert!(without.get("value").is_none() && without["key"] == "a");
+    world.later(10);
+    assert_eq!(shown(&world, true), None, "its time is over");
 }
 
 #[test]
