@@ -161,6 +161,10 @@ pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
 pub const TAIL_UPDATES_MAX: usize = 1_024;
 /// Bytes of recent updates of a fleet that an edge keeps, about.
 pub const TAIL_BYTES_MAX: usize = 1 << 20;
+/// How many times as much it keeps while there is room.
+pub const TAIL_STRETCH: usize = 8;
+/// Bytes of recent updates of all fleets of an edge, about, for which there is room.
+pub const TAILS_BYTES_MAX: usize = 64 << 20;
 /// Events of one page of a catch-up.
 pub const CATCH_UP_PAGE_MAX: u32 = 128;
 /// Messages and statuses of one page of waiting mail: 2 MiB of messages, as large as they may be by default.

@@ -165,7 +165,7 @@ impl Process {
         if let Some(followed) = feeds.get(&scope) {
             return Ok(Arc::clone(&followed.feed));
         }
-        let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream).await?;
+        let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream, Arc::default()).await?;
         let followed = Followed { feed: Arc::clone(&feed), heard, expected: None, filling: None, empty_since: None };
         feeds.insert(scope, followed);
         Ok(feed)

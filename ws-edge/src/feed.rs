@@ -31,7 +31,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::hub::{Fleet, Seen};
+use crate::hub::{Fleet, Kept, Seen};
 
 /// How long an own command's update may take before it is looked for: first, and twice as long after each time that there was
 /// nothing to be found (then it is not lost but late, and looking for it makes it later), up to the second in which heads show
@@ -48,6 +48,7 @@ const EMPTY: Duration = Duration::from_secs(30);
 pub struct Hub {
     services: Services,
     seal: Seal,
+    kept: Kept,
     slots: Mutex<BTreeMap<Scope, Slot>>,
 }
 
@@ -76,7 +77,7 @@ struct Waiting {
 impl Hub {
     /// Over these services; event ids carry this seal.
     pub fn new(services: Services, seal: Seal) -> Arc<Self> {
-        Arc::new(Self { services, seal, slots: Mutex::default() })
+        Arc::new(Self { services, seal, kept: Kept::default(), slots: Mutex::default() })
     }
 
     /// The feed of a fleet: once this has resolved, it misses nothing from the fleet's present head on.
@@ -86,7 +87,8 @@ impl Hub {
     pub async fn feed(self: &Arc<Self>, scope: Scope, stream: StreamRef) -> Result<Arc<Feed>, Error> {
         let slot = Arc::clone(self.slots().entry(scope).or_default());
         let open = || async {
-            let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream).await?;
+            let kept = Arc::clone(&self.kept);
+            let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream, kept).await?;
             let task = tokio::spawn(follow(self.services.clone(), Arc::clone(&feed), scope, heard));
             // It was made just now: nobody else can have set it.
             let _ = feed.task.set(task.abort_handle());
@@ -114,11 +116,15 @@ impl Hub {
     }
 
     /// Asks for the heads of all fleets here in one query, so that a silent bus hides nothing; forgets fleets that nobody
-    /// here needs. Runs for ever.
+    /// here needs, and of the others what there is no room for. Runs for ever.
     pub async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(SILENCE).await;
-            if let Err(error) = self.ask_heads(&self.needed()).await {
+            let needed = self.needed();
+            for (_, feed) in &needed {
+                feed.fleet().forget();
+            }
+            if let Err(error) = self.ask_heads(&needed).await {
                 warn!(%error, "the heads of fleets could not be asked for");
             }
         }
@@ -152,12 +158,13 @@ impl Feed {
         seal: Seal,
         scope: Scope,
         stream: StreamRef,
+        kept: Kept,
     ) -> Result<(Arc<Self>, BoxStream<'static, Heard>), Error> {
         let generation = services.log.bounds(stream.partition).await?.generation;
         let heard = services.live.subscribe(scope).await?;
         let heads = services.reads.heads(stream.partition, &[scope]).await?.heads;
         let last = heads.into_iter().next().flatten().map(|head| First { offset: head.last, hash: head.hash });
-        let fleet = Fleet::new(Encoder { seal, scope, stream, generation }, last);
+        let fleet = Fleet::new(Encoder { seal, scope, stream, generation }, last, kept);
         let feed = Self {
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,7 +15,10 @@ use ringforge_domain::{
     frame::Encoder,
     ids::SessionId,
     interest::Interest,
-    limits::{CATCH_UP_PAGE_MAX, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX, TAIL_BYTES_MAX, TAIL_UPDATES_MAX},
+    limits::{
+        CATCH_UP_PAGE_MAX, OUTBOX_BYTES_MAX, PAGE_BYTES_MAX, TAIL_BYTES_MAX, TAIL_STRETCH, TAIL_UPDATES_MAX,
+        TAILS_BYTES_MAX,
+    },
     planted::{Bug, planted},
     position::Offset,
     verdict::First,
@@ -232,6 +238,9 @@ pub enum Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind;
 
+/// Bytes of recent updates that all fleets of an edge keep, about.
+pub type Kept = Arc<AtomicUsize>;
+
 /// One fleet at one edge.
 pub struct Fleet {
     /// How its frames are written.
@@ -241,6 +250,7 @@ pub struct Fleet {
     place: Option<First>,
     tail: VecDeque<Arc<Delivery>>,
     tail_bytes: usize,
+    kept: Kept,
     members: BTreeMap<SessionId, Present>,
     coalescer: Coalescer,
     throttle: Throttle,
@@ -258,13 +268,14 @@ struct Showing<'a> {
 
 impl Fleet {
     /// A fleet whose last event is `head`, nobody here yet.
-    pub fn new(encoder: Encoder, head: Option<First>) -> Self {
+    pub fn new(encoder: Encoder, head: Option<First>, kept: Kept) -> Self {
         Self {
             encoder,
             head: head.map(|head| head.offset),
             place: head,
             tail: VecDeque::new(),
             tail_bytes: 0,
+            kept,
             members: BTreeMap::new(),
             coalescer: Coalescer::default(),
             throttle: Throttle::default(),
@@ -418,12 +429,21 @@ impl Fleet {
 
     fn remember(&mut self, delivery: Arc<Delivery>) {
         self.tail_bytes += delivery.weight();
+        self.kept.fetch_add(delivery.weight(), Ordering::Relaxed);
         self.tail.push_back(delivery);
-        let max = if buggify(Site::TailForgotten) { 0 } else { TAIL_UPDATES_MAX };
+        self.forget();
+    }
+
+    /// Forgets the oldest updates beyond what there is room for now.
+    pub fn forget(&mut self) {
+        let room = self.kept.load(Ordering::Relaxed) <= TAILS_BYTES_MAX;
+        let stretch = if room { TAIL_STRETCH } else { 1 };
+        let max = if buggify(Site::TailForgotten) { 0 } else { stretch * TAIL_UPDATES_MAX };
         let mut waits = false;
-        while self.tail.len() > max || self.tail_bytes > TAIL_BYTES_MAX {
+        while self.tail.len() > max || self.tail_bytes > stretch * TAIL_BYTES_MAX {
             let Some(oldest) = self.tail.pop_front() else { break };
             self.tail_bytes -= oldest.weight();
+            self.kept.fetch_sub(oldest.weight(), Ordering::Relaxed);
             waits = waits || Arc::strong_count(&oldest) > 1;
         }
         if waits {
@@ -433,6 +453,12 @@ impl Fleet {
                 present.lags = !present.member.outbox.keep(recent, || present.pending(coalescer));
             }
         }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.kept.fetch_sub(self.tail_bytes, Ordering::Relaxed);
     }
 }
 

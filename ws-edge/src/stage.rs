@@ -1,7 +1,11 @@
 //! For tests: one fleet at one edge, with real sessions and outboxes, and neither sockets nor ports. The log and the fold
 //! are those of the domain's small world.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use ringforge_command_api::Asked;
 use ringforge_domain::{
@@ -11,7 +15,7 @@ use ringforge_domain::{
     frame::{Encoder, Frame},
     ids::CommandId,
     interest::Interest,
-    limits::Limits,
+    limits::{Limits, TAILS_BYTES_MAX},
     position::{Generation, Offset, Partition, StreamRef},
     presence::{Started, Update as Vitals},
     verdict::Verdict,
@@ -23,7 +27,7 @@ use serde_json::{Value, json};
 use crate::{
     catchup::Reader,
     fanout::{Delivery, Post, Viewpoint},
-    hub::{Fleet, Member, Outbox, Seen},
+    hub::{Fleet, Kept, Member, Outbox, Seen},
     session::{Action, Caught, Entered, Input, Missed, Session, SessionConfig, Step},
 };
 
@@ -74,7 +78,9 @@ impl Stage {
         let world = World::new();
         let stream = StreamRef { partition: Partition::POOL, epoch: 0 };
         let encoder = Encoder { seal: Seal::new([7; 32]), scope: world.scope, stream, generation: Generation(1) };
-        Self { world, fleet: Fleet::new(encoder, None), now: Duration::ZERO }
+        // Others keep all there is room for.
+        let kept = Kept::new(AtomicUsize::new(2 * TAILS_BYTES_MAX));
+        Self { world, fleet: Fleet::new(encoder, None, kept), now: Duration::ZERO }
     }
 
     /// Somebody comes in.

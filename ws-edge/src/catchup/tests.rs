@@ -249,7 +249,7 @@ fn who_is_answered_by_reference_reads_on_from_the_log_and_nobody_else_does() {
     let mut world = World::new();
     let (ada, bob) = (world.joins("ada"), world.joins("bob"));
     let services = served(&world);
-    let feed = Feed::open(&services, Seal::new([7; 32]), ada.scope, reader(&ada).encoder.stream);
+    let feed = Feed::open(&services, Seal::new([7; 32]), ada.scope, reader(&ada).encoder.stream, Arc::default());
     let (feed, _) = now(feed).expect("it opens");
     let joined = Offset(world.log.len() as u64 - 1);
     let outboxes = [&ada, &bob].map(|agent| {
@@ -288,7 +288,8 @@ fn what_is_still_here_shows_the_same_as_the_log() {
     let joined = Offset(world.log.len() as u64 - 1);
     let services = served(&world);
     let stream = reader(&ada).encoder.stream;
-    let (feed, _) = now(Feed::open(&services, Seal::new([7; 32]), ada.scope, stream)).expect("it opens");
+    let (feed, _) =
+        now(Feed::open(&services, Seal::new([7; 32]), ada.scope, stream, Arc::default())).expect("it opens");
     let text = "x".repeat(PAGE_BYTES_MAX / 16);
     for at in 0..40 {
         let told = match at % 4 {

@@ -160,6 +160,25 @@ fn what_nobody_takes_is_bounded_and_comes_from_the_log_in_the_end() {
 }
 
 #[test]
+fn more_is_remembered_while_there_is_room() {
+    let mut stage = Stage::new();
+    let ada = stage.enters("ada", "none").agent;
+    let (kept, others) = (Arc::clone(&stage.fleet.kept), 2 * TAILS_BYTES_MAX);
+    kept.fetch_sub(others, Ordering::Relaxed);
+    for _ in 0..2 * TAIL_UPDATES_MAX {
+        stage.when(&ada, note("x"));
+    }
+    assert!(stage.fleet.tail.len() > 2 * TAIL_UPDATES_MAX, "all of it");
+    let bytes: usize = stage.fleet.tail.iter().map(|delivery| delivery.weight()).sum();
+    assert_eq!(kept.load(Ordering::Relaxed), bytes);
+    kept.fetch_add(others, Ordering::Relaxed);
+    stage.fleet.forget();
+    assert_eq!(stage.fleet.tail.len(), TAIL_UPDATES_MAX);
+    drop(stage);
+    assert_eq!(kept.load(Ordering::Relaxed), others, "nothing is left of it");
+}
+
+#[test]
 fn much_is_taken_in_parts() {
     let mut stage = Stage::new();
     let ada = stage.enters("ada", "none").agent;
