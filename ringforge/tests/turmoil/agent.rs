@@ -11,6 +11,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use ringforge_sim::{
     history,
     rng::Rng,
+    tally::Tally,
     vocabulary::clients::{Client, Phase},
 };
 use serde_json::json;
@@ -41,7 +42,7 @@ pub enum Mood {
     /// They ask now and then.
     #[default]
     Calm,
-    /// Everyone says a last word, and asks nothing more.
+    /// Once everyone is in, everyone says a last word, and asks nothing more.
     Farewell,
     /// It is over.
     Over,
@@ -50,6 +51,7 @@ pub enum Mood {
 /// How one agent is.
 #[derive(Clone, Debug, Default)]
 pub struct State {
+    inside: bool,
     settled: bool,
     heard: BTreeSet<String>,
 }
@@ -63,11 +65,18 @@ pub struct Run {
     pub states: RefCell<Vec<State>>,
     /// Frames that anyone read.
     pub frames: Cell<u64>,
+    /// What they met.
+    pub tally: Tally,
     /// What they told in the end.
     pub told: RefCell<Vec<history::Agent>>,
 }
 
 impl Run {
+    /// Everyone is in: whoever is not again comes back for what was said meanwhile.
+    fn is_complete(&self) -> bool {
+        self.states.borrow().iter().all(|state| state.inside)
+    }
+
     /// Everyone is in and has heard everyone's last word.
     pub fn is_settled(&self) -> bool {
         let states = self.states.borrow();
@@ -127,7 +136,7 @@ impl Agent {
             let inside = self.client.phase == Phase::Inside;
             let ask = match self.run.mood.get() {
                 Mood::Calm => inside && now >= turn && self.client.unanswered() < WINDOW,
-                Mood::Farewell => inside && !self.has_ended,
+                Mood::Farewell => inside && !self.has_ended && self.run.is_complete(),
                 Mood::Over => return,
             };
             if ask {
@@ -167,6 +176,7 @@ impl Agent {
             return write(socket, frame).await;
         }
         if self.rng.chance(HANGING_UP) {
+            self.run.tally.note("fault: socket killed");
             return false;
         }
         let frame = self.client.ask(&self.peers, false, &mut self.rng);
@@ -177,6 +187,7 @@ impl Agent {
         let reply = self.client.hear(text);
         self.run.frames.set(self.run.frames.get() + 1);
         let frame = self.client.heard().expect("it has just read one");
+        self.run.tally.read(frame);
         if frame["activity"]["description"] == END {
             let author = frame["from"]["agent_id"].as_str().expect("an author").to_owned();
             self.run.states.borrow_mut()[self.client.number].heard.insert(author);
@@ -190,8 +201,9 @@ impl Agent {
 
     /// Lets others see how it is.
     fn tell(&self) {
-        let settled = self.client.phase == Phase::Inside && self.has_ended && self.client.unanswered() == 0;
-        self.run.states.borrow_mut()[self.client.number].settled = settled;
+        let inside = self.client.phase == Phase::Inside;
+        let state = &mut self.run.states.borrow_mut()[self.client.number];
+        (state.inside, state.settled) = (inside, inside && self.has_ended && self.client.unanswered() == 0);
     }
 }
 
