@@ -1,7 +1,7 @@
 # Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift built sim planted twins examples proof long fuzz conformance mutants bench bench-peers
+.PHONY: help run test lint unit gen drift built sim planted twins examples proof long torture fuzz conformance mutants bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -70,14 +70,22 @@ examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of example
 
 # Every long suite; each is a target of its own.
 proof: export SEEDS = 20000
+proof: export MUTANTS_MAX = 12
 proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
-# As `make unit` builds them: most of their time is disks, sockets and waiting. Crowds need a server that is optimised.
+# As `make unit` builds them: most of their time is disks, sockets and waiting. Crowds need a server that is optimised;
+# `figures` measures.
 CROWDS := _thousand_ killed_at_any_moment many_seeds tenants_do_not_notice
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
-	cargo test --workspace --locked --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS))
+	cargo test --workspace --locked --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) figures)
 	cargo test --profile proof --workspace --locked --no-fail-fast --test resources --test torture --test turmoil \
 	--test twins -- --ignored $(CROWDS)
+
+# Kills of one `make torture`.
+N ?= 25
+torture: export CYCLES = $(N)
+torture: ## kill the server N=n times at random moments under load; its promises hold
+	cargo test --profile proof --workspace --locked --test torture -- --ignored --nocapture
 
 # MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
 mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants

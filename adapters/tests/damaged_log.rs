@@ -73,7 +73,7 @@ fn damage_in_the_file_is_noticed() {
 #[test]
 #[ignore = "long: make proof"]
 fn damage_in_every_page_of_the_file_is_noticed() {
-    damage_in_the_file(usize::MAX, 64);
+    damage_in_the_file(usize::MAX, 24);
 }
 
 fn damage_in_the_write_ahead_log(pages: usize, bits: usize) {
@@ -100,7 +100,7 @@ fn damage_in_the_write_ahead_log_is_noticed() {
 #[test]
 #[ignore = "long: make proof"]
 fn damage_in_every_page_of_the_write_ahead_log_is_noticed() {
-    damage_in_the_write_ahead_log(usize::MAX, 32);
+    damage_in_the_write_ahead_log(usize::MAX, 16);
 }
 
 fn a_write_ahead_log_is_cut(places: &[usize], step: usize) {
