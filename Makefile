@@ -106,7 +106,7 @@ conformance: built ## the wire against RFC 6455, as Autobahn reads it (needs Pyt
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)
 
-bench-peers: ## the same beside nats-server (needs go) and the Centrifugo that CENTRIFUGO_BIN names
+bench-peers: ## the same beside nats-server and Centrifugo (needs go, or CENTRIFUGO_BIN for the latter)
 	loadtest/bench.sh --peers $(BENCH)
 
 $(TARGET)/venv/done:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the server. Usage: loadtest/bench.sh [--quick] [--peers] [--only NAME].. [--others PERCENT]
 #   --quick   less of everything, in about four minutes
-#   --peers   beside nats-server (built here) and, where CENTRIFUGO_BIN names a binary, Centrifugo
+#   --peers   beside nats-server and Centrifugo (built here, unless CENTRIFUGO_BIN names a binary)
 #   --only    rows whose name holds NAME, as in `--only fanout`: printed, not written
 #   --others  per cent of a core that others may use while a round is measured (5)
 # Without --only it writes loadtest/RESULTS.md. Needs two cores (server on core 0, client on core 1) that nobody else
@@ -38,11 +38,12 @@ if [ $peers = yes ]; then
 	nats="$target/peers/nats-server"
 	if [ ! -x "$nats" ]; then GOBIN="$target/peers" go install github.com/nats-io/nats-server/v2@v2.14.5; fi
 	fanout_peers=(--nats "$nats") ingest_peers=(--jetstream "$nats") idle_peers=(--nats "$nats")
-	if [ -n "${CENTRIFUGO_BIN:-}" ]; then
-		fanout_peers+=(--centrifugo "$CENTRIFUGO_BIN") ingest_peers+=(--centrifugo "$CENTRIFUGO_BIN")
-		idle_peers+=(--centrifugo "$CENTRIFUGO_BIN")
+	centrifugo="${CENTRIFUGO_BIN:-$target/peers/centrifugo}"
+	if [ -x "$centrifugo" ] || GOBIN="$target/peers" go install github.com/centrifugal/centrifugo/v6@v6.9.1; then
+		fanout_peers+=(--centrifugo "$centrifugo") ingest_peers+=(--centrifugo "$centrifugo")
+		idle_peers+=(--centrifugo "$centrifugo")
 	else
-		echo "SKIPPED: Centrifugo, because CENTRIFUGO_BIN names no binary" >&2
+		echo "SKIPPED: Centrifugo, because it cannot be built and CENTRIFUGO_BIN names no binary" >&2
 	fi
 fi
 

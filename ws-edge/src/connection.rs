@@ -18,8 +18,8 @@ use ringforge_ports::clock::{Clock, Ids};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
-    hub::Outbox,
     line::Line,
+    outbox::Outbox,
     session::{Action, Input, Session, SessionConfig},
 };
 

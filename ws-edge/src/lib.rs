@@ -7,6 +7,7 @@ pub mod fanout;
 pub mod feed;
 pub mod hub;
 pub mod line;
+pub mod outbox;
 pub mod presence;
 pub mod session;
 pub mod socket;

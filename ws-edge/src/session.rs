@@ -29,8 +29,8 @@ use ringforge_query_api::history::{Part, Plan};
 
 use crate::{
     fanout::{Post, Viewpoint},
-    hub::Lagged,
     line::Line,
+    outbox::Lagged,
 };
 
 pub use entrance::{Entered, Missed};

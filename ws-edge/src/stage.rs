@@ -27,7 +27,8 @@ use serde_json::{Value, json};
 use crate::{
     catchup::Reader,
     fanout::{Delivery, Post, Viewpoint},
-    hub::{Fleet, Kept, Member, Outbox, Seen},
+    hub::{Fleet, Kept, Member, Seen},
+    outbox::Outbox,
     session::{Action, Caught, Entered, Input, Missed, Session, SessionConfig, Step},
 };
 

@@ -33,10 +33,7 @@ use ringforge_query_api::{
 use serde_json::json;
 
 use super::*;
-use crate::{
-    feed::Feed,
-    hub::{self, Outbox},
-};
+use crate::{feed::Feed, hub, outbox::Outbox};
 
 /// Ports in memory are done at once.
 fn now<T>(future: impl Future<Output = T>) -> T {

@@ -6,6 +6,7 @@ use ringforge_domain::{
     code::{Code, Refusal},
     ids::{CommandId, SessionId},
     json::Json,
+    limits::OUTBOX_BYTES_MAX,
     memory,
     presence::{Started, State, Update},
     verdict::Outcome,
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    outbox::Lagged,
     session::{Action, Caught, Input},
     stage::{Seat, Stage},
 };

@@ -10,7 +10,7 @@ use ringforge_domain::{
 };
 
 use super::{Action, Phase, Session};
-use crate::{fanout::Post, hub::Lagged, presence};
+use crate::{fanout::Post, outbox::Lagged, presence};
 
 impl Session {
     /// Shows posts in order. While a snapshot is wanted, what comes after its subscription waits for it.

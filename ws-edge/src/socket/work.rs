@@ -28,7 +28,8 @@ use crate::{
     connection::{Connection, Job},
     edge::{self, Edge},
     feed::Feed,
-    hub::{Member, Outbox},
+    hub::Member,
+    outbox::Outbox,
     session::{Action, Caught, Input, Played, Snapshotted, Step},
 };
 

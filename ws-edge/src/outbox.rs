@@ -1,0 +1,185 @@
+//! What waits for a connection.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard},
+};
+
+use ringforge_domain::{
+    buggify::{Site, buggify},
+    limits::OUTBOX_BYTES_MAX,
+    planted::{Bug, planted},
+    position::Offset,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    fanout::Post,
+    presence::{self, Changes},
+};
+
+/// A connection's queue of pushes. What is in it lies in the recent updates of its fleet, for everyone at once. Of what they do
+/// not hold it keeps little: when that is too much everything in it is dropped and the connection lags.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) posts: VecDeque<Post>,
+    /// Bytes of all posts.
+    pub(crate) bytes: usize,
+    /// Posts from the first on that the recent updates do not hold any more, and of our own making anywhere; their bytes.
+    old: usize,
+    own_bytes: usize,
+    pub(crate) lagged: Option<Lagged>,
+}
+
+impl Outbox {
+    /// Takes what is there, or a part of it if that is much; `Err` if something was dropped: feed from the log, after the last
+    /// post that was taken.
+    pub fn take(&self) -> Result<VecDeque<Post>, Lagged> {
+        let mut queue = self.queue();
+        if let Some(lagged) = queue.lagged.take() {
+            return Err(lagged);
+        }
+        if queue.bytes <= OUTBOX_BYTES_MAX {
+            return Ok(std::mem::take(&mut *queue).posts);
+        }
+        let (mut posts, mut bytes) = (VecDeque::new(), 0);
+        while let Some(post) = queue.pop(|post| bytes == 0 || bytes + post.weight() <= OUTBOX_BYTES_MAX) {
+            bytes += post.weight();
+            posts.push_back(post);
+        }
+        Ok(posts)
+    }
+
+    /// Takes everything.
+    pub fn clear(&self) {
+        *self.queue() = Queue::default();
+    }
+
+    /// Resolves when there may be something to take.
+    pub async fn filled(&self) {
+        loop {
+            let filled = self.filled.notified();
+            {
+                let queue = self.queue();
+                if queue.lagged.is_some() || !queue.posts.is_empty() {
+                    return;
+                }
+            }
+            filled.await;
+        }
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        let queue = self.queue();
+        queue.posts.is_empty() && queue.lagged.is_none()
+    }
+
+    /// The bytes of what there is to take and only this connection keeps.
+    pub fn own_bytes(&self) -> usize {
+        self.queue().own_bytes
+    }
+
+    /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending`
+    /// says what is held back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
+    pub(crate) fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {
+        let mut queue = self.queue();
+        let lags = post.lacks() || !queue.posts.is_empty() && buggify(Site::EarlyLag);
+        queue.push(post);
+        let lags = lags || queue.is_over();
+        if lags {
+            queue.lag(&pending());
+        }
+        drop(queue);
+        if announced || lags {
+            self.filled.notify_one();
+        }
+        !lags
+    }
+
+    /// The recent updates begin at `recent` now; `false` if what they do not hold any more is too much, and the connection lags
+    /// from now on.
+    pub(crate) fn keep(&self, recent: Option<Offset>, pending: impl FnOnce() -> Changes) -> bool {
+        let mut queue = self.queue();
+        queue.age(recent);
+        let lags = queue.is_over();
+        if lags {
+            queue.lag(&pending());
+        }
+        drop(queue);
+        if lags {
+            self.filled.notify_one();
+        }
+        !lags
+    }
+
+    /// Says that there is something to take, if there is.
+    pub(crate) fn announce(&self) {
+        if !self.is_empty() {
+            self.filled.notify_one();
+        }
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no panic while the lock is held")
+    }
+}
+
+impl Queue {
+    fn push(&mut self, post: Post) {
+        self.bytes += post.weight();
+        if post.delivery.is_made() {
+            self.own_bytes += post.weight();
+        }
+        self.posts.push_back(post);
+    }
+
+    /// Takes the first one if it is wanted.
+    fn pop(&mut self, wanted: impl FnOnce(&Post) -> bool) -> Option<Post> {
+        let post = self.posts.pop_front_if(|post| wanted(post))?;
+        self.bytes -= post.weight();
+        if post.delivery.is_made() || self.old > 0 {
+            self.own_bytes -= post.weight();
+        }
+        self.old = self.old.saturating_sub(1);
+        Some(post)
+    }
+
+    /// The recent updates begin here now, or there are none.
+    fn age(&mut self, recent: Option<Offset>) {
+        let old = |post: &&Post| recent.is_none_or(|recent| post.delivery.offset < recent);
+        for post in self.posts.range(self.old..).take_while(old) {
+            self.old += 1;
+            if !post.delivery.is_made() {
+                self.own_bytes += post.weight();
+            }
+        }
+    }
+
+    /// Whether there is too much in it; one post has room, however large it is.
+    fn is_over(&self) -> bool {
+        self.own_bytes > OUTBOX_BYTES_MAX && self.posts.len() > 1 && !planted(Bug::QueueUnbounded)
+    }
+
+    /// Drops everything.
+    fn lag(&mut self, pending: &Changes) {
+        let mut owed = Changes::new();
+        self.posts.iter().for_each(|post| presence::merge(&mut owed, &post.delivery.gathered));
+        presence::merge(&mut owed, pending);
+        *self = Self { lagged: Some(Lagged { owed }), ..Self::default() };
+    }
+}
+
+/// Pushes were dropped. The log has them, but whoever reads it from its last post on does not meet again the presence that
+/// was held back before that post.
+#[derive(Clone, Debug, Default)]
+pub struct Lagged {
+    /// Presence that was held back or dropped.
+    pub owed: Changes,
+}
