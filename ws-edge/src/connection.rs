@@ -214,7 +214,8 @@ impl Connection {
             return Some(Out::Text(text));
         }
         let mut bytes = text.len();
-        let mut lines = vec![text];
+        let mut lines = Vec::with_capacity(1 + self.out.len());
+        lines.push(text);
         while let Some(Out::Text(next)) = self.out.pop_front_if(|next| joins(next, bytes)) {
             self.out_bytes -= next.len();
             bytes += next.len();
@@ -363,7 +364,9 @@ impl Connection {
             // While we did not read, the peer's silence was our own.
             self.session.on(Input::Alive, now);
         }
-        for action in self.session.on(input, now) {
+        let actions = self.session.on(input, now);
+        self.out.reserve(actions.len());
+        for action in actions {
             self.act(action);
         }
     }

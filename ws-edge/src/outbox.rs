@@ -18,6 +18,9 @@ use crate::{
     presence::{self, Changes},
 };
 
+/// Posts for which room is made at once.
+const ROOM: usize = 16;
+
 /// A connection's queue of pushes. What is in it lies in the recent updates of its fleet, for everyone at once. Of what they do
 /// not hold it keeps little: when that is too much everything in it is dropped and the connection lags.
 #[derive(Debug, Default)]
@@ -133,6 +136,9 @@ impl Outbox {
 
 impl Queue {
     fn push(&mut self, post: Post) {
+        if self.posts.capacity() == 0 {
+            self.posts.reserve(ROOM);
+        }
         self.bytes += post.weight();
         if post.delivery.is_made() {
             self.own_bytes += post.weight();

@@ -149,7 +149,7 @@ impl Session {
         let Phase::CatchingUp(step) = &self.phase else { return };
         let step = step.clone();
         self.told.take(caught.known, self.now);
-        self.show_all(caught.posts);
+        self.show_all(caught.posts.into());
         if matches!(self.phase, Phase::Closed) {
             return;
         }

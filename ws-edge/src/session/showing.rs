@@ -1,10 +1,10 @@
 //! What goes out: posts in the order of the log, and no more fetched than the socket takes.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use ringforge_domain::{
     direct,
-    frame::Report,
+    frame::{Encoder, Report},
     interest::Audience,
     planted::{Bug, planted},
 };
@@ -14,12 +14,22 @@ use crate::{fanout::Post, outbox::Lagged, presence};
 
 impl Session {
     /// Shows posts in order. While a snapshot is wanted, what comes after its subscription waits for it.
-    pub(super) fn show_all(&mut self, posts: impl IntoIterator<Item = Post>) {
-        self.held.extend(posts);
+    pub(super) fn show_all(&mut self, posts: VecDeque<Post>) {
+        let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
+        if self.held.is_empty() {
+            self.held = posts;
+        } else {
+            self.held.extend(posts);
+        }
+        self.actions.reserve(self.held.len());
         while !self.snapshots.running()
             && let Some(post) = self.held.pop_front()
         {
-            self.show(&post);
+            self.show(&post, &encoder);
+        }
+        if self.held.is_empty() {
+            // A connection at rest needs no room for what it showed.
+            self.held = VecDeque::new();
         }
     }
 
@@ -44,8 +54,7 @@ impl Session {
     }
 
     /// Shows one post: the reply first, then the pushes, in the order of the log.
-    fn show(&mut self, post: &Post) {
-        let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
+    fn show(&mut self, post: &Post, encoder: &Encoder) {
         let delivery = &post.delivery;
         if let Some(close) = post.ended {
             self.ended = Some(close);
@@ -57,7 +66,7 @@ impl Session {
             && let Some(reply) = &delivery.reply
             && let Some(pending) = self.pending.settle(delivery.command)
         {
-            self.actions.push(Action::Send(reply.line(&encoder, self.shape)));
+            self.actions.push(Action::Send(reply.line(encoder, self.shape)));
             if let Some(pattern) = &delivery.snapshot {
                 self.snapshots.ask(pattern.clone(), pending.reference);
             }
@@ -70,7 +79,7 @@ impl Session {
             if matches!(audience, Audience::Watchers { key, .. } if self.snapshots.covers(key, delivery.offset)) {
                 continue;
             }
-            self.actions.push(Action::Send(shared.line(&encoder, self.shape)));
+            self.actions.push(Action::Send(shared.line(encoder, self.shape)));
             if let Some(me) = &mut self.me {
                 me.delivered += 1;
             }

@@ -112,7 +112,7 @@ impl Session {
     fn begin_snapshot(&mut self) {
         match self.snapshots.next() {
             Some((pattern, after)) => self.fetch(Action::Snapshot(pattern, after)),
-            None => self.show_all([]),
+            None => self.show_all(VecDeque::new()),
         }
     }
 }

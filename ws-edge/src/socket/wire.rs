@@ -77,6 +77,9 @@ impl<S: Pipe> Wire<S> {
         // Nothing written would otherwise look like a stream that takes nothing.
         if !frame.is_empty() {
             self.out_bytes += frame.len();
+            if self.out.len() == self.out.capacity() {
+                self.out.reserve(SOCKET_FRAMES_MAX / 2);
+            }
             self.out.push_back(frame);
         }
     }
