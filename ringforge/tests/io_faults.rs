@@ -62,7 +62,7 @@ enum Told {
     Unknown,
 }
 
-/// A command, and whether the disk had failed before it was sent.
+/// A command, and whether the disk had failed for good before it was sent.
 #[derive(Debug)]
 struct Sent {
     key: String,
@@ -96,6 +96,13 @@ impl Bench {
         self.told().exists()
     }
 
+    /// Whether the disk has failed so that the process ends. That a file cannot be made longer ahead of a checkpoint is no
+    /// failure, as long as it can be written.
+    fn must_end(&self, fault: Fault) -> bool {
+        let failed = || fs::read_to_string(self.told()).expect("it says what failed");
+        self.struck() && (fault.how == "exit" || fault.file == LOG && !failed().starts_with("ftruncate"))
+    }
+
     /// Nothing is there, and the next life has this disk.
     fn prepare(&mut self, fault: Fault) {
         let _ = fs::remove_dir_all(self.server.data());
@@ -123,13 +130,9 @@ impl Bench {
             return (Vec::new(), code);
         }
         let mut sent = Vec::new();
-        block_on(self.script(&mut sent));
-        // Whatever has failed by now ends the process by itself, or not at all: that a file cannot be made longer ahead of
-        // a checkpoint is no failure, as long as it can be written.
-        let failed = fs::read_to_string(self.told()).unwrap_or_default();
-        let ends = fault.how == "exit" || fault.file == LOG && !failed.starts_with("ftruncate");
-        let ends = self.struck() && ends;
-        if !ends && self.server.alive() {
+        block_on(self.script(fault, &mut sent));
+        // Whatever has failed by now ends the process by itself, or not at all.
+        if !self.must_end(fault) && self.server.alive() {
             self.server.ask_to_end();
         }
         let code = self.server.ended();
@@ -156,7 +159,7 @@ impl Bench {
     }
 
     /// Two agents write, one command at a time each, before and after a checkpoint.
-    async fn script(&self, sent: &mut Vec<Sent>) {
+    async fn script(&self, fault: Fault, sent: &mut Vec<Sent>) {
         let server = &self.server;
         let mut agents = Vec::new();
         for name in ["ada", "ben"] {
@@ -170,7 +173,7 @@ impl Bench {
                 tokio::time::sleep(CHECKPOINT).await;
             }
             for (name, client) in &mut agents {
-                let (key, after_the_fault) = (format!("{name}/{round}"), self.struck());
+                let (key, after_the_fault) = (format!("{name}/{round}"), self.must_end(fault));
                 let frame = json!({ "type": "memory", "action": "set", "key": key, "value": key, "ref": round });
                 client.send(&frame).await;
                 let told = told(client, round).await;

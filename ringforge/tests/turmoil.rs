@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Everything ends within this.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// What a few seeds must have met, as the first ring calls it: a crash, a cut and a network that holds everything back; agents
-/// that hang up, come back and find their mail.
+/// that hang up and come back.
 const MET: [&str; 8] = [
     "fault: everything restarted",
     "fault: socket half open",
@@ -42,7 +42,7 @@ const MET: [&str; 8] = [
 
 #[test]
 fn a_few_seeds_keep_every_promise() {
-    judge_all(1..=FEW);
+    judge_all(FEW);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn many_seeds_keep_every_promise() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("RINGFORGE_SEED") {
         Some(seed) => judge(seed, &Tally::default()),
-        None => judge_all(1..=number("TURMOIL").unwrap_or(500)),
+        None => judge_all(number("TURMOIL").unwrap_or(500)),
     }
 }
 
@@ -67,9 +67,12 @@ fn a_frame_that_is_lost_is_found() {
     assert!(check(&history, &Tally::default()).is_err(), "nobody misses {lost:?}");
 }
 
-fn judge_all(seeds: impl Iterator<Item = u64>) {
+fn judge_all(count: u64) {
     let tally = Tally::default();
-    seeds.for_each(|seed| judge(seed, &tally));
+    (1..=count).for_each(|seed| judge(seed, &tally));
+    if count < FEW {
+        return;
+    }
     let all = tally.all();
     let met = |what: &str| all.iter().any(|(name, count)| name == what && *count > 0);
     let missing: Vec<_> = MET.into_iter().filter(|what| !met(what)).collect();

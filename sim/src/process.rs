@@ -30,6 +30,7 @@ use ringforge_query_api::unavailable;
 use ringforge_ws_edge::{
     edge::{Edge, EdgeConfig, Inside},
     feed::{Feed, Hub},
+    hub::Kept,
     session::SessionConfig,
 };
 
@@ -64,6 +65,7 @@ pub struct Process {
     /// This life.
     pub id: EdgeId,
     seal: Seal,
+    kept: Kept,
     tally: Tally,
     feeds: tokio::sync::Mutex<BTreeMap<Scope, Followed>>,
     leaving: std::sync::Mutex<Vec<(Duration, Caller)>>,
@@ -111,6 +113,7 @@ impl Process {
             edge,
             id,
             seal,
+            kept: Kept::default(),
             tally,
             feeds: tokio::sync::Mutex::default(),
             leaving: std::sync::Mutex::default(),
@@ -165,7 +168,8 @@ impl Process {
         if let Some(followed) = feeds.get(&scope) {
             return Ok(Arc::clone(&followed.feed));
         }
-        let (feed, heard) = Feed::open(&self.services, self.seal.clone(), scope, stream, Arc::default()).await?;
+        let (feed, heard) =
+            Feed::open(&self.services, self.seal.clone(), scope, stream, Arc::clone(&self.kept)).await?;
         let followed = Followed { feed: Arc::clone(&feed), heard, expected: None, filling: None, empty_since: None };
         feeds.insert(scope, followed);
         Ok(feed)

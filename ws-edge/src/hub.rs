@@ -69,6 +69,9 @@ pub enum Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind;
 
+/// Updates that a member may be behind to join.
+const JOIN_MAX: usize = 2 * CATCH_UP_PAGE_MAX as usize;
+
 /// Bytes of recent updates that all fleets of an edge keep, about.
 pub type Kept = Arc<AtomicUsize>;
 
@@ -161,6 +164,10 @@ impl Fleet {
         let showing = Showing { held: false, quiet: false, coalescer: &none };
         let mut present = Present { member, cursor, since: cursor.max(self.head()), lags: false };
         let from = self.tail.partition_point(|delivery| Some(delivery.offset) <= cursor);
+        if self.tail.len() - from > JOIN_MAX {
+            // Picked page by page, without holding everyone up.
+            return Err(Behind);
+        }
         for delivery in self.tail.range(from..) {
             present.see(delivery, showing);
             if present.lags {
@@ -281,7 +288,7 @@ impl Fleet {
             let recent = self.tail.front().map(|oldest| oldest.offset);
             let coalescer = &self.coalescer;
             for present in self.members.values_mut().filter(|present| !present.lags) {
-                present.lags = !present.member.outbox.keep(recent, || present.pending(coalescer));
+                present.lags = !present.member.outbox.age(recent, || present.pending(coalescer));
             }
         }
     }

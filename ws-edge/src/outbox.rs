@@ -34,8 +34,9 @@ pub(crate) struct Queue {
     pub(crate) posts: VecDeque<Post>,
     /// Bytes of all posts.
     pub(crate) bytes: usize,
-    /// Posts from the first on that the recent updates do not hold any more, and of our own making anywhere; their bytes.
+    /// So many posts, from the first on, are older than the recent updates.
     old: usize,
+    /// Bytes of those, and of what is of our own making, wherever it is.
     own_bytes: usize,
     pub(crate) lagged: Option<Lagged>,
 }
@@ -86,7 +87,7 @@ impl Outbox {
 
     /// The bytes of what there is to take and only this connection keeps.
     pub fn own_bytes(&self) -> usize {
-        self.queue().own_bytes
+        self.queue().own()
     }
 
     /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending`
@@ -108,7 +109,7 @@ impl Outbox {
 
     /// The recent updates begin at `recent` now; `false` if what they do not hold any more is too much, and the connection lags
     /// from now on.
-    pub(crate) fn keep(&self, recent: Option<Offset>, pending: impl FnOnce() -> Changes) -> bool {
+    pub(crate) fn age(&self, recent: Option<Offset>, pending: impl FnOnce() -> Changes) -> bool {
         let mut queue = self.queue();
         queue.age(recent);
         let lags = queue.is_over();
@@ -168,9 +169,14 @@ impl Queue {
         }
     }
 
+    /// Bytes that nobody shares: of posts, and the posts themselves.
+    fn own(&self) -> usize {
+        self.own_bytes + self.posts.len() * size_of::<Post>()
+    }
+
     /// Whether there is too much in it; one post has room, however large it is.
     fn is_over(&self) -> bool {
-        self.own_bytes > OUTBOX_BYTES_MAX && self.posts.len() > 1 && !planted(Bug::QueueUnbounded)
+        self.own() > OUTBOX_BYTES_MAX && self.posts.len() > 1 && !planted(Bug::QueueUnbounded)
     }
 
     /// Drops everything.

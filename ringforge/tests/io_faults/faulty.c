@@ -59,10 +59,13 @@ static int strikes(const char *what, int fd, int needs_room) {
     if (now && full) atomic_store(&lacking_room, 4);
     int lacks = full && needs_room && atomic_fetch_sub(&lacking_room, 1) > 0;
     if (full ? !lacks : !now) return 0;
-    FILE *file = told ? fopen(told, "w") : NULL;
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s.new", told ? told : "");
+    FILE *file = told ? fopen(path, "w") : NULL;
     if (file) {
         fputs(what, file);
         fclose(file);
+        rename(path, told);
     }
     if (strcmp(how, "exit") == 0) return 2;
     errno = full ? ENOSPC : EIO;

@@ -72,7 +72,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Everyone is in: whoever is not again comes back for what was said meanwhile.
+    /// Everyone is in. Whoever is cut off later resumes over the last words that were said meanwhile.
     fn is_complete(&self) -> bool {
         self.states.borrow().iter().all(|state| state.inside)
     }

@@ -152,6 +152,7 @@ fn what_nobody_takes_is_bounded_and_comes_from_the_log_in_the_end() {
         assert!(bytes <= OUTBOX_BYTES_MAX, "{bytes} bytes");
         stage.when(&ada, note(&"x".repeat(1_000)));
         said += 1;
+        assert!(said < 10 * TAIL_UPDATES_MAX, "it never lags");
     }
     assert!(bytes + 2_000 > OUTBOX_BYTES_MAX, "it lags although only {bytes} bytes wait");
     assert!(said > TAIL_BYTES_MAX / 2_000, "what everyone shares is not counted");
@@ -195,6 +196,19 @@ fn much_is_taken_in_parts() {
         taken.extend(part.iter().map(|post| post.delivery.offset));
     }
     assert_eq!(taken, places, "all of it, in order");
+    assert_eq!(bob.outbox.own_bytes(), 0);
+    assert_eq!(bob.outbox.queue().bytes, 0);
+    // Some of it is older than what the fleet remembers.
+    for _ in 0..TAIL_UPDATES_MAX + 20 {
+        stage.when(&ada, note("x"));
+    }
+    let shared = (TAIL_UPDATES_MAX + 20) * size_of::<Post>();
+    assert!(bob.outbox.own_bytes() > shared + 20 * 160, "what is old is its own");
+    bob.outbox.take().expect("no lag");
+    while !bob.outbox.is_empty() {
+        bob.outbox.take().expect("no lag");
+    }
+    assert_eq!(bob.outbox.own_bytes(), 0);
     assert_eq!(bob.outbox.queue().bytes, 0);
 }
 

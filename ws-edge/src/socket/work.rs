@@ -243,16 +243,16 @@ impl Inside {
     }
 
     async fn join(&self, after: Option<Offset>) -> Result<bool, Error> {
-        let known = self.feed.fleet().interest(self.reader.viewpoint.session);
-        let interest = match known {
-            Some(known) => known,
-            None => self.reader.interest(&self.edge.services).await?,
-        };
+        let Reader { viewpoint, presence, .. } = self.reader;
+        let stranger = self.feed.fleet().interest(viewpoint.session).is_none();
+        let read = if stranger { Some(self.reader.interest(&self.edge.services).await?) } else { None };
         // What a lagging queue still held belongs to the past.
         self.outbox.clear();
-        let Reader { viewpoint, presence, .. } = self.reader;
+        let mut fleet = self.feed.fleet();
+        // Of this moment: an update that was heard of since may be one that the agent has seen in the log.
+        let interest = fleet.interest(viewpoint.session).or(read).unwrap_or_default();
         let member = Member { viewpoint, interest, presence, outbox: Arc::clone(&self.outbox) };
-        Ok(self.feed.fleet().join(member, after).is_ok())
+        Ok(fleet.join(member, after).is_ok())
     }
 
     async fn snapshot(&self, asker: &Asker, pattern: &str, after: Option<String>) -> Result<Snapshotted, Refusal> {
