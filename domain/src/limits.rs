@@ -165,6 +165,8 @@ pub const TAIL_BYTES_MAX: usize = 1 << 20;
 pub const TAIL_STRETCH: usize = 8;
 /// Bytes of recent updates of all fleets of an edge, about, for which there is room.
 pub const TAILS_BYTES_MAX: usize = 64 << 20;
+/// Updates that a member may be behind to join; else it is fed page by page.
+pub const JOIN_UPDATES_MAX: usize = 256;
 /// Events of one page of a catch-up.
 pub const CATCH_UP_PAGE_MAX: u32 = 128;
 /// Messages and statuses of one page of waiting mail: 2 MiB of messages, as large as they may be by default.

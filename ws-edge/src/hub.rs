@@ -15,7 +15,10 @@ use ringforge_domain::{
     frame::Encoder,
     ids::SessionId,
     interest::Interest,
-    limits::{CATCH_UP_PAGE_MAX, PAGE_BYTES_MAX, TAIL_BYTES_MAX, TAIL_STRETCH, TAIL_UPDATES_MAX, TAILS_BYTES_MAX},
+    limits::{
+        CATCH_UP_PAGE_MAX, JOIN_UPDATES_MAX, PAGE_BYTES_MAX, TAIL_BYTES_MAX, TAIL_STRETCH, TAIL_UPDATES_MAX,
+        TAILS_BYTES_MAX,
+    },
     planted::{Bug, planted},
     position::Offset,
     verdict::First,
@@ -68,9 +71,6 @@ pub enum Seen {
 /// A member's cursor is not within the recent updates: catch up first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind;
-
-/// Updates that a member may be behind to join.
-const JOIN_MAX: usize = 2 * CATCH_UP_PAGE_MAX as usize;
 
 /// Bytes of recent updates that all fleets of an edge keep, about.
 pub type Kept = Arc<AtomicUsize>;
@@ -164,7 +164,7 @@ impl Fleet {
         let showing = Showing { held: false, quiet: false, coalescer: &none };
         let mut present = Present { member, cursor, since: cursor.max(self.head()), lags: false };
         let from = self.tail.partition_point(|delivery| Some(delivery.offset) <= cursor);
-        if self.tail.len() - from > JOIN_MAX {
+        if self.tail.len() - from > JOIN_UPDATES_MAX {
             // Picked page by page, without holding everyone up.
             return Err(Behind);
         }

@@ -26,6 +26,7 @@ fn what_is_largest_fits_wherever_it_goes() {
     assert!((1 << 19..8 << 20).contains(&READS_WRITE_BYTES));
     assert!((4 * READS_WRITE_BYTES..32 << 20).contains(&READS_PENDING_BYTES_MAX));
     assert!((limits.message_bytes..frame).contains(&TAIL_BYTES_MAX));
+    assert!((CATCH_UP_PAGE_MAX as usize..TAIL_UPDATES_MAX).contains(&JOIN_UPDATES_MAX));
     assert!((2 * TAIL_STRETCH * TAIL_BYTES_MAX..128 << 20).contains(&TAILS_BYTES_MAX));
     assert!(CONFLICT_VALUE_BYTES_MAX >= 1 << 10 && CONFLICT_VALUE_BYTES_MAX < limits.message_bytes);
     assert!((limits.metadata_bytes..limits.memory_value_bytes).contains(&SEARCH_TEXT_BYTES_MAX));
