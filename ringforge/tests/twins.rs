@@ -31,7 +31,7 @@ const CONFIG: &str = "[timing]\nleave_grace_ms = 50\n";
 /// Seeds of a long run.
 const SEEDS: u64 = 5;
 /// Steps of each.
-const STEPS: usize = 60;
+const STEPS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_does_not_notice_its_neighbour() {
