@@ -74,12 +74,11 @@ proof: export MUTANTS_MAX = 8
 proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
 # As `make unit` builds them: most of their time is disks, sockets and waiting. Crowds need a server that is optimised;
-# `figures` measures; the twins of five seeds do not end yet.
-CROWDS := _thousand_ killed_at_any_moment many_seeds
-APART := figures tenants_do_not_notice
+# `figures` measures.
+CROWDS := _thousand_ killed_at_any_moment many_seeds tenants_do_not_notice
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
-	cargo test --workspace --locked --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) $(APART))
-	cargo test --profile proof --workspace --locked --no-fail-fast --test resources --test torture --test turmoil \
+	cargo test --workspace --locked --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) figures)
+	cargo test --profile proof --workspace --locked --no-fail-fast --test resources --test torture --test turmoil --test twins \
 	-- --ignored $(CROWDS)
 
 # Kills of one `make torture`.

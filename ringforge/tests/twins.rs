@@ -39,7 +39,7 @@ async fn a_tenant_does_not_notice_its_neighbour() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it does not end yet: not in make proof"]
+#[ignore = "long: make proof"]
 async fn tenants_do_not_notice_their_neighbours() {
     let first: u64 =
         std::env::var("RINGFORGE_SEED").map_or(2, |seed| seed.parse().expect("RINGFORGE_SEED is a number"));

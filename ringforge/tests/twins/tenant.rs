@@ -309,25 +309,26 @@ impl Tenant {
         .await;
     }
 
-    /// Waits until a change of an agent's presence is told at once. How much each agent has read by then.
-    async fn calm(&self, who: usize) -> Vec<usize> {
+    /// Waits until a change of an agent's presence is told at once. How much each agent has read by then, and over which link.
+    async fn calm(&self, who: usize) -> Vec<(usize, usize)> {
         if let Some(told) = self.told[who] {
             tokio::time::sleep(FLAPPING.saturating_sub(told.elapsed())).await;
         }
-        self.clients.iter().map(|client| client.diary.links.last().map_or(0, |link| link.frames.len())).collect()
+        let read = |links: &Vec<Link>| (links.len(), links.last().map_or(0, |link| link.frames.len()));
+        self.clients.iter().map(|client| read(&client.diary.links)).collect()
     }
 
     /// Until everyone who watches presence was told this of an agent. Then nothing of it is still to be told.
-    async fn until_told(&mut self, seen: &[usize], whom: usize, state: &str) {
+    async fn until_told(&mut self, seen: &[(usize, usize)], whom: usize, state: &str) {
         let (fleet, id) = (self.clients[whom].fleet, self.id(whom));
         self.until("presence", |tenant| {
             (0..tenant.clients.len()).filter(|who| tenant.lines[*who].is_some()).all(|who| {
                 let client = &tenant.clients[who];
-                // Who has come back since has read nothing else on this link.
-                let frames = &tenant.link(who).frames;
-                let frames = frames.get(seen[who]..).unwrap_or(frames);
+                // Who has come back since has read nothing on this link before.
+                let (link, read) = seen[who];
+                let before = if client.diary.links.len() == link { read } else { 0 };
                 let none = client.fleet != fleet || client.presence == "none";
-                none || frames.iter().any(|frame| tells(frame, &id, state))
+                none || tenant.link(who).frames[before..].iter().any(|frame| tells(frame, &id, state))
             })
         })
         .await;
@@ -349,8 +350,9 @@ impl Tenant {
 
     /// Reads until this holds.
     async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let patience = tokio::time::Instant::now() + PATIENCE;
         while !is_so(self) {
-            let heard = tokio::time::timeout(PATIENCE, self.heard.recv()).await;
+            let heard = tokio::time::timeout_at(patience, self.heard.recv()).await;
             let heard = heard.unwrap_or_else(|_| panic!("not in time: {what}")).expect("we send too");
             self.take(heard).await;
         }
