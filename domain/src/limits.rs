@@ -157,6 +157,8 @@ pub const NEEDS_ROUNDS_MAX: usize = 4;
 /// Bytes of pushes waiting for one connection, beside the recent updates of its fleet; over it the connection lags and is fed
 /// from the log. It takes so many at a time.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
+/// Bytes of frames of our own making, presence of many agents together, that wait for one connection. All members share them.
+pub const OUTBOX_MADE_BYTES_MAX: usize = 1 << 20;
 /// Recent updates of a fleet that an edge keeps.
 pub const TAIL_UPDATES_MAX: usize = 1_024;
 /// Bytes of recent updates of a fleet that an edge keeps, about.
@@ -189,6 +191,8 @@ pub const REPLIES_BYTES_MAX: usize = 64 << 10;
 pub const REPLAY_BURST: u32 = 1_000;
 /// WebSocket connections of one process; an operator may allow fewer.
 pub const CONNECTIONS_MAX: usize = 100_000;
+/// Connections that wait to be accepted, if the kernel allows so many. One more is asked to try again in a second.
+pub const BACKLOG_MAX: u32 = 4_096;
 /// Connections beside them: whoever asks for health, and whoever is about to be told that there is no place.
 pub const REQUESTS_MAX: usize = 1_024;
 /// Headers of a request.

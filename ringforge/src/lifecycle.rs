@@ -15,7 +15,7 @@ use ringforge_adapters::{
     reads::sqlite::SqliteReads,
 };
 use ringforge_command_api::Gate;
-use ringforge_domain::{cursor::Seal, ids::EdgeId, position::Partition};
+use ringforge_domain::{cursor::Seal, ids::EdgeId, limits::BACKLOG_MAX, position::Partition};
 use ringforge_ports::{
     Error, Services,
     clock::{Clock, SystemClock, SystemIds},
@@ -26,7 +26,7 @@ use ringforge_ports::{
 use ringforge_projectors::{Timers, run, timers};
 use ringforge_ws_edge::{edge::Edge, feed::Hub};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{self as signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -81,7 +81,7 @@ async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<
     let clock: Arc<dyn Clock> = SystemClock::start();
     let fatal = Fatal::new(None);
     let log = open_log(data, &clock, fatal.clone())?;
-    let listener = listen(&config).await?;
+    let listener = listen(&config)?;
     let generation = log.bounds(Partition::DIRECTORY).await?.generation;
     let reads_file = data.join(names::reads_file(generation));
     let reads = open_reads(&reads_file, &log, &fatal).await?;
@@ -203,9 +203,15 @@ pub fn remedy(data: &Path) -> String {
     )
 }
 
-async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     let address = config.address();
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(cfg!(unix))?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG_MAX)
+    };
+    listen().map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
             "port {} on {} is in use; choose another with --port N, or --port 0 for any free one",
             address.port(),

@@ -7,7 +7,7 @@ use std::{
 
 use ringforge_domain::{
     buggify::{Site, buggify},
-    limits::OUTBOX_BYTES_MAX,
+    limits::{OUTBOX_BYTES_MAX, OUTBOX_MADE_BYTES_MAX},
     planted::{Bug, planted},
     position::Offset,
 };
@@ -22,7 +22,8 @@ use crate::{
 const ROOM: usize = 16;
 
 /// A connection's queue of pushes. What is in it lies in the recent updates of its fleet, for everyone at once. Of what they do
-/// not hold it keeps little: when that is too much everything in it is dropped and the connection lags.
+/// not hold it keeps little, and of what is made for all members at once not much: when it is too much everything in it is
+/// dropped and the connection lags.
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: Mutex<Queue>,
@@ -36,8 +37,10 @@ pub(crate) struct Queue {
     pub(crate) bytes: usize,
     /// So many posts, from the first on, are older than the recent updates.
     old: usize,
-    /// Bytes of those, and of what is of our own making, wherever it is.
+    /// Bytes of those, but for what is of our own making.
     own_bytes: usize,
+    /// Bytes of what is.
+    made_bytes: usize,
     pub(crate) lagged: Option<Lagged>,
 }
 
@@ -142,7 +145,7 @@ impl Queue {
         }
         self.bytes += post.weight();
         if post.delivery.is_made() {
-            self.own_bytes += post.weight();
+            self.made_bytes += post.weight();
         }
         self.posts.push_back(post);
     }
@@ -151,7 +154,9 @@ impl Queue {
     fn pop(&mut self, wanted: impl FnOnce(&Post) -> bool) -> Option<Post> {
         let post = self.posts.pop_front_if(|post| wanted(post))?;
         self.bytes -= post.weight();
-        if post.delivery.is_made() || self.old > 0 {
+        if post.delivery.is_made() {
+            self.made_bytes -= post.weight();
+        } else if self.old > 0 {
             self.own_bytes -= post.weight();
         }
         self.old = self.old.saturating_sub(1);
@@ -176,7 +181,8 @@ impl Queue {
 
     /// Whether there is too much in it; one post has room, however large it is.
     fn is_over(&self) -> bool {
-        self.own() > OUTBOX_BYTES_MAX && self.posts.len() > 1 && !planted(Bug::QueueUnbounded)
+        let too_much = self.own() > OUTBOX_BYTES_MAX || self.made_bytes > OUTBOX_MADE_BYTES_MAX;
+        too_much && self.posts.len() > 1 && !planted(Bug::QueueUnbounded)
     }
 
     /// Drops everything.

@@ -233,6 +233,7 @@ async fn ten_thousand_that_connect_and_say_nothing_keep_nobody_out() {
     println!(
         "{many} connected in {connected:?}, {most} at once: {memory} MB; an honest agent took {slowest:?} at most"
     );
+    // With a backlog of 128 they take longer than the first of them may stay.
     assert!(most > many * 9 / 10, "they were there at once: {most}");
     assert!(memory * 1_000 < KB_EACH * most as u64, "{memory} MB for {most}");
     assert!(slowest < MANY_DEADLINE / 10, "an honest agent and a command took {slowest:?}");

@@ -6,7 +6,7 @@ use ringforge_domain::{
     code::{Code, Refusal},
     ids::{CommandId, SessionId},
     json::Json,
-    limits::OUTBOX_BYTES_MAX,
+    limits::{OUTBOX_BYTES_MAX, OUTBOX_MADE_BYTES_MAX},
     memory,
     presence::{Started, State, Update},
     verdict::Outcome,
@@ -160,6 +160,28 @@ fn what_nobody_takes_is_bounded_and_comes_from_the_log_in_the_end() {
     stage.go_on(&mut bob);
     let notes = bob.frames.iter().filter(|frame| frame["type"] == "activity").count();
     assert_eq!(notes, said, "each once");
+}
+
+#[test]
+fn what_is_made_for_everyone_has_a_bound_of_its_own() {
+    let mut stage = Stage::new();
+    let many: Vec<Agent> = (0..300).map(|number| stage.enters(&format!("agent{number}"), "none").agent).collect();
+    let mut bob = stage.enters("bob", "delta");
+    stage.go_on(&mut bob);
+    let (mut made, mut frame, mut states) = (0, 0, [State::Busy, State::Away].into_iter().cycle());
+    while bob.outbox.queue().lagged.is_none() {
+        made = bob.outbox.queue().posts.iter().map(Post::weight).sum();
+        assert!(made <= OUTBOX_MADE_BYTES_MAX, "{made} bytes");
+        let next = states.next().expect("there is always another");
+        many.iter().for_each(|agent| drop(stage.when(agent, state(next))));
+        stage.later(LONG);
+        frame = bob.outbox.queue().posts.back().map_or(frame, Post::weight);
+    }
+    assert!(frame > OUTBOX_BYTES_MAX / 2, "{frame} bytes are a large one");
+    assert!(made + frame > OUTBOX_MADE_BYTES_MAX, "it lags although only {made} bytes wait");
+    stage.go_on(&mut bob);
+    let last = if states.next() == Some(State::Busy) { "away" } else { "busy" };
+    assert!(many.iter().all(|agent| told(&bob.frames, agent).as_deref() == Some(last)), "nothing of it is lost");
 }
 
 #[test]
