@@ -5,8 +5,9 @@ pub mod wire;
 pub mod work;
 
 use std::{
+    future::poll_fn,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -18,7 +19,7 @@ use ringforge_domain::{
     limits::{SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
 use ringforge_ports::clock::Clock;
-use tokio::{sync::watch, time::Sleep};
+use tokio::{task::yield_now, time::Sleep};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -71,15 +72,10 @@ struct Served<S> {
     alarm_at: Duration,
 }
 
-/// What the socket did.
-enum Moved {
-    Read(Option<Result<Message, Error>>),
-    Flushed(Result<(), Error>),
-}
-
 /// What a connection has to deal with next.
 enum Next {
-    Moved(Moved),
+    Read(Option<Result<Message, Error>>),
+    Flushed(Result<(), Error>),
     Work(Work),
     Posts,
     Tick,
@@ -137,6 +133,7 @@ impl<S: Pipe> Served<S> {
         if *draining.borrow_and_update() {
             self.connection.drain();
         }
+        let mut drained = pin!(draining.changed().fuse());
         loop {
             self.begin_jobs();
             if !self.connection.session().is_stranger()
@@ -151,17 +148,19 @@ impl<S: Pipe> Served<S> {
                 debug!("peer reads nothing");
                 return;
             }
-            match self.next(&mut draining).await {
-                Next::Moved(Moved::Flushed(Ok(()))) => self.connection.flushed(),
-                Next::Moved(Moved::Read(Some(read))) => {
+            match self.next(drained.as_mut()).await {
+                Next::Flushed(Ok(())) => self.connection.flushed(),
+                Next::Read(Some(read)) => {
                     if !self.on_read(read) {
                         return;
                     }
                 }
-                Next::Moved(Moved::Read(None) | Moved::Flushed(Err(_))) => return,
+                Next::Read(None) | Next::Flushed(Err(_)) => return,
                 Next::Work(work) => self.worker.finish(work, &mut self.connection),
                 Next::Posts => {
-                    self.connection.take_posts();
+                    if !self.show().await {
+                        return;
+                    }
                 }
                 Next::Tick => self.connection.tick(),
                 Next::Drain => self.connection.drain(),
@@ -169,35 +168,67 @@ impl<S: Pipe> Served<S> {
         }
     }
 
+    /// Shows what waits, in three rounds: all whom an update woke make ready, then all write, then all go on. Writes that follow
+    /// each other closely find whoever reads them still awake. `false`: the socket is gone.
+    async fn show(&mut self) -> bool {
+        self.connection.take_posts();
+        yield_now().await;
+        let Self { socket, connection, .. } = self;
+        if !connection.writes() {
+            return true;
+        }
+        let written = poll_fn(|cx| Poll::Ready(write(socket, connection, cx))).await;
+        yield_now().await;
+        match written {
+            Poll::Ready(Ok(())) => self.connection.flushed(),
+            Poll::Ready(Err(_)) => return false,
+            Poll::Pending => {}
+        }
+        true
+    }
+
     /// Waits for whatever happens next, among what is wanted now.
-    async fn next(&mut self, draining: &mut watch::Receiver<bool>) -> Next {
+    async fn next(&mut self, mut drained: Pin<&mut impl Future>) -> Next {
         let Self { edge, socket, connection, work, alarm, alarm_at, .. } = self;
         let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
-        let (now, due) = (edge.services.clock.monotonic(), connection.next_tick());
         // Set anew only where it would ring too late: most of what happens moves the next tick further away.
+        let due = connection.next_tick();
         if alarm.is_elapsed() || due < *alarm_at {
+            let now = edge.services.clock.monotonic();
             alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
             *alarm_at = due;
         }
         let outbox = Arc::clone(connection.outbox());
-        let moved = std::future::poll_fn(move |cx| {
+        let mut filled = pin!(outbox.filled());
+        let mut has_waited = false;
+        poll_fn(|cx| {
+            // What wakes a connection are posts, nearly always.
+            if posts && has_waited && filled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Posts);
+            }
+            // Rare things first: bytes and posts, of which there may always be more, come last.
+            if drained.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Drain);
+            }
+            if alarm.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Tick);
+            }
+            if let Poll::Ready(Some(work)) = work.poll_next_unpin(cx) {
+                return Poll::Ready(Next::Work(work));
+            }
             if writes && let Poll::Ready(result) = write(socket, connection, cx) {
-                return Poll::Ready(Moved::Flushed(result));
+                return Poll::Ready(Next::Flushed(result));
             }
             if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
-                return Poll::Ready(Moved::Read(read));
+                return Poll::Ready(Next::Read(read));
             }
+            if posts && !has_waited && filled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Posts);
+            }
+            has_waited = true;
             Poll::Pending
-        });
-        // Rare things first: bytes, of which there may always be more, come last.
-        tokio::select! {
-            biased;
-            _ = draining.changed() => Next::Drain,
-            () = alarm => Next::Tick,
-            Some(work) = work.next(), if !work.is_empty() => Next::Work(work),
-            () = outbox.filled(), if posts => Next::Posts,
-            moved = moved, if reads || writes => Next::Moved(moved),
-        }
+        })
+        .await
     }
 
     /// `false`: the socket is gone.

@@ -86,10 +86,16 @@ impl<S: Pipe> Wire<S> {
 
     /// Writes what is on its way; ready when the stream has taken all of it.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SOCKET_FRAMES_MAX];
-            let count = self.out.iter().zip(&mut slices).map(|(frame, slice)| *slice = IoSlice::new(frame)).count();
-            let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]))?;
+        while let Some(first) = self.out.front() {
+            let stream = Pin::new(&mut self.stream);
+            // One frame alone is sent with less ado.
+            let written = if self.out.len() == 1 {
+                ready!(stream.poll_write(cx, first))?
+            } else {
+                let mut slices = [IoSlice::new(&[]); SOCKET_FRAMES_MAX];
+                let count = self.out.iter().zip(&mut slices).map(|(frame, slice)| *slice = IoSlice::new(frame)).count();
+                ready!(stream.poll_write_vectored(cx, &slices[..count]))?
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
