@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// One change of state an agent in this time, for `each`.
 const EACH: Duration = Duration::from_secs(1);
-/// Presence is announced once in this time.
+/// Presence that follows other presence within this time is announced together with more of it.
 const TOGETHER: Duration = Duration::from_millis(200);
 /// One frame in this time, for `delta`.
 const DELTA: Duration = Duration::from_millis(250);
@@ -50,11 +50,18 @@ pub struct Coalescer {
 }
 
 /// How often a fleet is woken for nothing but presence: the first change goes out at once, those that follow it closely wait a
-/// little and go out together. A thousand agents that join are a few writes to each connection instead of a thousand.
-#[derive(Default)]
+/// little and go out together, and the longer it goes on the longer they wait, up to a second. A thousand agents that join are a
+/// few writes to each connection instead of a thousand.
 pub struct Throttle {
     announced: Option<Duration>,
+    pause: Duration,
     waits: bool,
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self { announced: None, pause: TOGETHER, waits: false }
+    }
 }
 
 impl Throttle {
@@ -64,7 +71,7 @@ impl Throttle {
         if waits {
             self.waits = true;
         } else {
-            self.announced = Some(now);
+            *self = Self { announced: Some(now), ..Self::default() };
         }
         waits
     }
@@ -73,7 +80,7 @@ impl Throttle {
     pub fn due(&mut self, now: Duration) -> bool {
         let due = self.waits && !self.is_soon(now);
         if due {
-            *self = Self { announced: Some(now), waits: false };
+            *self = Self { announced: Some(now), pause: EACH.min(2 * self.pause), waits: false };
         }
         due
     }
@@ -84,7 +91,7 @@ impl Throttle {
     }
 
     fn is_soon(&self, now: Duration) -> bool {
-        self.announced.is_some_and(|announced| now.saturating_sub(announced) < TOGETHER)
+        self.announced.is_some_and(|announced| now.saturating_sub(announced) < self.pause)
     }
 }
 
@@ -210,4 +217,28 @@ fn delta(changes: &Changes) -> Option<(Frame, Offset)> {
         "roster_version": version.0,
     });
     Some((Frame::new("presence", "delta", &body), version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When what is seen each 10 ms from 0 on, for so long, is announced, in milliseconds.
+    fn announced(throttle: &mut Throttle, from: u64, upto: u64) -> Vec<u64> {
+        let at = |millis: &u64| {
+            let now = Duration::from_millis(*millis);
+            throttle.due(now) || !throttle.see(now)
+        };
+        (from..upto).step_by(10).filter(at).collect()
+    }
+
+    #[test]
+    fn the_longer_presence_goes_on_the_more_of_it_is_announced_together() {
+        let mut throttle = Throttle::default();
+        assert_eq!(announced(&mut throttle, 0, 4_000), [0, 200, 600, 1_400, 2_400, 3_400]);
+        assert!(throttle.holds_back());
+        // What was last seen is announced, and then it is calm.
+        assert!(throttle.due(Duration::from_millis(5_000)));
+        assert_eq!(announced(&mut throttle, 7_000, 7_300), [7_000, 7_200], "as at first");
+    }
 }
