@@ -200,7 +200,7 @@ pub const HEADERS_MAX: usize = 64;
 /// Bytes of a request's head.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Bytes that a socket's read buffer begins with.
-pub const SOCKET_READ_BUFFER: usize = 4 << 10;
+pub const SOCKET_READ_BUFFER: usize = 1 << 10;
 /// Frames that a socket gathers before it writes.
 pub const SOCKET_FRAMES_MAX: usize = 64;
 /// Bytes that a socket gathers before it writes.

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(announced(&mut throttle, 0, 4_000), [0, 200, 600, 1_400, 2_400, 3_400]);
         assert!(throttle.holds_back());
         // What was last seen is announced, and then it is calm.
-        assert!(throttle.due(Duration::from_millis(5_000)));
+        assert!(throttle.due(Duration::from_secs(5)));
         assert_eq!(announced(&mut throttle, 7_000, 7_300), [7_000, 7_200], "as at first");
     }
 }

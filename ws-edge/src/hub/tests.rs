@@ -173,7 +173,9 @@ fn what_is_made_for_everyone_has_a_bound_of_its_own() {
         made = bob.outbox.queue().posts.iter().map(Post::weight).sum();
         assert!(made <= OUTBOX_MADE_BYTES_MAX, "{made} bytes");
         let next = states.next().expect("there is always another");
-        many.iter().for_each(|agent| drop(stage.when(agent, state(next))));
+        for agent in &many {
+            stage.when(agent, state(next));
+        }
         stage.later(LONG);
         frame = bob.outbox.queue().posts.back().map_or(frame, Post::weight);
     }

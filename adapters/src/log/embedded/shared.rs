@@ -6,6 +6,8 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use ringforge_domain::{
@@ -19,6 +21,9 @@ use ringforge_ports::{
 use tokio::sync::{oneshot, watch};
 
 use super::{OnFatal, file::State};
+
+/// How long a group waits for more.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// What the writer is asked for.
 pub(super) enum Operation {
@@ -60,6 +65,8 @@ struct Queue {
     waiting: VecDeque<Operation>,
     records: usize,
     bytes: usize,
+    /// Whether the last group was of several.
+    crowded: bool,
     /// Why nothing more is taken.
     stopped: Option<Error>,
 }
@@ -161,6 +168,12 @@ impl Shared {
             }
             queue = self.filled.wait(queue).expect("no panic while the lock is held");
         }
+        // Where several came at a time, more come in a moment. Each group is a sync, and wakes everyone behind the log once.
+        if queue.crowded && queue.stopped.is_none() {
+            drop(queue);
+            thread::sleep(GATHER);
+            queue = lock(&self.queue);
+        }
         let (mut group, mut records, mut bytes) = (Vec::new(), 0, 0);
         while let Some(next) = queue.waiting.front() {
             let size = next.size();
@@ -173,6 +186,7 @@ impl Shared {
             queue.bytes -= size.1;
             group.extend(queue.waiting.pop_front());
         }
+        queue.crowded = group.len() > 1;
         Some(group)
     }
 
