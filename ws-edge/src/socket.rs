@@ -70,6 +70,8 @@ struct Served<S> {
     /// Rings when a tick is due, or earlier.
     alarm: Pin<Box<Sleep>>,
     alarm_at: Duration,
+    /// Whether the last that happened was a message.
+    was_read: bool,
 }
 
 /// What a connection has to deal with next.
@@ -92,7 +94,8 @@ pub async fn serve<S: Pipe>(edge: Arc<Edge>, upgraded: Upgraded<S>, known: impl 
         Connection::open(Arc::clone(&edge.session), Arc::clone(&services.clock), Arc::clone(&services.ids));
     let worker = Worker::new(Arc::clone(&edge));
     let (work, alarm) = (FuturesUnordered::new(), Box::pin(tokio::time::sleep(Duration::ZERO)));
-    let mut served = Served { edge, from, bearer, socket, connection, worker, work, alarm, alarm_at: Duration::ZERO };
+    let (alarm_at, was_read) = (Duration::ZERO, false);
+    let mut served = Served { edge, from, bearer, socket, connection, worker, work, alarm, alarm_at, was_read };
     served.run(known).await;
     served.end().await;
 }
@@ -189,21 +192,22 @@ impl<S: Pipe> Served<S> {
 
     /// Waits for whatever happens next, among what is wanted now.
     async fn next(&mut self, mut drained: Pin<&mut impl Future>) -> Next {
-        let Self { edge, socket, connection, work, alarm, alarm_at, .. } = self;
+        let Self { edge, socket, connection, work, alarm, alarm_at, was_read, .. } = self;
         let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
-        // Set anew only where it would ring too late: most of what happens moves the next tick further away.
+        // Set anew only where it would ring too late, and once its ringing was heard: most of what happens moves the next tick
+        // further away.
         let due = connection.next_tick();
-        if alarm.is_elapsed() || due < *alarm_at {
+        if due < *alarm_at {
             let now = edge.services.clock.monotonic();
             alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
             *alarm_at = due;
         }
         let outbox = Arc::clone(connection.outbox());
         let mut filled = pin!(outbox.filled());
-        let mut has_waited = false;
+        let mut posts_first = std::mem::take(was_read);
         poll_fn(|cx| {
-            // What wakes a connection are posts, nearly always.
-            if posts && has_waited && filled.as_mut().poll(cx).is_ready() {
+            // What wakes a connection are posts, nearly always; and whoever says much is shown what there is all the same.
+            if posts && posts_first && filled.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Posts);
             }
             // Rare things first: bytes and posts, of which there may always be more, come last.
@@ -211,6 +215,7 @@ impl<S: Pipe> Served<S> {
                 return Poll::Ready(Next::Drain);
             }
             if alarm.as_mut().poll(cx).is_ready() {
+                *alarm_at = Duration::MAX;
                 return Poll::Ready(Next::Tick);
             }
             if let Poll::Ready(Some(work)) = work.poll_next_unpin(cx) {
@@ -220,12 +225,13 @@ impl<S: Pipe> Served<S> {
                 return Poll::Ready(Next::Flushed(result));
             }
             if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
+                *was_read = true;
                 return Poll::Ready(Next::Read(read));
             }
-            if posts && !has_waited && filled.as_mut().poll(cx).is_ready() {
+            if posts && !posts_first && filled.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Posts);
             }
-            has_waited = true;
+            posts_first = true;
             Poll::Pending
         })
         .await
