@@ -16,6 +16,10 @@ use serde_json::{Value, json};
 const EACH: Duration = Duration::from_secs(1);
 /// Presence that follows other presence within this time is announced together with more of it.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// How long presence waits for more, if little comes for long.
+const TOGETHER_AT_MOST: Duration = Duration::from_millis(500);
+/// So many changes do not wait for more: a write of more of them costs no less each, and holds up what else is said.
+const ENOUGH: u32 = 16;
 /// One frame in this time, for `delta`.
 const DELTA: Duration = Duration::from_millis(250);
 
@@ -50,26 +54,27 @@ pub struct Coalescer {
 }
 
 /// How often a fleet is woken for nothing but presence: the first change goes out at once, those that follow it closely wait a
-/// little and go out together, and the longer it goes on the longer they wait, up to a second. A thousand agents that join are a
-/// few writes to each connection instead of a thousand.
+/// little and go out together, and the longer few of them come at a time the longer they wait, up to half a second. A thousand
+/// agents that join are a few writes to each connection instead of a thousand.
 pub struct Throttle {
     announced: Option<Duration>,
     pause: Duration,
-    waits: bool,
+    waiting: u32,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { announced: None, pause: TOGETHER, waits: false }
+        Self { announced: None, pause: TOGETHER, waiting: 0 }
     }
 }
 
 impl Throttle {
     /// Notes an update that tells presence; `true` if it waits.
     pub fn see(&mut self, now: Duration) -> bool {
-        let waits = self.is_soon(now);
+        // What waits already is not overtaken: it is due now.
+        let waits = self.waiting > 0 || self.is_soon(now);
         if waits {
-            self.waits = true;
+            self.waiting = self.waiting.saturating_add(1);
         } else {
             *self = Self { announced: Some(now), ..Self::default() };
         }
@@ -78,20 +83,22 @@ impl Throttle {
 
     /// Whether what waits is to be announced now.
     pub fn due(&mut self, now: Duration) -> bool {
-        let due = self.waits && !self.is_soon(now);
+        let due = self.waiting > 0 && !self.is_soon(now);
         if due {
-            *self = Self { announced: Some(now), pause: EACH.min(2 * self.pause), waits: false };
+            let pause = if self.waiting < ENOUGH { TOGETHER_AT_MOST.min(2 * self.pause) } else { self.pause };
+            *self = Self { announced: Some(now), pause, waiting: 0 };
         }
         due
     }
 
     /// Whether something waits.
     pub fn holds_back(&self) -> bool {
-        self.waits
+        self.waiting > 0
     }
 
     fn is_soon(&self, now: Duration) -> bool {
-        self.announced.is_some_and(|announced| now.saturating_sub(announced) < self.pause)
+        let pause = if self.waiting < ENOUGH { self.pause } else { TOGETHER };
+        self.announced.is_some_and(|announced| now.saturating_sub(announced) < pause)
     }
 }
 
@@ -223,22 +230,31 @@ fn delta(changes: &Changes) -> Option<(Frame, Offset)> {
 mod tests {
     use super::*;
 
-    /// When what is seen each 10 ms from 0 on, for so long, is announced, in milliseconds.
-    fn announced(throttle: &mut Throttle, from: u64, upto: u64) -> Vec<u64> {
+    /// When what is seen every so many milliseconds is announced, in milliseconds.
+    fn announced(throttle: &mut Throttle, from: u64, upto: u64, every: usize) -> Vec<u64> {
         let at = |millis: &u64| {
             let now = Duration::from_millis(*millis);
-            throttle.due(now) || !throttle.see(now)
+            let waits = throttle.see(now);
+            throttle.due(now) || !waits
         };
-        (from..upto).step_by(10).filter(at).collect()
+        (from..upto).step_by(every).filter(at).collect()
     }
 
     #[test]
     fn the_longer_presence_goes_on_the_more_of_it_is_announced_together() {
         let mut throttle = Throttle::default();
-        assert_eq!(announced(&mut throttle, 0, 4_000), [0, 200, 600, 1_400, 2_400, 3_400]);
+        assert_eq!(announced(&mut throttle, 0, 4_000, 100), [0, 200, 600, 1_100, 1_600, 2_100, 2_600, 3_100, 3_600]);
         assert!(throttle.holds_back());
         // What was last seen is announced, and then it is calm.
         assert!(throttle.due(Duration::from_secs(5)));
-        assert_eq!(announced(&mut throttle, 7_000, 7_300), [7_000, 7_200], "as at first");
+        assert_eq!(announced(&mut throttle, 7_000, 7_300, 100), [7_000, 7_200], "as at first");
+    }
+
+    #[test]
+    fn many_changes_do_not_wait_for_more() {
+        let mut throttle = Throttle::default();
+        assert_eq!(announced(&mut throttle, 0, 1_000, 10), [0, 200, 400, 600, 800]);
+        // Fewer wait for longer.
+        assert_eq!(announced(&mut throttle, 1_000, 2_500, 40), [1_000, 1_200, 1_600, 2_120]);
     }
 }
