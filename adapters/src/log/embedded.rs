@@ -7,8 +7,8 @@
 //!   read, seek -> tail, else reader threads (a connection each)
 //! ```
 //!
-//! The fdatasync in flight is the batching window: there is no timer. A thread of its own moves the write-ahead log into the
-//! file, so that no append waits for it.
+//! The fdatasync in flight is the batching window, and a millisecond more where several append at a time. A thread of its own
+//! moves the write-ahead log into the file, so that no append waits for it.
 
 mod file;
 mod readers;

@@ -159,17 +159,22 @@ impl Shared {
     /// is closed and everything is written.
     pub(super) fn next_group(&self, wait: bool) -> Option<Vec<Operation>> {
         let mut queue = lock(&self.queue);
-        while queue.waiting.is_empty() {
-            if queue.stopped.is_some() {
-                return None;
+        loop {
+            while queue.waiting.is_empty() {
+                if queue.stopped.is_some() {
+                    return None;
+                }
+                if !wait {
+                    return Some(Vec::new());
+                }
+                queue = self.filled.wait(queue).expect("no panic while the lock is held");
             }
-            if !wait {
-                return Some(Vec::new());
+            let full = queue.records >= limits::GROUP_RECORDS_MAX || queue.bytes >= limits::GROUP_BYTES_MAX;
+            if !queue.crowded || full || queue.stopped.is_some() {
+                break;
             }
-            queue = self.filled.wait(queue).expect("no panic while the lock is held");
-        }
-        // Where several came at a time, more come in a moment. Each group is a sync, and wakes everyone behind the log once.
-        if queue.crowded && queue.stopped.is_none() {
+            // Where several came at a time, more come in a moment. Each group is a sync, and wakes everyone behind the log once.
+            queue.crowded = false;
             drop(queue);
             thread::sleep(GATHER);
             queue = lock(&self.queue);
