@@ -31,6 +31,8 @@ use crate::{
 const SUBSCRIBED_WITHIN: Duration = Duration::from_mins(1);
 /// What is watched.
 const PATTERN: &str = "load/*";
+/// Of those who come they are told nothing: ten thousand who came to ten thousand would be what is measured.
+const PRESENCE: &str = "none";
 /// Memory of two servers that do the same differs by less than this for each agent.
 const NOISE_KILOBYTES: f64 = 1.0;
 /// What is on its way after the last change may take this long.
@@ -108,7 +110,7 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
     let server = Server::at(&arguments.place, &[1])?;
     let doors = server.doors(1)?;
     let (told, begin): (Shared<Told>, _) = (Arc::default(), Instant::now());
-    let sockets = connect_all(&doors, 0..arguments.watchers as usize, &Hello::default()).await?;
+    let sockets = connect_all(&doors, 0..arguments.watchers as usize, &Hello::presence(PRESENCE)).await?;
     let (mut receivers, mut tasks) = (Vec::new(), Vec::new());
     let meter = Meter::start(&server)?;
     for (_, mut socket) in sockets {
@@ -162,7 +164,8 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
 /// as well, one that leaves nothing behind.
 async fn idle(arguments: &Watch) -> Result<u64> {
     let server = Server::at(&arguments.place, &[1])?;
-    let mut sockets = connect_all(&server.doors(1)?, 0..arguments.watchers as usize, &Hello::default()).await?;
+    let mut sockets =
+        connect_all(&server.doors(1)?, 0..arguments.watchers as usize, &Hello::presence(PRESENCE)).await?;
     for (_, socket) in &mut sockets {
         let asked = timeout(SUBSCRIBED_WITHIN, ask(socket, &unwatch(0, PATTERN))).await;
         asked.map_err(|_| anyhow!("no unsubscribe_ok")).flatten()?;
@@ -222,7 +225,7 @@ fn notice(line: &[u8], now: u64, receiver: &mut Receiver, told: &mut Told) {
 
 /// Changes the one key at the given rate; how often it was changed.
 async fn change(arguments: &Watch, door: &Door, told: &Mutex<Told>, begin: Instant) -> Result<u64> {
-    let mut socket = connect(door, "setter", &Hello::default()).await?;
+    let mut socket = connect(door, "setter", &Hello::presence(PRESENCE)).await?;
     let (mut pacer, start) = (Pacer::new()?, Instant::now());
     let count = arguments.rate * arguments.seconds;
     for change in 0..count {
