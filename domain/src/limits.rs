@@ -157,7 +157,8 @@ pub const NEEDS_ROUNDS_MAX: usize = 4;
 /// Bytes of pushes waiting for one connection, beside the recent updates of its fleet; over it the connection lags and is fed
 /// from the log. It takes so many at a time.
 pub const OUTBOX_BYTES_MAX: usize = 64 << 10;
-/// Bytes of frames of our own making, presence of many agents together, that wait for one connection. What all members get they share.
+/// Bytes of frames of our own making, presence of many agents together, that wait for one connection. What all members get they
+/// share.
 pub const OUTBOX_MADE_BYTES_MAX: usize = 1 << 20;
 /// Recent updates of a fleet that an edge keeps.
 pub const TAIL_UPDATES_MAX: usize = 1_024;
