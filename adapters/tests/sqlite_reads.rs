@@ -437,6 +437,8 @@ async fn endless() -> (TempDir, Arc<SqliteReads>, Connection, Still) {
     let (directory, path) = place();
     let reads = SqliteReads::open(&path).await.expect("a new file");
     reads.commit(&[step(0)]).await.expect("written");
+    // Once this is answered nothing waits to be written: each search begins as soon as it is asked.
+    quick(&reads, Scope::OPERATOR).await.expect("an answer");
     let file = Connection::open(&path).expect("the file");
     file.execute_batch(ENDLESS).expect("it is set up");
     (directory, reads, file, Still::stand())
