@@ -2,6 +2,7 @@
 //! them are told. Every watcher must be told of every version, once and in order.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,12 +11,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::value_parser;
 use memchr::memmem;
 use tokio::{
+    select,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    agent::{Door, Hello, connect, connect_all},
+    agent::{self, Door, Hello, connect, connect_all},
     check::{Faults, Receiver},
     dialect::{Dialect, Heard},
     figures::{Latencies, Report, micros, micros_each, number},
@@ -28,7 +30,9 @@ use crate::{
 };
 
 /// A subscription that is not acknowledged by then has failed.
-const SUBSCRIBED_WITHIN: Duration = Duration::from_mins(1);
+const ANSWERED_WITHIN: Duration = Duration::from_mins(1);
+/// Agents of which none is read on before all are in.
+const SEATED_TOGETHER: usize = 100;
 /// What is watched.
 const PATTERN: &str = "load/*";
 /// Of those who come they are told nothing: ten thousand who came to ten thousand would be what is measured.
@@ -110,18 +114,14 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
     let server = Server::at(&arguments.place, &[1])?;
     let doors = server.doors(1)?;
     let (told, begin): (Shared<Told>, _) = (Arc::default(), Instant::now());
-    let sockets = connect_all(&doors, 0..arguments.watchers as usize, &Hello::presence(PRESENCE)).await?;
     let (mut receivers, mut tasks) = (Vec::new(), Vec::new());
     let meter = Meter::start(&server)?;
-    for (_, mut socket) in sockets {
-        timeout(SUBSCRIBED_WITHIN, ask(&mut socket, &watch(0, PATTERN)))
-            .await
-            .map_err(|_| anyhow!("no subscribe_ok"))
-            .flatten()?;
+    seat(&doors, arguments.watchers as usize, &watch(0, PATTERN), |socket| {
         let receiver = Arc::new(Mutex::new(Receiver::new(1, true)));
         receivers.push(Arc::clone(&receiver));
         tasks.push(tokio::spawn(listen(socket, receiver, Arc::clone(&told), begin)));
-    }
+    })
+    .await?;
     sleep(SETTLE).await;
     let watching = server.rss()?;
     let mut round = Round {
@@ -164,14 +164,28 @@ async fn round(arguments: &Watch) -> Result<(Round, Noise)> {
 /// as well, one that leaves nothing behind.
 async fn idle(arguments: &Watch) -> Result<u64> {
     let server = Server::at(&arguments.place, &[1])?;
-    let mut sockets =
-        connect_all(&server.doors(1)?, 0..arguments.watchers as usize, &Hello::presence(PRESENCE)).await?;
-    for (_, socket) in &mut sockets {
-        let asked = timeout(SUBSCRIBED_WITHIN, ask(socket, &unwatch(0, PATTERN))).await;
-        asked.map_err(|_| anyhow!("no unsubscribe_ok")).flatten()?;
-    }
+    let mut tasks = Vec::new();
+    seat(&server.doors(1)?, arguments.watchers as usize, &unwatch(0, PATTERN), |socket| {
+        tasks.push(tokio::spawn(agent::listen(socket)));
+    })
+    .await?;
     sleep(SETTLE).await;
-    server.rss()
+    let idle = server.rss();
+    tasks.iter().for_each(JoinHandle::abort);
+    idle
+}
+
+/// Connects so many agents, has each send `command`, and hands it over to be read: whoever is not read for long is closed.
+async fn seat(doors: &[Door], count: usize, command: &str, mut seated: impl FnMut(Socket)) -> Result<()> {
+    for first in (0..count).step_by(SEATED_TOGETHER) {
+        let agents = first..count.min(first + SEATED_TOGETHER);
+        for (_, mut socket) in connect_all(doors, agents, &Hello::presence(PRESENCE)).await? {
+            let asked = timeout(ANSWERED_WITHIN, ask(&mut socket, command)).await;
+            asked.map_err(|_| anyhow!("no answer to {command}")).flatten()?;
+            seated(socket);
+        }
+    }
+    Ok(())
 }
 
 /// Memory that cannot be: somebody else's work is in it, and nothing can be said.
@@ -226,32 +240,42 @@ fn notice(line: &[u8], now: u64, receiver: &mut Receiver, told: &mut Told) {
 /// Changes the one key at the given rate; how often it was changed.
 async fn change(arguments: &Watch, door: &Door, told: &Mutex<Told>, begin: Instant) -> Result<u64> {
     let mut socket = connect(door, "setter", &Hello::presence(PRESENCE)).await?;
-    let (mut pacer, start) = (Pacer::new()?, Instant::now());
+    let (mut pacer, start, mut acked) = (Pacer::new()?, Instant::now(), 0);
     let count = arguments.rate * arguments.seconds;
     for change in 0..count {
         let due = start + Duration::from_secs(1) * change / arguments.rate;
-        pacer.until(due).await?;
+        {
+            let mut wait = pin!(pacer.until(due));
+            loop {
+                select! {
+                    biased;
+                    waited = &mut wait => break waited?,
+                    read = acks(&mut socket) => acked += read?,
+                }
+            }
+        }
         with(told, |told| told.dues.push(micros(due - begin)));
         // All to the same key: the number stands only in `ref`.
         socket.send(set(0, change as usize * 100, 64).as_bytes()).await?;
     }
-    let mut acked = 0;
     while acked < count {
-        let mut refused = None;
-        socket
-            .read(|message| {
-                Dialect::Ringforge.lines(message, |heard| match heard {
-                    Heard::Ack(..) => acked += 1,
-                    Heard::Refused(_, code) => refused = Some(code.to_owned()),
-                    _ => {}
-                });
-            })
-            .await?;
-        if let Some(code) = refused {
-            bail!("a change was refused: {code}");
-        }
+        acked += acks(&mut socket).await?;
     }
     Ok(count.into())
+}
+
+/// Reads what is there; how many changes it acknowledges.
+async fn acks(socket: &mut Socket) -> Result<u32> {
+    let (mut acked, mut refused) = (0, None);
+    let take = |message: &[u8]| {
+        Dialect::Ringforge.lines(message, |heard| match heard {
+            Heard::Ack(..) => acked += 1,
+            Heard::Refused(_, code) => refused = Some(code.to_owned()),
+            _ => {}
+        });
+    };
+    socket.read(take).await?;
+    refused.map_or(Ok(acked), |code| Err(anyhow!("a change was refused: {code}")))
 }
 
 #[cfg(test)]

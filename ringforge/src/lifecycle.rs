@@ -15,7 +15,12 @@ use ringforge_adapters::{
     reads::sqlite::SqliteReads,
 };
 use ringforge_command_api::Gate;
-use ringforge_domain::{cursor::Seal, ids::EdgeId, limits::BACKLOG_MAX, position::Partition};
+use ringforge_domain::{
+    cursor::Seal,
+    ids::EdgeId,
+    limits::{BACKLOG_MAX, UNSENT_BYTES_MAX},
+    position::Partition,
+};
 use ringforge_ports::{
     Error, Services,
     clock::{Clock, SystemClock, SystemIds},
@@ -208,6 +213,9 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(cfg!(unix))?;
+        // What is accepted has it too.
+        #[cfg(target_os = "linux")]
+        socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         socket.bind(address)?;
         socket.listen(BACKLOG_MAX)
     };
