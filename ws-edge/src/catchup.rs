@@ -147,7 +147,7 @@ impl Reader {
 
     /// What this agent was to be shown by now or never.
     fn lapsed<'a>(&self, delivery: &'a Delivery, now: LogTime) -> Option<&'a Lapse> {
-        delivery.lapse.as_ref().filter(|lapse| lapse.to == self.viewpoint.agent && lapse.due <= now)
+        delivery.lapse.as_deref().filter(|lapse| lapse.to == self.viewpoint.agent && lapse.due <= now)
     }
 
     /// Takes out what was taken back before this agent was shown it: it must not turn up after all.

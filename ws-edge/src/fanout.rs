@@ -25,7 +25,8 @@ pub struct Shared {
     /// The frame.
     pub frame: Frame,
     flat: OnceLock<Line>,
-    wrapped: OnceLock<Line>,
+    /// Rarely asked for: its place is small.
+    wrapped: OnceLock<Box<Line>>,
 }
 
 impl Shared {
@@ -36,11 +37,11 @@ impl Shared {
 
     /// Its bytes in a shape.
     pub fn line(&self, encoder: &Encoder, shape: Shape) -> Line {
-        let slot = match shape {
-            Shape::Flat => &self.flat,
-            Shape::Wrapped => &self.wrapped,
-        };
-        slot.get_or_init(|| encoder.encode(&self.frame, shape).into()).clone()
+        let make = || Line::from(encoder.encode(&self.frame, shape));
+        match shape {
+            Shape::Flat => self.flat.get_or_init(make).clone(),
+            Shape::Wrapped => Line::clone(self.wrapped.get_or_init(|| Box::new(make()))),
+        }
     }
 }
 
@@ -52,7 +53,7 @@ pub struct Sharing {
     /// What.
     pub frame: Shared,
     /// What those see who asked for values.
-    pub with_value: Option<Shared>,
+    pub with_value: Option<Box<Shared>>,
 }
 
 /// Everything that members may see of one update.
@@ -83,9 +84,9 @@ pub struct Delivery {
     /// What is to be logged once a connection of this agent took the pushes.
     pub report: Option<(AgentId, Report)>,
     /// When history shows no pushes of it any more.
-    pub lapse: Option<Lapse>,
+    pub lapse: Option<Box<Lapse>>,
     /// What its asker is told, whoever that is: the event cannot be read.
-    pub unreadable: Option<Refusal>,
+    pub unreadable: Option<Box<Refusal>>,
     /// The changes of presence that it tells of, if it is of our own making.
     pub gathered: Changes,
     /// Bytes of what everyone is shown.
@@ -112,8 +113,8 @@ impl Delivery {
             snapshot: shown.snapshot,
             ended: shown.ended,
             report: shown.report,
-            lapse: shown.lapse,
-            unreadable: event.is_none().then(|| unreadable(verdict)),
+            lapse: shown.lapse.map(Box::new),
+            unreadable: event.is_none().then(|| Box::new(unreadable(verdict))),
             gathered: Changes::new(),
         }
     }
@@ -174,13 +175,14 @@ const WEIGHT_MIN: usize = 160;
 
 /// Bytes of pushes and of what keeps them.
 fn weight(pushes: &[Sharing]) -> usize {
-    let text = |push: &Sharing| push.with_value.as_ref().unwrap_or(&push.frame).frame.len();
+    let text = |push: &Sharing| push.with_value.as_deref().unwrap_or(&push.frame).frame.len();
     WEIGHT_MIN + pushes.iter().map(text).sum::<usize>()
 }
 
 impl From<Push> for Sharing {
     fn from(push: Push) -> Self {
-        Self { audience: push.audience, frame: Shared::new(push.frame), with_value: push.with_value.map(Shared::new) }
+        let with_value = push.with_value.map(|frame| Box::new(Shared::new(frame)));
+        Self { audience: push.audience, frame: Shared::new(push.frame), with_value }
     }
 }
 
@@ -258,7 +260,7 @@ impl Post {
                 return None;
             }
             if self.picks & (1 << (at + PUSHES_MAX)) != 0 {
-                return Some((&push.audience, push.with_value.as_ref().unwrap_or(&push.frame)));
+                return Some((&push.audience, push.with_value.as_deref().unwrap_or(&push.frame)));
             }
             (self.picks & (1 << at) != 0).then_some((&push.audience, &push.frame))
         })

@@ -85,19 +85,18 @@ enum Next {
 }
 
 /// Serves a connection until it ends; calls `known` once it has sent `auth`.
-pub async fn serve<S: Pipe>(edge: Arc<Edge>, upgraded: Upgraded<S>, known: impl FnOnce() + Send) {
-    let Upgraded { stream, early, from, bearer } = upgraded;
-    let services = &edge.services;
-    let bounds = Bounds::of(&edge.session.limits);
-    let socket = open(stream, early, Arc::clone(&services.clock), bounds).await;
-    let connection =
-        Connection::open(Arc::clone(&edge.session), Arc::clone(&services.clock), Arc::clone(&services.ids));
-    let worker = Worker::new(Arc::clone(&edge));
-    let (work, alarm) = (FuturesUnordered::new(), Box::pin(tokio::time::sleep(Duration::ZERO)));
-    let (alarm_at, was_read) = (Duration::ZERO, false);
-    let mut served = Served { edge, from, bearer, socket, connection, worker, work, alarm, alarm_at, was_read };
-    served.run(known).await;
-    served.end().await;
+pub fn serve<S: Pipe>(
+    edge: Arc<Edge>,
+    upgraded: Upgraded<S>,
+    known: impl FnOnce() + Send,
+) -> impl Future<Output = ()> + Send {
+    // Opening needs much room for a moment: a connection would keep it for good.
+    let opening = Box::pin(Served::open(edge, upgraded));
+    async move {
+        let mut served = opening.await;
+        served.run(known).await;
+        served.end().await;
+    }
 }
 
 /// Our side of a WebSocket over a stream, of which `early` has been read already.
@@ -130,6 +129,19 @@ pub async fn hear_out<S: Pipe>(socket: &mut Socket<S>) {
 }
 
 impl<S: Pipe> Served<S> {
+    async fn open(edge: Arc<Edge>, upgraded: Upgraded<S>) -> Self {
+        let Upgraded { stream, early, from, bearer } = upgraded;
+        let services = &edge.services;
+        let bounds = Bounds::of(&edge.session.limits);
+        let socket = open(stream, early, Arc::clone(&services.clock), bounds).await;
+        let connection =
+            Connection::open(Arc::clone(&edge.session), Arc::clone(&services.clock), Arc::clone(&services.ids));
+        let worker = Worker::new(Arc::clone(&edge));
+        let (work, alarm) = (FuturesUnordered::new(), Box::pin(tokio::time::sleep(Duration::ZERO)));
+        let (alarm_at, was_read) = (Duration::ZERO, false);
+        Self { edge, from, bearer, socket, connection, worker, work, alarm, alarm_at, was_read }
+    }
+
     async fn run(&mut self, known: impl FnOnce() + Send) {
         let mut stranger = Some(known);
         let mut draining = self.edge.draining();

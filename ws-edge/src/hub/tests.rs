@@ -469,7 +469,7 @@ fn the_recent_updates_are_bounded_with_what_was_answered() {
         stage.when(&ada, set);
     }
     let bytes = |delivery: &Arc<Delivery>| {
-        let pushes = delivery.pushes.iter().map(|push| push.with_value.as_ref().unwrap_or(&push.frame).frame.len());
+        let pushes = delivery.pushes.iter().map(|push| push.with_value.as_deref().unwrap_or(&push.frame).frame.len());
         pushes.sum::<usize>() + delivery.reply.as_ref().map_or(0, |reply| reply.frame.len())
     };
     assert!(stage.fleet.tail.iter().map(bytes).sum::<usize>() <= TAIL_BYTES_MAX);

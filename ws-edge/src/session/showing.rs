@@ -73,7 +73,7 @@ impl Session {
             self.unpark();
         }
         if let Some(refusal) = &delivery.unreadable {
-            self.on_unreadable(delivery.offset, refusal.clone());
+            self.on_unreadable(delivery.offset, (**refusal).clone());
         }
         for (audience, shared) in post.pushes() {
             if matches!(audience, Audience::Watchers { key, .. } if self.snapshots.covers(key, delivery.offset)) {
