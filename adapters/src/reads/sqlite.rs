@@ -52,7 +52,7 @@ use crate::damage::is_damage;
 const BUSY: Duration = Duration::from_secs(5);
 /// Memory for pages of the connection that writes, and of each that reads, in KiB (SQLite wants it negative). The file is not
 /// mapped: every connection would map it again, and all of it would count as memory of the process.
-const WRITER_CACHE_KIB: i64 = -16_000;
+const WRITER_CACHE_KIB: i64 = -8_000;
 const READER_CACHE_KIB: i64 = -1_000;
 /// Bytes the write-ahead log keeps when it starts over.
 const WAL_KEPT_BYTES: i64 = 64 << 20;
