@@ -64,6 +64,8 @@ enum Fault {
     ListsEnded,
     /// Of what changed, the newest is left out.
     ListsLate,
+    /// Who asks what changed is told that it has one commit more than it has.
+    ListsAhead,
     /// Mail comes by kind and id.
     MailUnsorted,
     /// Mail before the place that was named comes too.
@@ -147,6 +149,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::Forgets, &["what_was_committed_survives"]),
     (Fault::ForgetsVerdicts, &["what_was_committed_survives"]),
     (Fault::StripsQuotes, &["random_questions_have_one_answer"]),
+    (Fault::ListsAhead, &["whoever_follows_a_list_has_all_of_it"]),
 ];
 
 /// Memory read models seen through a fault.
@@ -331,6 +334,7 @@ impl Reads for Broken {
         let mut found = self.bounded(partition, self.reads.find(partition, &self.ask(find)).await?).await?;
         match (find, self.fault) {
             (_, Some(Fault::AnswersInTwoSteps)) => found.applied = early,
+            (Find::Listed { .. }, Some(Fault::ListsAhead)) => found.applied.upto = found.applied.upto.next(),
             (_, Some(Fault::CountsPage)) => found.total = found.rows.len() as u64,
             (Find::Due { .. }, Some(Fault::DueUnsorted)) | (Find::Mail { .. }, Some(Fault::MailUnsorted)) => {
                 found.rows.sort_by_key(Row::key);

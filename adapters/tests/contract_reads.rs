@@ -103,6 +103,7 @@ contract_tests!(
         answers_have_so_much_room,
         what_is_larger_comes_alone,
         random_questions_have_one_answer,
+        whoever_follows_a_list_has_all_of_it,
     ]
 );
 
@@ -142,5 +143,6 @@ contract_tests!(
         answers_have_so_much_room,
         what_is_larger_comes_alone,
         random_questions_have_one_answer,
+        whoever_follows_a_list_has_all_of_it,
     ]
 );

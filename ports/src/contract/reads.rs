@@ -29,7 +29,7 @@ pub use history::{
     matches_are_counted_and_paged, verdicts_are_found_by_offset, verdicts_are_found_by_what_they_are_about,
     verdicts_are_shown_to_those_concerned, verdicts_follow_in_order, verdicts_match_alone_and_together,
 };
-pub use random::random_questions_have_one_answer;
+pub use random::{random_questions_have_one_answer, whoever_follows_a_list_has_all_of_it};
 pub use room::{answers_have_so_much_room, what_is_larger_comes_alone};
 
 use self::make::{
@@ -53,7 +53,7 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 31] = [
+pub const PROMISES: [(&str, Promise); 32] = [
     ("a_commit_is_seen_at_once", |subject| a_commit_is_seen_at_once(subject).boxed()),
     ("a_batch_is_whole", |subject| a_batch_is_whole(subject).boxed()),
     ("a_commit_follows_the_one_before", |subject| a_commit_follows_the_one_before(subject).boxed()),
@@ -85,6 +85,7 @@ pub const PROMISES: [(&str, Promise); 31] = [
     ("answers_have_so_much_room", |subject| answers_have_so_much_room(subject).boxed()),
     ("what_is_larger_comes_alone", |subject| what_is_larger_comes_alone(subject).boxed()),
     ("random_questions_have_one_answer", |subject| random_questions_have_one_answer(subject).boxed()),
+    ("whoever_follows_a_list_has_all_of_it", |subject| whoever_follows_a_list_has_all_of_it(subject).boxed()),
 ];
 
 /// Every row, every verdict of the three fleets, and where the partition stands.

@@ -1,6 +1,6 @@
 //! Random rows, verdicts and questions: an adapter must answer as the memory one does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringforge_domain::{
     ids::{FleetId, Scope, TenantId},
@@ -16,6 +16,7 @@ use super::{
     make::{agent, entry, head, json, member, message, name, notice, verdict},
 };
 use crate::{
+    Error,
     contract::{Outcome, same},
     memory::reads::MemoryReads,
     reads::{About, Commit, Find, Listed, Matching, MemoryFilter, MemorySort, Reads, Viewer, Which},
@@ -278,6 +279,82 @@ pub async fn random_questions_have_one_answer(subject: &dyn Subject) -> Outcome 
                 got.rows.sort_by_key(Row::key);
                 same(&format!("{at}, {keys:?}"), &got, &want)?;
                 same("heads", &reads.heads(partition, &SCOPES).await?, &model.heads(partition, &SCOPES).await?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A few changes of what whoever comes in asks for.
+fn change_here(dice: &mut Dice, at: u64) -> Commit {
+    let change = |dice: &mut Dice| {
+        let scope = dice.pick(&SCOPES[..2]);
+        let mut row = match dice.below(4) {
+            0 => message(scope, dice.number(), dice.number(), dice.time().0),
+            1 => notice(scope, dice.number(), dice.number(), dice.time().0),
+            _ => member(scope, dice.number(), dice.maybe(2, |dice| dice.time().0)),
+        };
+        if let Row::Message(message) = &mut row {
+            message.delivered = dice.one_in(3);
+        }
+        (row.key(), (!dice.one_in(6)).then_some(row))
+    };
+    let rows = (0..=dice.below(3)).map(|_| change(dice)).collect();
+    let time = LogTime(i64::try_from(at).expect("small"));
+    Commit { partition: Partition(1), previous: Offset(at), upto: Offset(at + 1), time, rows, verdicts: Vec::new() }
+}
+
+/// What has changed of the agents of a fleet since the partition stood there, a small page at a time; and where it stood at the
+/// first of them.
+async fn changed(reads: &dyn Reads, scope: Scope, since: Offset) -> Result<(Vec<Row>, Offset), Error> {
+    const LIMIT: u32 = 3;
+    let (mut rows, mut upto) = (Vec::new(), None);
+    loop {
+        let after = rows.last().map(|row: &Row| row.key().key);
+        let find = Find::Listed { table: Table::Agent, scope, which: Listed::Since(since), after, limit: LIMIT };
+        let found = reads.find(Partition(1), &find).await?;
+        let (upto, last) = (*upto.get_or_insert(found.applied.upto), found.is_last(LIMIT));
+        rows.extend(found.rows);
+        if last {
+            return Ok((rows, upto));
+        }
+    }
+}
+
+/// Whoever asks again and again what has changed of a list has all of it in the end; and what has only just been committed of
+/// mail and of rows is told as well, whether or not there were other questions meanwhile.
+pub async fn whoever_follows_a_list_has_all_of_it(subject: &dyn Subject) -> Outcome {
+    let (scope, partition) = (SCOPES[0], Partition(1));
+    for seed in 0..SEEDS {
+        let (reads, model, mut dice) = (subject.open().await, MemoryReads::new(), Dice(seed));
+        let (mut known, mut since) = (BTreeMap::new(), Offset(0));
+        for at in 0..COMMITS * QUESTIONS {
+            let commit = change_here(&mut dice, at);
+            reads.commit(std::slice::from_ref(&commit)).await?;
+            model.commit(std::slice::from_ref(&commit)).await?;
+            // They are not told.
+            commit.rows.iter().filter(|(_, row)| row.is_none()).for_each(|(key, _)| drop(known.remove(key)));
+            let at = format!("seed {seed}, commit {at}");
+            if dice.one_in(3) {
+                let (changed, upto) = changed(&*reads, scope, since).await?;
+                known.extend(changed.into_iter().map(|row| (row.key(), row)));
+                since = upto;
+                let (all, _) = self::changed(&model, scope, Offset(0)).await?;
+                same(&at, &known.values().cloned().collect(), &all)?;
+            }
+            if dice.one_in(3) {
+                let mail = Find::Mail { scope, agent: agent(dice.number()), after: None, limit: 9 };
+                same(&at, &reads.find(partition, &mail).await?, &model.find(partition, &mail).await?)?;
+            }
+            if dice.one_in(3) {
+                let keys = commit.rows.into_iter().map(|(key, _)| key).collect();
+                let (mut got, want) = (reads.load(partition, &keys).await?, model.load(partition, &keys).await?);
+                got.rows.sort_by_key(Row::key);
+                same(&at, &got, &want)?;
+            }
+            if dice.one_in(5) {
+                let all = Find::Due { now: LogTime(i64::MAX), limit: 1_000 };
+                same(&at, &reads.find(partition, &all).await?, &model.find(partition, &all).await?)?;
             }
         }
     }
