@@ -307,13 +307,12 @@ fn change_here(dice: &mut Dice, at: u64) -> Commit {
 /// What has changed of the agents of a fleet since the partition stood there, a small page at a time; and where it stood at the
 /// first of them.
 async fn changed(reads: &dyn Reads, scope: Scope, since: Offset) -> Result<(Vec<Row>, Offset), Error> {
-    const LIMIT: u32 = 3;
-    let (mut rows, mut upto) = (Vec::new(), None);
+    let (mut rows, mut upto, limit) = (Vec::new(), None, 3);
     loop {
         let after = rows.last().map(|row: &Row| row.key().key);
-        let find = Find::Listed { table: Table::Agent, scope, which: Listed::Since(since), after, limit: LIMIT };
+        let find = Find::Listed { table: Table::Agent, scope, which: Listed::Since(since), after, limit };
         let found = reads.find(Partition(1), &find).await?;
-        let (upto, last) = (*upto.get_or_insert(found.applied.upto), found.is_last(LIMIT));
+        let (upto, last) = (*upto.get_or_insert(found.applied.upto), found.is_last(limit));
         rows.extend(found.rows);
         if last {
             return Ok((rows, upto));
