@@ -275,6 +275,8 @@ impl Process {
         let at = self.monotonic();
         let (missing, busy) = self.hear(*scope, followed, at);
         followed.feed.fleet().tick(at);
+        // Each connection looks for itself.
+        followed.feed.fleet().ready();
         if missing {
             let (feed, services) = (Arc::clone(&followed.feed), self.services.clone());
             followed.filling = Some(async move { feed.fill(&services).await }.boxed());

@@ -176,6 +176,11 @@ impl Connection {
         self.submitting.is_none() && self.queued.is_empty() && self.lines.is_none() && self.reporting == 0
     }
 
+    /// Whether there is something for whoever begins its jobs, or ends it.
+    pub fn is_wanted(&self) -> bool {
+        !self.jobs.is_empty() || self.is_over()
+    }
+
     /// What is to be done now, in this order.
     pub fn jobs(&mut self) -> Vec<Job> {
         std::mem::take(&mut self.jobs)

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{StreamExt, future, stream::BoxStream};
 use ringforge_domain::{
     buggify::{Site, buggify},
     cursor::Seal,
@@ -27,7 +27,7 @@ use ringforge_ports::{
 use ringforge_query_api::history::updates;
 use tokio::{
     sync::{Notify, OnceCell, oneshot},
-    task::AbortHandle,
+    task::{AbortHandle, yield_now},
 };
 use tracing::{debug, warn};
 
@@ -39,6 +39,12 @@ use crate::hub::{Fleet, Kept, Seen};
 const EXPECT: Duration = Duration::from_millis(50);
 /// How often held presence is looked at, while there is any.
 const HOLD: Duration = Duration::from_millis(50);
+/// News that are heard before whoever they are for is shown them, if there are so many at a time.
+const HEARD_TOGETHER: u32 = 64;
+/// Members that are shown what there is before others have a turn.
+const SHOWN_AT_ONCE: usize = 64;
+/// Members that are shown it by the feed: more would hold each other up, and have their own tasks do it, side by side.
+const SHOWN_HERE: usize = 256;
 /// How often the heads are asked for: so long a silent bus can hide an update.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How long an empty fleet is kept.
@@ -263,6 +269,21 @@ impl Feed {
         }
     }
 
+    /// Shows members what was put in for them.
+    async fn show(&self) {
+        let ready = self.fleet().ready();
+        for (at, outbox) in ready.iter().enumerate() {
+            if at >= SHOWN_HERE {
+                outbox.wake();
+                continue;
+            }
+            outbox.show();
+            if at % SHOWN_AT_ONCE == SHOWN_AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+    }
+
     /// Reads from index and log what the bus did not bring, up to what is applied now; says how much that was.
     ///
     /// # Errors
@@ -308,19 +329,33 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
     let mut expected: Option<Offset> = None;
     let mut patience = EXPECT;
     let mut wait = Box::pin(tokio::time::sleep(patience));
+    let mut together = 0;
     loop {
-        let holds_back = feed.fleet().holds_back();
+        let (holds_back, ready) = {
+            let fleet = feed.fleet();
+            (fleet.holds_back(), fleet.has_ready())
+        };
+        together = if ready { together } else { 0 };
         let missing = tokio::select! {
-            // What has come already is not looked for.
+            // What has come already is shown together, and not looked for.
             biased;
-            news = heard.next() => match news {
-                Some(Heard::News(news)) => feed.hear(&news, clock.monotonic()),
-                Some(Heard::Lost) => true,
-                None => {
-                    heard = resubscribed(&services, scope).await;
-                    true
+            news = heard.next(), if together < HEARD_TOGETHER => {
+                together += 1;
+                match news {
+                    Some(Heard::News(news)) => feed.hear(&news, clock.monotonic()),
+                    Some(Heard::Lost) => true,
+                    None => {
+                        heard = resubscribed(&services, scope).await;
+                        true
+                    }
                 }
-            },
+            }
+            () = future::ready(()), if ready => {
+                together = 0;
+                feed.show().await;
+                yield_now().await;
+                false
+            }
             () = feed.nudge.notified(), if expected.is_none() => {
                 expected = feed.misses_expected();
                 wait.as_mut().set(tokio::time::sleep(patience));

@@ -27,7 +27,7 @@ use ringforge_ports::reads::Update;
 
 use crate::{
     fanout::{Delivery, Post, Viewpoint},
-    outbox::Outbox,
+    outbox::{Outbox, Put},
     presence::{self, Changes, Coalescer, Due, Throttle},
 };
 
@@ -86,6 +86,8 @@ pub struct Fleet {
     tail_bytes: usize,
     kept: Kept,
     members: BTreeMap<SessionId, Present>,
+    /// Those for whom something has been put in since they were shown what there is.
+    ready: Vec<Arc<Outbox>>,
     coalescer: Coalescer,
     throttle: Throttle,
 }
@@ -111,6 +113,7 @@ impl Fleet {
             tail_bytes: 0,
             kept,
             members: BTreeMap::new(),
+            ready: Vec::new(),
             coalescer: Coalescer::default(),
             throttle: Throttle::default(),
         }
@@ -148,9 +151,23 @@ impl Fleet {
         let held = self.coalescer.see(delivery.changes(), now);
         let quiet = delivery.tells_presence() && self.throttle.see(now);
         let showing = Showing { held, quiet, coalescer: &self.coalescer };
-        self.members.values_mut().for_each(|present| present.see(&delivery, showing));
+        for present in self.members.values_mut() {
+            if present.see(&delivery, showing) {
+                self.ready.push(Arc::clone(&present.member.outbox));
+            }
+        }
         self.remember(delivery);
         Seen::Next
+    }
+
+    /// Whether there is anybody to be shown something.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whoever is to be shown what was put in for them.
+    pub fn ready(&mut self) -> Vec<Arc<Outbox>> {
+        std::mem::take(&mut self.ready)
     }
 
     /// Feeds a member live from its cursor on, if the recent updates reach back that far.
@@ -182,7 +199,7 @@ impl Fleet {
             let changes =
                 presence::gather(told.flat_map(|delivery| delivery.changes()), present.member.viewpoint.agent);
             let made = self.place.map(|place| made(place, PresenceMode::Delta, &changes)).unwrap_or_default();
-            if !made.iter().all(|made| present.put(Post::all(made), true, &none)) {
+            if made.iter().any(|made| present.put(Post::all(made), true, &none).lags) {
                 return Err(Behind);
             }
             present.since = cursor;
@@ -244,7 +261,8 @@ impl Fleet {
     /// Shows the presence changes that were held back.
     pub fn tick(&mut self, now: Duration) {
         if self.throttle.due(now) {
-            self.members.values().for_each(|present| present.member.outbox.announce());
+            let outboxes = self.members.values().map(|present| &present.member.outbox);
+            self.ready.extend(outboxes.filter(|outbox| outbox.announce()).cloned());
         }
         let Some(place) = self.place else { return };
         while let Some(Due { mode, changes }) = self.coalescer.due(now) {
@@ -255,7 +273,16 @@ impl Fleet {
             let wants =
                 |present: &&mut Present| present.member.presence == mode && present.since < last && !present.lags;
             for present in self.members.values_mut().filter(wants) {
-                present.lags = !made.iter().all(|made| present.put(Post::all(made), true, coalescer));
+                for made in &made {
+                    let put = present.put(Post::all(made), true, coalescer);
+                    if put.news {
+                        self.ready.push(Arc::clone(&present.member.outbox));
+                    }
+                    present.lags = put.lags;
+                    if put.lags {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -288,7 +315,11 @@ impl Fleet {
             let recent = self.tail.front().map(|oldest| oldest.offset);
             let coalescer = &self.coalescer;
             for present in self.members.values_mut().filter(|present| !present.lags) {
-                present.lags = !present.member.outbox.age(recent, || present.pending(coalescer));
+                let put = present.member.outbox.age(recent, || present.pending(coalescer));
+                if put.news {
+                    present.member.outbox.wake();
+                }
+                present.lags = put.lags;
             }
         }
     }
@@ -307,33 +338,34 @@ fn made(place: First, mode: PresenceMode, changes: &Changes) -> Vec<Arc<Delivery
 }
 
 impl Present {
-    /// Puts into its outbox what it gets, until it lags.
-    fn see(&mut self, delivery: &Arc<Delivery>, showing: Showing<'_>) {
+    /// Puts into its outbox what it gets, until it lags; whether it has to be told.
+    fn see(&mut self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> bool {
         let seen = self.cursor.is_some_and(|cursor| delivery.offset <= cursor);
+        let mut put = None;
         if !seen {
             self.cursor = None;
-            self.lags = self.lags || !self.feed(delivery, showing);
+            put = (!self.lags).then(|| self.feed(delivery, showing)).flatten();
+            self.lags = self.lags || put.is_some_and(|put| put.lags);
         }
         // It may have seen in the log what is news here.
         if let Some((_, change)) = delivery.interest.as_ref().filter(|(agent, _)| *agent == self.member.viewpoint.agent)
         {
             self.member.interest.change(change, delivery.offset);
         }
+        put.is_some_and(|put| put.news)
     }
 
-    fn feed(&self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> bool {
-        let Some(post) = Post::pick(delivery, self.member.viewpoint, &self.member.interest) else { return true };
+    fn feed(&self, delivery: &Arc<Delivery>, showing: Showing<'_>) -> Option<Put> {
+        let post = Post::pick(delivery, self.member.viewpoint, &self.member.interest)?;
         let post = match self.member.presence {
-            PresenceMode::Each if !showing.held => Some(post),
-            _ => post.without_presence(),
+            PresenceMode::Each if !showing.held => post,
+            _ => post.without_presence()?,
         };
-        post.is_none_or(|post| {
-            let announced = !(showing.quiet && post.is_presence());
-            self.put(post, announced, showing.coalescer)
-        })
+        let announced = !(showing.quiet && post.is_presence());
+        Some(self.put(post, announced, showing.coalescer))
     }
 
-    fn put(&self, post: Post, announced: bool, coalescer: &Coalescer) -> bool {
+    fn put(&self, post: Post, announced: bool, coalescer: &Coalescer) -> Put {
         self.member.outbox.put(post, announced, || self.pending(coalescer))
     }
 

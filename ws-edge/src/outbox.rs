@@ -2,7 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard},
+    fmt,
+    sync::{Mutex, MutexGuard, OnceLock, Weak},
 };
 
 use ringforge_domain::{
@@ -21,6 +22,12 @@ use crate::{
 /// Posts for which room is made at once.
 const ROOM: usize = 16;
 
+/// A connection as whoever puts something in for it sees it.
+pub trait Show: fmt::Debug + Send + Sync {
+    /// Shows it what waits, here and now. `false`: its own task has to do that, or to go on with it.
+    fn show(&self) -> bool;
+}
+
 /// A connection's queue of pushes. What is in it lies in the recent updates of its fleet, for everyone at once. Of what they do
 /// not hold it keeps little, and of what is made for all members at once not much: when it is too much everything in it is
 /// dropped and the connection lags.
@@ -28,6 +35,7 @@ const ROOM: usize = 16;
 pub struct Outbox {
     queue: Mutex<Queue>,
     filled: Notify,
+    connection: OnceLock<Weak<dyn Show>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,14 +49,36 @@ pub(crate) struct Queue {
     own_bytes: usize,
     /// Bytes of what is.
     made_bytes: usize,
+    /// Its connection has been or is about to be told of what is in it.
+    announced: bool,
     pub(crate) lagged: Option<Lagged>,
 }
 
 impl Outbox {
+    /// Has what is put in shown by whoever put it in, where that is possible. Once.
+    pub fn show_by(&self, connection: Weak<dyn Show>) {
+        // Who comes second is left out.
+        let _ = self.connection.set(connection);
+    }
+
+    /// Shows its connection what is in it, or has the connection's own task do so.
+    pub fn show(&self) {
+        let connection = self.connection.get().and_then(Weak::upgrade);
+        if !connection.is_some_and(|connection| connection.show()) {
+            self.wake();
+        }
+    }
+
+    /// Has its connection's own task look at what is in it.
+    pub fn wake(&self) {
+        self.filled.notify_one();
+    }
+
     /// Takes what is there, or a part of it if that is much; `Err` if something was dropped: feed from the log, after the last
     /// post that was taken.
     pub fn take(&self) -> Result<VecDeque<Post>, Lagged> {
         let mut queue = self.queue();
+        queue.announced = false;
         if let Some(lagged) = queue.lagged.take() {
             return Err(lagged);
         }
@@ -93,9 +123,9 @@ impl Outbox {
         self.queue().own()
     }
 
-    /// Puts a post in; `false` if that was too much, or only the log has all of it, and the connection lags from now on. `pending`
-    /// says what is held back from it. What is not announced is taken with what is, or when [`Outbox::announce`] says so.
-    pub(crate) fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> bool {
+    /// Puts a post in. `pending` says what is held back from it. What is not announced is taken with what is, or when
+    /// [`Outbox::announce`] says so.
+    pub(crate) fn put(&self, post: Post, announced: bool, pending: impl FnOnce() -> Changes) -> Put {
         let mut queue = self.queue();
         let lags = post.lacks() || !queue.posts.is_empty() && buggify(Site::EarlyLag);
         queue.push(post);
@@ -103,34 +133,25 @@ impl Outbox {
         if lags {
             queue.lag(&pending());
         }
-        drop(queue);
-        if announced || lags {
-            self.filled.notify_one();
-        }
-        !lags
+        Put { lags, news: queue.announce(announced || lags) }
     }
 
-    /// The recent updates begin at `recent` now; `false` if what they do not hold any more is too much, and the connection lags
-    /// from now on.
-    pub(crate) fn age(&self, recent: Option<Offset>, pending: impl FnOnce() -> Changes) -> bool {
+    /// The recent updates begin at `recent` now; what they do not hold any more may be too much.
+    pub(crate) fn age(&self, recent: Option<Offset>, pending: impl FnOnce() -> Changes) -> Put {
         let mut queue = self.queue();
         queue.age(recent);
         let lags = queue.is_over();
         if lags {
             queue.lag(&pending());
         }
-        drop(queue);
-        if lags {
-            self.filled.notify_one();
-        }
-        !lags
+        Put { lags, news: queue.announce(lags) }
     }
 
-    /// Says that there is something to take, if there is.
-    pub(crate) fn announce(&self) {
-        if !self.is_empty() {
-            self.filled.notify_one();
-        }
+    /// Whether there is something to take that its connection has not been told of; it has to be now.
+    pub(crate) fn announce(&self) -> bool {
+        let mut queue = self.queue();
+        let some = !queue.posts.is_empty() || queue.lagged.is_some();
+        queue.announce(some)
     }
 
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -138,7 +159,21 @@ impl Outbox {
     }
 }
 
+/// What came of putting something in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Put {
+    /// It was too much, or only the log has all of it, and the connection lags from now on.
+    pub lags: bool,
+    /// The connection has to be shown what is there.
+    pub news: bool,
+}
+
 impl Queue {
+    /// Whether its connection has to be told, and has not been.
+    fn announce(&mut self, wanted: bool) -> bool {
+        wanted && !std::mem::replace(&mut self.announced, true)
+    }
+
     fn push(&mut self, post: Post) {
         if self.posts.capacity() == 0 {
             self.posts.reserve(ROOM);

@@ -5,11 +5,13 @@ pub mod wire;
 pub mod work;
 
 use std::{
+    fmt,
     future::poll_fn,
     net::IpAddr,
+    panic::{self, AssertUnwindSafe},
     pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -19,7 +21,7 @@ use ringforge_domain::{
     limits::{SOCKET_READ_BUFFER, SOCKET_WRITE_BUFFER},
 };
 use ringforge_ports::clock::Clock;
-use tokio::{task::yield_now, time::Sleep};
+use tokio::time::Sleep;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -34,6 +36,7 @@ pub use crate::connection::GOODBYE;
 use crate::{
     connection::{Connection, Out},
     edge::Edge,
+    outbox::{Outbox, Show},
 };
 pub use meter::Bounds;
 pub use wire::Pipe;
@@ -58,18 +61,28 @@ pub struct Upgraded<S> {
     pub bearer: Option<String>,
 }
 
-/// One connection, its socket and its work in flight.
+/// A connection and its socket. Its own task works at it, and whoever has something to show, each for a moment.
+struct Desk<S> {
+    socket: Socket<S>,
+    connection: Connection,
+    /// When the task's alarm rings.
+    alarm_at: Duration,
+}
+
+/// Where a desk stands; nowhere once the connection ends.
+struct Seat<S>(Mutex<Option<Desk<S>>>);
+
+/// One connection and its work in flight.
 struct Served<S> {
     edge: Arc<Edge>,
     from: IpAddr,
     bearer: Option<String>,
-    socket: Socket<S>,
-    connection: Connection,
+    seat: Arc<Seat<S>>,
+    outbox: Arc<Outbox>,
     worker: Worker,
     work: FuturesUnordered<BoxFuture<'static, Work>>,
     /// Rings when a tick is due, or earlier.
     alarm: Pin<Box<Sleep>>,
-    alarm_at: Duration,
     /// Whether the last that happened was a message.
     was_read: bool,
 }
@@ -82,6 +95,59 @@ enum Next {
     Posts,
     Tick,
     Drain,
+    /// Somebody else has been at the desk.
+    Again,
+}
+
+impl<S: Pipe> Seat<S> {
+    /// Works at the desk, which stands there until the end.
+    fn at<T>(&self, work: impl FnOnce(&mut Desk<S>) -> T) -> T {
+        let mut desk = self.0.lock().expect("no panic while the lock is held");
+        work(desk.as_mut().expect("it stands there until the end"))
+    }
+
+    /// Takes the desk away.
+    fn end(&self) -> Desk<S> {
+        self.0.lock().expect("no panic while the lock is held").take().expect("it is taken away once")
+    }
+}
+
+impl<S> fmt::Debug for Seat<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Seat").finish_non_exhaustive()
+    }
+}
+
+impl<S: Pipe> Show for Seat<S> {
+    fn show(&self) -> bool {
+        // If its task is there, that goes on; and if nobody can be there any more, nothing is shown.
+        let Ok(mut desk) = self.0.try_lock() else { return false };
+        let shown = panic::catch_unwind(AssertUnwindSafe(|| desk.as_mut().is_some_and(Desk::show)));
+        shown.unwrap_or_else(|_| {
+            // It ends this connection, not whoever shows something to many.
+            *desk = None;
+            false
+        })
+    }
+}
+
+impl<S: Pipe> Desk<S> {
+    /// Takes what waits, and writes it; whether that was all there is to do.
+    fn show(&mut self) -> bool {
+        let Self { socket, connection, alarm_at } = self;
+        if !connection.takes_posts() {
+            return false;
+        }
+        connection.take_posts();
+        if connection.writes() {
+            // The task waits for the socket, should it not take all.
+            match write(socket, connection, &mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(())) => connection.flushed(),
+                _ => return false,
+            }
+        }
+        !connection.is_wanted() && connection.outbox().is_empty() && *alarm_at <= connection.next_tick()
+    }
 }
 
 /// Serves a connection until it ends; calls `known` once it has sent `auth`.
@@ -136,139 +202,115 @@ impl<S: Pipe> Served<S> {
         let socket = open(stream, early, Arc::clone(&services.clock), bounds).await;
         let connection =
             Connection::open(Arc::clone(&edge.session), Arc::clone(&services.clock), Arc::clone(&services.ids));
+        let outbox = Arc::clone(connection.outbox());
+        let desk = Desk { socket, connection, alarm_at: Duration::ZERO };
+        let seat = Arc::new(Seat(Mutex::new(Some(desk))));
+        let shows: Weak<Seat<S>> = Arc::downgrade(&seat);
+        outbox.show_by(shows);
         let worker = Worker::new(Arc::clone(&edge));
         let (work, alarm) = (FuturesUnordered::new(), Box::pin(tokio::time::sleep(Duration::ZERO)));
-        let (alarm_at, was_read) = (Duration::ZERO, false);
-        Self { edge, from, bearer, socket, connection, worker, work, alarm, alarm_at, was_read }
+        Self { edge, from, bearer, seat, outbox, worker, work, alarm, was_read: false }
     }
 
     async fn run(&mut self, known: impl FnOnce() + Send) {
+        let seat = Arc::clone(&self.seat);
         let mut stranger = Some(known);
         let mut draining = self.edge.draining();
         if *draining.borrow_and_update() {
-            self.connection.drain();
+            seat.at(|desk| desk.connection.drain());
         }
         let mut drained = pin!(draining.changed().fuse());
         loop {
-            self.begin_jobs();
-            if !self.connection.session().is_stranger()
-                && let Some(known) = stranger.take()
-            {
+            let (is_known, over, stalled) = seat.at(|Desk { connection, .. }| {
+                self.begin_jobs(connection);
+                (!connection.session().is_stranger(), connection.is_over(), connection.is_stalled())
+            });
+            if is_known && let Some(known) = stranger.take() {
                 known();
             }
-            if self.connection.is_over() {
-                return;
-            }
-            if self.connection.is_stalled() {
+            if stalled {
                 debug!("peer reads nothing");
+            }
+            if over || stalled {
                 return;
             }
-            match self.next(drained.as_mut()).await {
-                Next::Flushed(Ok(())) => self.connection.flushed(),
-                Next::Read(Some(read)) => {
-                    if !self.on_read(read) {
-                        return;
-                    }
-                }
-                Next::Read(None) | Next::Flushed(Err(_)) => return,
-                Next::Work(work) => self.worker.finish(work, &mut self.connection),
-                Next::Posts => {
-                    if !self.show().await {
-                        return;
-                    }
-                }
-                Next::Tick => self.connection.tick(),
-                Next::Drain => self.connection.drain(),
+            let next = self.next(&seat, drained.as_mut()).await;
+            if !seat.at(|desk| self.on(next, desk)) {
+                return;
             }
         }
     }
 
-    /// Shows what waits, in three rounds: all whom an update woke make ready, then all write, then all go on. Writes that follow
-    /// each other closely find whoever reads them still awake. `false`: the socket is gone.
-    async fn show(&mut self) -> bool {
-        self.connection.take_posts();
-        yield_now().await;
-        let Self { socket, connection, .. } = self;
-        if !connection.writes() {
-            return true;
-        }
-        let written = poll_fn(|cx| Poll::Ready(write(socket, connection, cx))).await;
-        yield_now().await;
-        match written {
-            Poll::Ready(Ok(())) => self.connection.flushed(),
-            Poll::Ready(Err(_)) => return false,
-            Poll::Pending => {}
+    /// `false`: the socket is gone.
+    fn on(&mut self, next: Next, Desk { socket, connection, .. }: &mut Desk<S>) -> bool {
+        match next {
+            Next::Flushed(Ok(())) => connection.flushed(),
+            Next::Read(Some(read)) => return on_read(read, socket, connection),
+            Next::Read(None) | Next::Flushed(Err(_)) => return false,
+            Next::Work(work) => self.worker.finish(work, connection),
+            Next::Posts => drop(connection.take_posts()),
+            Next::Tick => connection.tick(),
+            Next::Drain => connection.drain(),
+            Next::Again => {}
         }
         true
     }
 
     /// Waits for whatever happens next, among what is wanted now.
-    async fn next(&mut self, mut drained: Pin<&mut impl Future>) -> Next {
-        let Self { edge, socket, connection, work, alarm, alarm_at, was_read, .. } = self;
-        let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
-        // Set anew only where it would ring too late, and once its ringing was heard: most of what happens moves the next tick
-        // further away.
-        let due = connection.next_tick();
-        if due < *alarm_at {
-            let now = edge.services.clock.monotonic();
-            alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
-            *alarm_at = due;
-        }
-        let outbox = Arc::clone(connection.outbox());
+    async fn next(&mut self, seat: &Seat<S>, mut drained: Pin<&mut impl Future>) -> Next {
+        let Self { edge, outbox, work, alarm, was_read, .. } = self;
         let mut filled = pin!(outbox.filled());
         let mut posts_first = std::mem::take(was_read);
         poll_fn(|cx| {
-            // What wakes a connection are posts, nearly always; and whoever says much is shown what there is all the same.
-            if posts && posts_first && filled.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Next::Posts);
-            }
-            // Rare things first: bytes and posts, of which there may always be more, come last.
-            if drained.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Next::Drain);
-            }
-            if alarm.as_mut().poll(cx).is_ready() {
-                *alarm_at = Duration::MAX;
-                return Poll::Ready(Next::Tick);
-            }
-            if let Poll::Ready(Some(work)) = work.poll_next_unpin(cx) {
-                return Poll::Ready(Next::Work(work));
-            }
-            if writes && let Poll::Ready(result) = write(socket, connection, cx) {
-                return Poll::Ready(Next::Flushed(result));
-            }
-            if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
-                *was_read = true;
-                return Poll::Ready(Next::Read(read));
-            }
-            if posts && !posts_first && filled.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Next::Posts);
-            }
-            posts_first = true;
-            Poll::Pending
+            seat.at(|Desk { socket, connection, alarm_at }| {
+                if connection.is_wanted() {
+                    return Poll::Ready(Next::Again);
+                }
+                let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
+                // Set anew only where it would ring too late, and once its ringing was heard: most of what happens moves the
+                // next tick further away.
+                let due = connection.next_tick();
+                if due < *alarm_at {
+                    let now = edge.services.clock.monotonic();
+                    alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
+                    *alarm_at = due;
+                }
+                // What wakes a connection are posts, nearly always; and whoever says much is shown what there is all the same.
+                if posts && posts_first && filled.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Next::Posts);
+                }
+                // Rare things first: bytes and posts, of which there may always be more, come last.
+                if drained.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Next::Drain);
+                }
+                if alarm.as_mut().poll(cx).is_ready() {
+                    *alarm_at = Duration::MAX;
+                    return Poll::Ready(Next::Tick);
+                }
+                if let Poll::Ready(Some(work)) = work.poll_next_unpin(cx) {
+                    return Poll::Ready(Next::Work(work));
+                }
+                if writes && let Poll::Ready(result) = write(socket, connection, cx) {
+                    return Poll::Ready(Next::Flushed(result));
+                }
+                if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
+                    *was_read = true;
+                    return Poll::Ready(Next::Read(read));
+                }
+                if posts && !posts_first && filled.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Next::Posts);
+                }
+                posts_first = true;
+                Poll::Pending
+            })
         })
         .await
     }
 
-    /// `false`: the socket is gone.
-    fn on_read(&mut self, read: Result<Message, Error>) -> bool {
-        match read {
-            Ok(Message::Text(text)) => self.connection.text(text),
-            Ok(Message::Binary(_)) => self.connection.binary(),
-            // tungstenite answers pings by itself; both are signs of life.
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => self.connection.alive(),
-            Ok(Message::Close(_)) => return false,
-            Err(error) => {
-                let Some(close) = broken(&mut self.socket, &error) else { return false };
-                self.connection.close(close);
-            }
-        }
-        true
-    }
-
-    fn begin_jobs(&mut self) {
-        for job in self.connection.jobs() {
+    fn begin_jobs(&mut self, connection: &mut Connection) {
+        for job in connection.jobs() {
             let (edge, from, bearer) = (&self.edge, self.from, &mut self.bearer);
-            let work = self.worker.begin(job, &self.connection, |auth| {
+            let work = self.worker.begin(job, connection, |auth| {
                 let (edge, bearer) = (Arc::clone(edge), bearer.take());
                 async move { edge.enter(&auth, bearer.as_deref(), from).await }.boxed()
             });
@@ -277,30 +319,47 @@ impl<S: Pipe> Served<S> {
     }
 
     /// Hands what was read before the end to the gate, and reports what the peer took.
-    async fn submit_rest(&mut self) {
-        self.connection.hang_up();
+    async fn submit_rest(&mut self, connection: &mut Connection) {
+        connection.hang_up();
         loop {
-            self.begin_jobs();
-            if self.connection.is_submitted() {
+            self.begin_jobs(connection);
+            if connection.is_submitted() {
                 return;
             }
             let Some(work) = self.work.next().await else { return };
-            self.worker.finish(work, &mut self.connection);
+            self.worker.finish(work, connection);
         }
     }
 
     /// Leaves the fleet, waits for the peer's goodbye, and lets the log know later.
     async fn end(&mut self) {
-        let _ = tokio::time::timeout(GOODBYE, self.submit_rest()).await;
+        let Desk { mut socket, mut connection, .. } = self.seat.end();
+        let _ = tokio::time::timeout(GOODBYE, self.submit_rest(&mut connection)).await;
         if !self.worker.is_inside() {
             tokio::spawn(see_out(Arc::clone(&self.edge), std::mem::take(&mut self.work)));
         }
         // Commands in flight may or may not be in the log: that is what a client that lost its socket must assume.
-        if let Some(caller) = self.worker.leave(&self.connection) {
+        if let Some(caller) = self.worker.leave(&connection) {
             tokio::spawn(Arc::clone(&self.edge).leave_later(caller));
         }
-        let _ = tokio::time::timeout(GOODBYE, hear_out(&mut self.socket)).await;
+        let _ = tokio::time::timeout(GOODBYE, hear_out(&mut socket)).await;
     }
+}
+
+/// `false`: the socket is gone.
+fn on_read<S: Pipe>(read: Result<Message, Error>, socket: &mut Socket<S>, connection: &mut Connection) -> bool {
+    match read {
+        Ok(Message::Text(text)) => connection.text(text),
+        Ok(Message::Binary(_)) => connection.binary(),
+        // tungstenite answers pings by itself; both are signs of life.
+        Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => connection.alive(),
+        Ok(Message::Close(_)) => return false,
+        Err(error) => {
+            let Some(close) = broken(socket, &error) else { return false };
+            connection.close(close);
+        }
+    }
+    true
 }
 
 /// What a peer is told that sent what cannot be read; `None`: it is gone.

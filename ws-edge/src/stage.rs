@@ -127,7 +127,13 @@ impl Stage {
         let offset = told.event.at.position.offset;
         let update = Update { event: Some(told.event), verdict: told.verdict };
         assert_eq!(self.fleet.on_update(&update, self.now), Seen::Next);
+        self.show();
         offset
+    }
+
+    /// Members are told of what was put in for them.
+    fn show(&mut self) {
+        self.fleet.ready().iter().for_each(|outbox| outbox.show());
     }
 
     /// An agent's command is folded and reaches this edge.
@@ -147,6 +153,7 @@ impl Stage {
         self.now += by;
         self.world.later(i64::try_from(by.as_secs()).expect("not that long"));
         self.fleet.tick(self.now);
+        self.show();
     }
 
     /// Something happens to a session; catch-ups are left for [`Self::go_on`].
