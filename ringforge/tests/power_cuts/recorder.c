@@ -50,11 +50,12 @@ static void tell(uint32_t what, const char *path, uint64_t number, const void *d
 	static int to = -1;
 	int before = errno;
 	const char *kill_at = getenv("RECORD_KILL_AT");
+	/* There are notes, even if there is nothing in them. */
+	if (to < 0)
+		to = REAL(int, open, const char *, int, ...)(getenv("RECORD_TO"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	if (kill_at && records == strtoull(kill_at, NULL, 10))
 		for (;;)
 			kill(getpid(), SIGKILL);
-	if (to < 0)
-		to = REAL(int, open, const char *, int, ...)(getenv("RECORD_TO"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	struct head head = {what, strlen(path), number, bytes};
 	struct iovec parts[] = {{&head, sizeof head}, {(void *)path, head.path_bytes}, {(void *)data, bytes}};
 	if (REAL(ssize_t, writev, int, const struct iovec *, int)(to, parts, 3) != (ssize_t)(sizeof head + head.path_bytes + bytes))
