@@ -199,7 +199,7 @@ pub const REQUESTS_MAX: usize = 1_024;
 /// Headers of a request.
 pub const HEADERS_MAX: usize = 64;
 /// Bytes of one connection that the kernel takes and cannot send yet: else a reader that stalls gets megabytes.
-pub const UNSENT_BYTES_MAX: u32 = 16 << 10;
+pub const UNSENT_BYTES_MAX: u32 = 16_384;
 /// Bytes of a request's head.
 pub const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Bytes that a socket's read buffer begins with.

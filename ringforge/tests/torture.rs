@@ -223,7 +223,12 @@ impl<'a> Torture<'a> {
 
 fn people(run: &Arc<Run>, rng: &mut Rng) -> Vec<JoinHandle<history::Agent>> {
     let fleets = FLEETS.iter().enumerate().flat_map(|(fleet, (_, _, size))| std::iter::repeat_n(fleet, *size));
-    let clients = fleets.enumerate().map(|(number, fleet)| Client::new(number, fleet, number == HEAVY, rng));
+    let clients = fleets.enumerate().map(|(number, fleet)| {
+        let mut client = Client::new(number, fleet, number == HEAVY, rng);
+        // Some look on in every way.
+        client.presence = ["none", "none", "each", "delta"][number % 4];
+        client
+    });
     let clients: Vec<Client> = clients.collect();
     let names = |fleet| clients.iter().filter(move |peer| peer.fleet == fleet).map(|peer| peer.name.clone());
     let peers: Vec<Vec<String>> = (0..FLEETS.len()).map(|fleet| names(fleet).collect()).collect();
