@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use raw::{Op, Raw};
 use ringforge_domain::limits::{
-    EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, PINGS_BURST, REQUESTS_MAX, SILENT_ADDRESS_MAX,
-    SILENT_MAX,
+    EARLY_FRAME_BYTES_MAX, FRAGMENTS_MAX, HEADER_BYTES_MAX, HEADERS_MAX, PENDING_MAX, PINGS_BURST, REQUESTS_MAX,
+    SILENT_ADDRESS_MAX, SILENT_MAX,
 };
 use serde_json::{Value, json};
 use support::{Client, Options, Server};
@@ -93,6 +93,18 @@ async fn pings_are_answered_and_a_flood_of_them_is_not() {
     raw.send(&flood).await;
     assert_eq!(raw.closed().await, 4029);
     others_are_served(&server).await;
+}
+
+#[tokio::test]
+async fn whoever_sends_more_than_may_wait_is_read_again_as_soon_as_there_are_answers() {
+    let server = Server::plain();
+    let mut raw = Raw::enter(&server, "hasty").await;
+    // Nothing else happens to it: neither its silence nor anybody's news.
+    let began = Instant::now();
+    let commands = (0..5 * PENDING_MAX).flat_map(|number| raw::text(&set(&number.to_string())));
+    raw.send(&commands.collect::<Vec<u8>>()).await;
+    raw.reply(&(5 * PENDING_MAX - 1).to_string()).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "it was not read for {:?}", began.elapsed());
 }
 
 #[tokio::test]

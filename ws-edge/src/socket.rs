@@ -138,6 +138,7 @@ impl<S: Pipe> Desk<S> {
         if !connection.takes_posts() {
             return false;
         }
+        let read = connection.reads();
         connection.take_posts();
         if connection.writes() {
             // The task waits for the socket, should it not take all.
@@ -146,7 +147,9 @@ impl<S: Pipe> Desk<S> {
                 _ => return false,
             }
         }
-        !connection.is_wanted() && connection.outbox().is_empty() && *alarm_at <= connection.next_tick()
+        // Answers make room for commands: then its task, which did not wait for any, has to.
+        let reads_again = !read && connection.reads();
+        !reads_again && !connection.is_wanted() && connection.outbox().is_empty() && *alarm_at <= connection.next_tick()
     }
 }
 
