@@ -214,7 +214,7 @@ impl<'a> Torture<'a> {
     async fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let patience = Instant::now() + PATIENCE;
         while !is_so() {
-            assert!(Instant::now() < patience, "not in time: {what}");
+            assert!(Instant::now() < patience, "not in time: {what}; of the agents {:?}", self.run.states);
             assert!(!self.agents.iter().any(JoinHandle::is_finished), "an agent ended before {what}");
             tokio::time::sleep(Duration::from_micros(500)).await;
         }
