@@ -314,6 +314,7 @@ impl Feed {
                     )));
                 }
             }
+            self.show().await;
             count += filled.len();
             if !more {
                 return Ok(count);
@@ -345,6 +346,7 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
                     Some(Heard::News(news)) => feed.hear(&news, clock.monotonic()),
                     Some(Heard::Lost) => true,
                     None => {
+                        feed.show().await;
                         heard = resubscribed(&services, scope).await;
                         true
                     }
@@ -371,6 +373,8 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
         if !missing {
             continue;
         }
+        // Nobody waits until what is missing has been read.
+        feed.show().await;
         match feed.fill(&services).await {
             Ok(0) => patience = (patience * 2).min(SILENCE),
             Ok(_) => patience = EXPECT,
