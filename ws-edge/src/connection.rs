@@ -367,9 +367,14 @@ impl Connection {
         let now = self.now();
         if !self.reads() {
             // While we did not read, the peer's silence was our own.
-            self.session.on(Input::Alive, now);
+            let actions = self.session.on(Input::Alive, now);
+            self.act_all(actions);
         }
         let actions = self.session.on(input, now);
+        self.act_all(actions);
+    }
+
+    fn act_all(&mut self, actions: Vec<Action>) {
         self.out.reserve(actions.len());
         for action in actions {
             self.act(action);

@@ -303,6 +303,20 @@ fn silence_ends_it_unless_it_is_our_own() {
 }
 
 #[test]
+fn a_shutdown_that_takes_too_long_says_goodbye_all_the_same() {
+    let mut world = World::live(false);
+    assert!(world.read(&set(1, 1)));
+    world.connection.drain();
+    world.write();
+    assert_eq!(world.closed, None, "an answer is still to come");
+    world.clock.advance(Duration::from_secs(2));
+    world.connection.tick();
+    world.write();
+    assert_eq!(world.closed, Some(1012));
+    assert!(world.connection.is_over());
+}
+
+#[test]
 fn what_was_read_before_a_goodbye_is_submitted() {
     let mut world = World::live(true);
     let count = 3 * PENDING_MAX;
