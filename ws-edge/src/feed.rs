@@ -272,15 +272,12 @@ impl Feed {
     /// Shows members what was put in for them.
     async fn show(&self) {
         let ready = self.fleet().ready();
-        for (at, outbox) in ready.iter().enumerate() {
-            if at >= SHOWN_HERE {
-                outbox.wake();
-                continue;
-            }
-            outbox.show();
-            if at % SHOWN_AT_ONCE == SHOWN_AT_ONCE - 1 {
+        ready.iter().skip(SHOWN_HERE).for_each(|outbox| outbox.wake());
+        for (at, outbox) in ready.iter().take(SHOWN_HERE).enumerate() {
+            if at > 0 && at % SHOWN_AT_ONCE == 0 {
                 yield_now().await;
             }
+            outbox.show();
         }
     }
 

@@ -317,6 +317,7 @@ impl Fleet {
             for present in self.members.values_mut().filter(|present| !present.lags) {
                 let put = present.member.outbox.age(recent, || present.pending(coalescer));
                 if put.news {
+                    // Not only the feed has a fleet forget, and nobody else shows anything.
                     present.member.outbox.wake();
                 }
                 present.lags = put.lags;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
     sync::{Mutex, MutexGuard, OnceLock, Weak},
 };
 
@@ -23,7 +22,7 @@ use crate::{
 const ROOM: usize = 16;
 
 /// A connection as whoever puts something in for it sees it.
-pub trait Show: fmt::Debug + Send + Sync {
+pub trait Show: Send + Sync {
     /// Shows it what waits, here and now. `false`: its own task has to do that, or to go on with it.
     fn show(&self) -> bool;
 }

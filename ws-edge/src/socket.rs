@@ -5,7 +5,6 @@ pub mod wire;
 pub mod work;
 
 use std::{
-    fmt,
     future::poll_fn,
     net::IpAddr,
     panic::{self, AssertUnwindSafe},
@@ -112,12 +111,6 @@ impl<S: Pipe> Seat<S> {
     }
 }
 
-impl<S> fmt::Debug for Seat<S> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Seat").finish_non_exhaustive()
-    }
-}
-
 impl<S: Pipe> Show for Seat<S> {
     fn show(&self) -> bool {
         // If its task is there, that goes on; and if nobody can be there any more, nothing is shown.
@@ -138,7 +131,8 @@ impl<S: Pipe> Desk<S> {
         if !connection.takes_posts() {
             return false;
         }
-        let read = connection.reads();
+        let waits = |connection: &Connection| (connection.reads(), connection.writes(), connection.takes_posts());
+        let before = waits(connection);
         connection.take_posts();
         if connection.writes() {
             // The task waits for the socket, should it not take all.
@@ -147,9 +141,11 @@ impl<S: Pipe> Desk<S> {
                 _ => return false,
             }
         }
-        // Answers make room for commands: then its task, which did not wait for any, has to.
-        let reads_again = !read && connection.reads();
-        !reads_again && !connection.is_wanted() && connection.outbox().is_empty() && *alarm_at <= connection.next_tick()
+        // Its task has to look again if it would wait for anything else now, as after answers that made room for commands.
+        waits(connection) == before
+            && !connection.is_wanted()
+            && connection.outbox().is_empty()
+            && *alarm_at <= connection.next_tick()
     }
 }
 
@@ -237,77 +233,60 @@ impl<S: Pipe> Served<S> {
             if over || stalled {
                 return;
             }
-            let next = self.next(&seat, drained.as_mut()).await;
-            if !seat.at(|desk| self.on(next, desk)) {
+            if !self.next(&seat, drained.as_mut()).await {
                 return;
             }
         }
     }
 
+    /// Waits for whatever happens next, among what is wanted now, and tells the connection, before anybody else is at the desk.
     /// `false`: the socket is gone.
-    fn on(&mut self, next: Next, Desk { socket, connection, .. }: &mut Desk<S>) -> bool {
-        match next {
-            Next::Flushed(Ok(())) => connection.flushed(),
-            Next::Read(Some(read)) => return on_read(read, socket, connection),
-            Next::Read(None) | Next::Flushed(Err(_)) => return false,
-            Next::Work(work) => self.worker.finish(work, connection),
-            Next::Posts => drop(connection.take_posts()),
-            Next::Tick => connection.tick(),
-            Next::Drain => connection.drain(),
-            Next::Again => {}
-        }
-        true
-    }
-
-    /// Waits for whatever happens next, among what is wanted now.
-    async fn next(&mut self, seat: &Seat<S>, mut drained: Pin<&mut impl Future>) -> Next {
-        let Self { edge, outbox, work, alarm, was_read, .. } = self;
+    async fn next(&mut self, seat: &Seat<S>, mut drained: Pin<&mut impl Future>) -> bool {
+        let Self { edge, outbox, worker, work, alarm, was_read, .. } = self;
         let mut filled = pin!(outbox.filled());
         let mut posts_first = std::mem::take(was_read);
-        poll_fn(|cx| {
-            seat.at(|Desk { socket, connection, alarm_at }| {
-                if connection.is_wanted() {
-                    return Poll::Ready(Next::Again);
-                }
-                let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
-                // Set anew only where it would ring too late, and once its ringing was heard: most of what happens moves the
-                // next tick further away.
-                let due = connection.next_tick();
-                if due < *alarm_at {
-                    let now = edge.services.clock.monotonic();
-                    alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
-                    *alarm_at = due;
-                }
-                // What wakes a connection are posts, nearly always; and whoever says much is shown what there is all the same.
-                if posts && posts_first && filled.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Next::Posts);
-                }
-                // Rare things first: bytes and posts, of which there may always be more, come last.
-                if drained.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Next::Drain);
-                }
-                if alarm.as_mut().poll(cx).is_ready() {
-                    *alarm_at = Duration::MAX;
-                    return Poll::Ready(Next::Tick);
-                }
-                if let Poll::Ready(Some(work)) = work.poll_next_unpin(cx) {
-                    return Poll::Ready(Next::Work(work));
-                }
-                if writes && let Poll::Ready(result) = write(socket, connection, cx) {
-                    return Poll::Ready(Next::Flushed(result));
-                }
-                if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
-                    *was_read = true;
-                    return Poll::Ready(Next::Read(read));
-                }
-                if posts && !posts_first && filled.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Next::Posts);
-                }
-                posts_first = true;
-                Poll::Pending
-            })
-        })
-        .await
+        let mut next = |Desk { socket, connection, alarm_at }: &mut Desk<S>, cx: &mut Context<'_>| {
+            if connection.is_wanted() {
+                return Poll::Ready(Next::Again);
+            }
+            let (reads, writes, posts) = (connection.reads(), connection.writes(), connection.takes_posts());
+            // Set anew only where it would ring too late, and once its ringing was heard: most of what happens moves the
+            // next tick further away.
+            let due = connection.next_tick();
+            if due < *alarm_at {
+                let now = edge.services.clock.monotonic();
+                alarm.set(tokio::time::sleep(due.saturating_sub(now).max(TICK_MIN)));
+                *alarm_at = due;
+            }
+            // What wakes a connection are posts, nearly always; and whoever says much is shown what there is all the same.
+            if posts && posts_first && filled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Posts);
+            }
+            // Rare things first: bytes and posts, of which there may always be more, come last.
+            if drained.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Drain);
+            }
+            if alarm.as_mut().poll(cx).is_ready() {
+                *alarm_at = Duration::MAX;
+                return Poll::Ready(Next::Tick);
+            }
+            if let Poll::Ready(Some(work)) = work.poll_next_unpin(cx) {
+                return Poll::Ready(Next::Work(work));
+            }
+            if writes && let Poll::Ready(result) = write(socket, connection, cx) {
+                return Poll::Ready(Next::Flushed(result));
+            }
+            if reads && let Poll::Ready(read) = Pin::new(&mut *socket).poll_next(cx) {
+                *was_read = true;
+                return Poll::Ready(Next::Read(read));
+            }
+            if posts && !posts_first && filled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Posts);
+            }
+            posts_first = true;
+            Poll::Pending
+        };
+        poll_fn(|cx| seat.at(|desk| next(desk, cx).map(|next| on(next, worker, desk)))).await
     }
 
     fn begin_jobs(&mut self, connection: &mut Connection) {
@@ -347,6 +326,21 @@ impl<S: Pipe> Served<S> {
         }
         let _ = tokio::time::timeout(GOODBYE, hear_out(&mut socket)).await;
     }
+}
+
+/// Tells a connection what has happened. `false`: the socket is gone.
+fn on<S: Pipe>(next: Next, worker: &mut Worker, Desk { socket, connection, .. }: &mut Desk<S>) -> bool {
+    match next {
+        Next::Flushed(Ok(())) => connection.flushed(),
+        Next::Read(Some(read)) => return on_read(read, socket, connection),
+        Next::Read(None) | Next::Flushed(Err(_)) => return false,
+        Next::Work(work) => worker.finish(work, connection),
+        Next::Posts => drop(connection.take_posts()),
+        Next::Tick => connection.tick(),
+        Next::Drain => connection.drain(),
+        Next::Again => {}
+    }
+    true
 }
 
 /// `false`: the socket is gone.
