@@ -42,11 +42,13 @@ pub enum Bug {
     StaleReads,
     /// A guard that does not hold is passed over.
     GuardIgnored,
+    /// Whoever waited for answers is not read again once they are shown.
+    NotReadAgain,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::SeamTooEarly,
         Self::SeamTooLate,
         Self::GuardDropped,
@@ -66,6 +68,7 @@ impl Bug {
         Self::DeliveredBeforeWritten,
         Self::StaleReads,
         Self::GuardIgnored,
+        Self::NotReadAgain,
     ];
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use ringforge_command_api::GateConfig;
-use ringforge_domain::limits::{CONNECTIONS_MAX, Limits};
+use ringforge_domain::limits::{CONNECTIONS_MAX, Limits, PENDING_MAX};
 use ringforge_ws_edge::{edge::EdgeConfig, session::SessionConfig};
 use serde::Deserialize;
 
@@ -128,6 +128,7 @@ impl Config {
                 ping_interval: ms(self.timing.ping_interval_ms),
                 silence_timeout: ms(self.timing.silence_timeout_ms),
                 reply_timeout: ms(self.timing.reply_timeout_ms),
+                pending_max: PENDING_MAX,
                 reconnect_after: ms(self.timing.reconnect_after_ms),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 node,

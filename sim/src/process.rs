@@ -20,7 +20,7 @@ use ringforge_domain::{
     code::{Code, Refusal},
     cursor::Seal,
     ids::{EdgeId, Scope},
-    limits::Limits,
+    limits::{Limits, PENDING_MAX},
     planted::{Bug, planted},
     position::{Offset, Partition, StreamRef},
 };
@@ -97,6 +97,8 @@ impl Process {
             ping_interval: Duration::from_secs(30),
             silence_timeout: Duration::from_secs(90),
             reply_timeout: REPLY_TIMEOUT,
+            // So little that it is met, and as much as in earnest.
+            pending_max: if place == 0 { 3 } else { PENDING_MAX },
             reconnect_after: Duration::from_millis(100),
             version: "0".to_owned(),
             node: place.to_string(),
@@ -275,13 +277,16 @@ impl Process {
         let at = self.monotonic();
         let (missing, busy) = self.hear(*scope, followed, at);
         followed.feed.fleet().tick(at);
-        // Each connection looks for itself.
-        followed.feed.fleet().ready();
+        // As there: what has come already is shown together, and nobody waits until what is missing has been read.
+        let shows = (missing || !busy) && followed.feed.fleet().has_ready();
+        if shows {
+            soon(followed.feed.show()).ok_or_else(|| Error::Corrupt("a feed does not end showing".to_owned()))?;
+        }
         if missing {
             let (feed, services) = (Arc::clone(&followed.feed), self.services.clone());
             followed.filling = Some(async move { feed.fill(&services).await }.boxed());
         }
-        Ok(busy || missing)
+        Ok(busy || missing || shows)
     }
 
     /// Whether something is missing, and whether there was anything to do.

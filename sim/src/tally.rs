@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::vocabulary::commands::KEYS;
 
 /// Everything that a batch must have met.
-pub const MET: [&str; 67] = [
+pub const MET: [&str; 69] = [
     "fault: publish lost",
     "fault: publish doubled",
     "fault: publish late",
@@ -65,6 +65,8 @@ pub const MET: [&str; 67] = [
     "situation: history joined live within the tail",
     "situation: connection lagged and caught up",
     "situation: session replaced",
+    "situation: shown by the feed alone",
+    "situation: shown by the feed, its task woken",
     "situation: entrance given up",
     "situation: compare-and-set held",
     "situation: compare-and-set conflict",

@@ -193,7 +193,7 @@ impl World {
     /// The server's side ends in good order.
     fn end(&mut self, at: usize) {
         let Some(mut socket) = self.take_socket(at) else { return };
-        let rest = std::mem::take(&mut socket.down);
+        let rest = socket.read(usize::MAX);
         self.deliver(at, rest);
         socket.end();
     }
@@ -310,6 +310,12 @@ impl World {
             }
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet > 3 {
+                let sleeper = self.lines.iter().find(|line| line.socket.as_ref().is_some_and(Socket::oversleeps));
+                let sleeper = sleeper.map(|line| line.client);
+                anyhow::ensure!(
+                    sleeper.is_none(),
+                    "a connection of agent {sleeper:?} was not woken for what there is to do"
+                );
                 return Ok(());
             }
         }

@@ -7,7 +7,7 @@ use ringforge_domain::{
     cursor::Seal,
     frame::{Encoder, Frame},
     ids::{AgentId, CommandId, FleetId, Scope, SessionId, TenantId},
-    limits::Limits,
+    limits::{Limits, PENDING_MAX},
     position::{Generation, Offset, Partition, StreamRef},
     presence::Update,
 };
@@ -26,6 +26,7 @@ fn config() -> Arc<SessionConfig> {
         ping_interval: long,
         silence_timeout: 2 * long,
         reply_timeout: long,
+        pending_max: PENDING_MAX,
         reconnect_after: long,
         version: "bench".to_owned(),
         node: "bench".to_owned(),

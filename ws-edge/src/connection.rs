@@ -12,6 +12,7 @@ use ringforge_domain::{
     code::Refusal,
     ids::CommandId,
     limits::{APPEND_RECORDS_MAX, PENDING_BYTES_MAX, PENDING_MAX, REPLIES_BYTES_MAX, WORK_MAX},
+    planted::{Bug, planted},
     position::Offset,
 };
 use ringforge_ports::clock::{Clock, Ids};
@@ -150,9 +151,9 @@ impl Connection {
         !self.out.is_empty()
     }
 
-    /// Whether posts may be taken now: nothing is fetched before the peer has taken what there is.
+    /// Whether posts may be taken now: nothing is fetched before the peer has taken what there is, nor once it is gone.
     pub fn takes_posts(&self) -> bool {
-        !self.writes() && self.session.wants_posts()
+        self.phase == Phase::Open && !self.writes() && self.session.wants_posts()
     }
 
     /// When [`Connection::tick`] is needed at the latest.
@@ -242,16 +243,33 @@ impl Connection {
         self.on(Input::Flushed);
     }
 
-    /// Takes the posts that wait; `false` if some were dropped and come from the log instead.
-    pub fn take_posts(&mut self) -> bool {
+    /// Takes the posts that wait; if some were dropped, they come from the log instead.
+    pub fn take_posts(&mut self) {
         match self.outbox.take() {
             Ok(posts) => self.on(Input::Posts(posts)),
-            Err(lagged) => {
-                self.on(Input::Lagged(lagged));
+            Err(lagged) => self.on(Input::Lagged(lagged)),
+        }
+    }
+
+    /// For somebody else than its own task, which waits meanwhile and whose alarm rings at `alarm_at`: takes the posts that wait,
+    /// and has them written; `write` says whether all is out. `false`: the task has to be woken, for there is more to do or
+    /// something else to wait for.
+    pub fn show(&mut self, alarm_at: Duration, write: impl FnOnce(&mut Self) -> bool) -> bool {
+        if !self.takes_posts() {
+            return false;
+        }
+        let waits = |connection: &Self| (connection.reads(), connection.writes(), connection.takes_posts());
+        let before = waits(self);
+        self.take_posts();
+        if self.writes() {
+            if !write(self) {
                 return false;
             }
+            self.flushed();
         }
-        true
+        // Answers may have made room for more commands, as an example.
+        let same = waits(self) == before || planted(Bug::NotReadAgain);
+        same && !self.is_wanted() && self.outbox.is_empty() && alarm_at <= self.next_tick()
     }
 
     /// A job has ended, and this came of it.

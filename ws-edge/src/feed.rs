@@ -270,7 +270,7 @@ impl Feed {
     }
 
     /// Shows members what was put in for them.
-    async fn show(&self) {
+    pub async fn show(&self) {
         let ready = self.fleet().ready();
         ready.iter().skip(SHOWN_HERE).for_each(|outbox| outbox.wake());
         for (at, outbox) in ready.iter().take(SHOWN_HERE).enumerate() {

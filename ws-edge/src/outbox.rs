@@ -117,6 +117,11 @@ impl Outbox {
         queue.posts.is_empty() && queue.lagged.is_none()
     }
 
+    /// Whether there is something to take that its connection has been or is about to be told of.
+    pub fn is_announced(&self) -> bool {
+        self.queue().announced
+    }
+
     /// The bytes of what there is to take and only this connection keeps.
     pub fn own_bytes(&self) -> usize {
         self.queue().own()

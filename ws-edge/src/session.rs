@@ -21,7 +21,7 @@ use ringforge_domain::{
     frame::{Encoder, Frame, Shape, encode},
     ids::CommandId,
     json::Json,
-    limits::{ASKED_MAX, Limits, PENDING_MAX, TOLD_MAX},
+    limits::{ASKED_MAX, Limits, TOLD_MAX},
     position::Offset,
     replay,
 };
@@ -59,6 +59,8 @@ pub struct SessionConfig {
     pub silence_timeout: Duration,
     /// For a verdict; then the outcome is unknown.
     pub reply_timeout: Duration,
+    /// Commands that may wait for their verdict; nothing is read meanwhile.
+    pub pending_max: usize,
     /// Told to clients that must come back.
     pub reconnect_after: Duration,
     /// This build.
@@ -304,7 +306,7 @@ impl Session {
         !matches!(self.phase, Phase::Entering | Phase::Closed)
             && self.draining.is_none()
             && self.asked + self.parked.len() < ASKED_MAX
-            && self.pending.len() < PENDING_MAX
+            && self.pending.len() < self.config.pending_max
     }
 
     /// Whether it is being let in.

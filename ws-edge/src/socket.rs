@@ -128,24 +128,9 @@ impl<S: Pipe> Desk<S> {
     /// Takes what waits, and writes it; whether that was all there is to do.
     fn show(&mut self) -> bool {
         let Self { socket, connection, alarm_at } = self;
-        if !connection.takes_posts() {
-            return false;
-        }
-        let waits = |connection: &Connection| (connection.reads(), connection.writes(), connection.takes_posts());
-        let before = waits(connection);
-        connection.take_posts();
-        if connection.writes() {
-            // The task waits for the socket, should it not take all.
-            match write(socket, connection, &mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(())) => connection.flushed(),
-                _ => return false,
-            }
-        }
-        // Its task has to look again if it would wait for anything else now, as after answers that made room for commands.
-        waits(connection) == before
-            && !connection.is_wanted()
-            && connection.outbox().is_empty()
-            && *alarm_at <= connection.next_tick()
+        // The task waits for the socket, should that not take all.
+        let mut nobody = Context::from_waker(Waker::noop());
+        connection.show(*alarm_at, |connection| matches!(write(socket, connection, &mut nobody), Poll::Ready(Ok(()))))
     }
 }
 
@@ -335,7 +320,7 @@ fn on<S: Pipe>(next: Next, worker: &mut Worker, Desk { socket, connection, .. }:
         Next::Read(Some(read)) => return on_read(read, socket, connection),
         Next::Read(None) | Next::Flushed(Err(_)) => return false,
         Next::Work(work) => worker.finish(work, connection),
-        Next::Posts => drop(connection.take_posts()),
+        Next::Posts => connection.take_posts(),
         Next::Tick => connection.tick(),
         Next::Drain => connection.drain(),
         Next::Again => {}

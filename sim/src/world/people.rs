@@ -139,11 +139,8 @@ impl World {
         if !self.lines[line].listening {
             return false;
         }
-        let mut taken = VecDeque::new();
-        if let Some(socket) = &mut self.lines[line].socket {
-            let count = usize::try_from(count).unwrap_or(usize::MAX).min(socket.down.len());
-            taken.extend(socket.down.drain(..count));
-        }
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let taken = self.lines[line].socket.as_mut().map(|socket| socket.read(count)).unwrap_or_default();
         let some = !taken.is_empty();
         self.deliver(line, taken);
         some

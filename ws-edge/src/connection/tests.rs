@@ -5,7 +5,7 @@ use ringforge_domain::{
     direct,
     frame::{Encoder, Frame},
     ids::{AgentId, FleetId, MessageId, Scope, SessionId, TenantId},
-    limits::Limits,
+    limits::{Limits, PENDING_MAX},
     position::{Generation, LogTime, Partition, StreamRef},
     presence::Update,
 };
@@ -37,6 +37,7 @@ fn config() -> SessionConfig {
         ping_interval: Duration::from_secs(30),
         silence_timeout: SILENCE,
         reply_timeout: Duration::from_secs(10),
+        pending_max: PENDING_MAX,
         reconnect_after: Duration::ZERO,
         version: "0".to_owned(),
         node: "0".to_owned(),
