@@ -309,7 +309,7 @@ impl Connection {
 
     /// Says goodbye, after everything before it.
     pub fn close(&mut self, close: Close) {
-        self.say_goodbye(close.code(), close.reason());
+        self.on(Input::Breach(close));
     }
 
     /// The socket is gone: nothing is said any more, but what was read is submitted, and what the peer took is reported. Whoever

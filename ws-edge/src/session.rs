@@ -107,6 +107,8 @@ pub enum Input<'a> {
     Flushed,
     /// Time passes.
     Tick,
+    /// The peer broke the protocol.
+    Breach(Close),
     /// The server shuts down.
     Drain,
     /// The socket is gone: the last input.
@@ -289,6 +291,7 @@ impl Session {
             Input::Snapshotted(page) => self.on_snapshotted(page),
             Input::Flushed => self.on_flushed(),
             Input::Tick => self.on_tick(),
+            Input::Breach(close) => self.close(close),
             Input::Drain => self.on_drain(),
             Input::Gone => self.report_told(1),
         }

@@ -15,6 +15,10 @@ use crate::{fanout::Post, outbox::Lagged, presence};
 impl Session {
     /// Shows posts in order. While a snapshot is wanted, what comes after its subscription waits for it.
     pub(super) fn show_all(&mut self, posts: VecDeque<Post>) {
+        if matches!(self.phase, Phase::Closed) {
+            // Nothing goes out any more: what is shown now would count as taken.
+            return self.held.clear();
+        }
         let Some(encoder) = self.me.as_ref().map(|me| Arc::clone(&me.encoder)) else { return };
         if self.held.is_empty() {
             self.held = posts;

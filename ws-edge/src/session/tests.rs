@@ -1,6 +1,7 @@
 //! Given a session, when this happens to it, then it wants this done, in this order.
 
 use ringforge_domain::{
+    direct::Send,
     limits::REPLAY_BURST,
     memory::{Set, Subscribe},
     world::Member as Agent,
@@ -46,19 +47,38 @@ fn page(upto: Offset, next: Option<&str>) -> Snapshotted {
     Snapshotted { entries, upto, next: next.map(str::to_owned) }
 }
 
-#[test]
-fn what_comes_after_a_subscription_waits_for_its_snapshot() {
+/// Ada is here, and bob has subscribed, which is in the log and has not been shown.
+fn subscribed() -> (Stage, Agent, Seat) {
     let mut stage = Stage::new();
     let ada = stage.enters("ada", "none").agent;
     let mut bob = stage.enters("bob", "none");
     bob.frames.clear();
     subscribe(&mut stage, &mut bob);
-    // The changes are in the same batch of posts as the reply.
+    // What happens next is in the same batch of posts as the reply.
     let Some(Action::Submit(asked)) = bob.actions.pop_front() else { panic!("it is submitted") };
     let mut header = stage.world.header_of(&bob.agent);
     header.command_id = asked.id;
     let told = stage.world.submit(&header, asked.command);
     stage.hear(told);
+    (stage, ada, bob)
+}
+
+#[test]
+fn what_waits_for_a_snapshot_at_the_goodbye_does_not_count_as_delivered() {
+    let (mut stage, ada, mut bob) = subscribed();
+    let message = json!({ "to": "bob", "payload": 1 });
+    let upto = stage.when(&ada, serde_json::from_value::<Send>(message).expect("a message"));
+    stage.go_on(&mut bob);
+    stage.input(&mut bob, Input::Breach(Close::Protocol));
+    stage.input(&mut bob, Input::Snapshotted(Ok(page(upto, None))));
+    stage.input(&mut bob, Input::Flushed);
+    assert!(wants(&bob, closes) && !events(&bob).contains(&"message"), "{:?}", bob.frames);
+    assert!(!wants(&bob, |action| matches!(action, Action::Report(_))), "it still waits for bob");
+}
+
+#[test]
+fn what_comes_after_a_subscription_waits_for_its_snapshot() {
+    let (mut stage, ada, mut bob) = subscribed();
     set(&mut stage, &ada, 1);
     let upto = set(&mut stage, &ada, 2);
     stage.go_on(&mut bob);
