@@ -140,12 +140,12 @@ pub fn serve<S: Pipe>(
     upgraded: Upgraded<S>,
     known: impl FnOnce() + Send,
 ) -> impl Future<Output = ()> + Send {
-    // Opening needs much room for a moment: a connection would keep it for good.
+    // Opening and ending need much room for a moment: a connection would keep it for good.
     let opening = Box::pin(Served::open(edge, upgraded));
     async move {
         let mut served = opening.await;
         served.run(known).await;
-        served.end().await;
+        Box::pin(served.end()).await;
     }
 }
 
