@@ -2,7 +2,8 @@
 # Measures the server. Usage: loadtest/bench.sh [--quick] [--peers] [--only NAME].. [--others PERCENT]
 #   --quick   less of everything, in about four minutes
 #   --peers   beside nats-server and Centrifugo (built here, unless CENTRIFUGO_BIN names a binary)
-#   --only    rows whose name holds NAME, as in `--only fanout`: printed, not written
+#   --only    rows of this name, as in `--only fanout`, or whose names are like it, as in `--only 'fanout*'`: printed
+#   --write   with --only: puts these rows in the place of what loadtest/RESULTS.md has of them
 #   --others  per cent of a core that others may use while a round is measured (5)
 # Without --only it writes loadtest/RESULTS.md. Needs two cores (server on core 0, client on core 1) that nobody else
 # uses, taskset, cc and strip. Ends with 1 if a check failed; the results are written all the same. A missed bar is told,
@@ -10,14 +11,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-quick=no peers=no only=() others=5 said="$*"
+quick=no peers=no only=() write=no others=5 said="$*"
 while [ $# -gt 0 ]; do
 	case "$1" in
 	--quick) quick=yes ;;
 	--peers) peers=yes ;;
 	--only) only+=("${2:?--only needs a name}") && shift ;;
+	--write) write=yes ;;
 	--others) others="${2:?--others needs a number}" && shift ;;
-	*) sed -n '2,6p' "$0" >&2 && exit 2 ;;
+	*) sed -n '2,7p' "$0" >&2 && exit 2 ;;
 	esac
 	shift
 done
@@ -55,7 +57,9 @@ failed=no
 wanted() {
 	[ ${#only[@]} = 0 ] && return
 	local name
-	for name in "${only[@]}"; do [[ "$1" == *"$name"* ]] && return; done
+	# A pattern.
+	# shellcheck disable=SC2053
+	for name in "${only[@]}"; do [[ "$1" == $name ]] && return; done
 	return 1
 }
 
@@ -84,7 +88,7 @@ row() {
 		cat "$work/error" >&2
 		if [ -s "$work/error" ]; then printf '### %s\n\n**FAILED**: %s\n' "$name" "$(tail -n 1 "$work/error")" >>"$work/part.md"; fi
 	fi
-	printf '\n`ringforge-load %s`\n\n' "${run[*]//$target\//}" >>"$work/part.md"
+	printf '\n`ringforge-load %s`, revision %s\n\n' "${run[*]//$target\//}" "$revision" >>"$work/part.md"
 	sed "1s/^### /### $name: /" "$work/part.md" | tee -a "$new"
 }
 
@@ -97,7 +101,7 @@ Written by \`loadtest/bench.sh${said:+ $said}\`. Do not edit; run it again. Figu
 only on the same machine. The server has core 0, the client core 1, everything goes over 127.0.0.1. Ratios to the bare
 fan-out server (same runtime, no log, no JSON) in the same round are what travels best between machines. Latencies count
 from the time at which something was due. A round in which others had more than $others % of a core is measured again.
-What was missed or has failed stands in its row.
+What was missed or has failed stands in its row. A row names the revision it was measured at.
 
 | condition | value |
 |---|---|
@@ -129,7 +133,7 @@ row closed-loop-slow-disk ingest "--publishers 64 --fsync-ms 4" "--publishers 64
 row pipelined-slow-disk ingest "--publishers 64 --window 32 --seconds 31 --fsync-ms 4" "--publishers 64 --window 32 --seconds 5 --fsync-ms 4 --rounds 1"
 row memory-cas ingest "--kind memory-cas --publishers 64" "--kind memory-cas --publishers 64 --seconds 4 --rounds 1"
 row memory-get ingest "--kind memory-get --publishers 64" "--kind memory-get --publishers 64 --seconds 4 --rounds 1"
-row watchers watch "--watchers 10000 --rate 0" "--watchers 1000 --rate 0 --rounds 1"
+row watchers watch "--watchers 10000 --rate 0 --purge" "--watchers 1000 --rate 0 --purge --rounds 1"
 row notices watch "--watchers 2000 --rate 10" "--watchers 1000 --rate 10 --seconds 3 --rounds 1"
 row storm storm "--agents 9000 --fleets 90 --missed 20" "--agents 1800 --fleets 18 --missed 20 --rounds 1"
 row join join "--agents 1000 --within-ms 1000" "--agents 1000 --within-ms 1000 --rounds 1"
@@ -164,5 +168,16 @@ fi
 if [ ${#only[@]} = 0 ]; then
 	cp "$new" $results
 	echo "wrote $results" >&2
+elif [ $write = yes ]; then
+	# The new rows by name, each until the next heading; then the old page with these in their places.
+	awk '
+		/^### / { name = $2; sub(/[:,]$/, "", name) }
+		NR == FNR { if (name != "") rows[name] = rows[name] $0 "\n"; next }
+		FNR == 1 { name = "" }
+		name in rows { if (/^### /) printf "%s", rows[name]; next }
+		{ print }
+	' "$new" $results >"$work/merged.md"
+	cp "$work/merged.md" $results
+	echo "wrote $(grep -c '^### ' "$new") rows of $results" >&2
 fi
 if [ $failed = yes ]; then echo "a check failed: see FAILED above" >&2 && exit 1; fi

@@ -1,7 +1,7 @@
 //! What is said to each kind of server, and what is understood of its answers: RingForge, the bare server, and the two
 //! it is compared with. Load events are found by their stamp, wherever a server puts them, without parsing the rest.
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 use serde_json::Value;
 
 use crate::wire::{self, Seen, Stamp};
@@ -71,7 +71,10 @@ impl Dialect {
             Self::Bare => None,
             Self::Ringforge => wire::PING.find(message).map(|_| wire::PONG.as_bytes()),
             Self::Nats | Self::Jetstream => message.starts_with(b"PING\r\n").then_some(b"PONG\r\n"),
-            Self::Centrifugo => (message == b"{}").then_some(b"{}"),
+            Self::Centrifugo => {
+                let is_there = message.starts_with(b"{}") || memmem::find(message, b"\n{}").is_some();
+                is_there.then_some(b"{}")
+            }
         }
     }
 
@@ -258,5 +261,7 @@ mod tests {
         assert!(Dialect::Ringforge.pong(b"{\"type\":\"pong\"}\n{\"type\":\"ping\"}").is_some());
         assert!(Dialect::Ringforge.pong(br#"{"type":"pong"}"#).is_none());
         assert!(Dialect::Bare.pong(br#"{"type":"ping"}"#).is_none());
+        assert!(Dialect::Centrifugo.pong(b"{\"id\":8,\"publish\":{}}\n{}\n{\"id\":9}").is_some());
+        assert!(Dialect::Centrifugo.pong(br#"{"id":8,"publish":{}}"#).is_none());
     }
 }

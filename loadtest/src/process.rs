@@ -24,7 +24,7 @@ use crate::{
 /// A server that is not ready by then has failed.
 const READY_WITHIN: Duration = Duration::from_mins(1);
 /// Which server to measure.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Place {
     /// Binary to start, with a fresh data directory, on core 0.
     #[arg(long, value_name = "PATH")]
@@ -38,6 +38,9 @@ pub struct Place {
     /// Milliseconds that the server started here waits longer for every fsync.
     #[arg(long, default_value_t = 0, requires = "server")]
     pub fsync_ms: u32,
+    /// The server started here gives memory back to the system as soon as it is free: what is left of bursts hides small things.
+    #[arg(long, requires = "server")]
+    pub purge: bool,
 }
 
 /// The line that a server prints when it is ready, as far as it is needed.
@@ -100,7 +103,7 @@ impl Server {
     /// No server is named, or it does not get ready.
     pub fn at(place: &Place, tenants: &[usize]) -> Result<Self> {
         match (&place.server, &place.ready, place.pid) {
-            (Some(binary), ..) => Self::ringforge(binary, tenants, place.fsync_ms),
+            (Some(binary), ..) => Self::ringforge(binary, tenants, place),
             (None, Some(file), Some(pid)) => {
                 let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
                 let ready = serde_json::from_str(text.lines().next().unwrap_or_default())
@@ -115,7 +118,7 @@ impl Server {
     ///
     /// # Errors
     /// It does not get ready.
-    pub fn ringforge(binary: &Path, tenants: &[usize], fsync_ms: u32) -> Result<Self> {
+    pub fn ringforge(binary: &Path, tenants: &[usize], place: &Place) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a data directory")?;
         let mut text = String::new();
         for (tenant, fleets) in tenants.iter().enumerate() {
@@ -123,7 +126,10 @@ impl Server {
             writeln!(text, "[[tenant]]\nname = \"load-{tenant}\"\nfleets = [{}]", names.join(", "))?;
         }
         fs::write(folder.path().join("bootstrap.toml"), text).context("write the bootstrap file")?;
-        let command = ringforge(binary, folder.path(), fsync_ms)?;
+        let mut command = ringforge(binary, folder.path(), place.fsync_ms)?;
+        if place.purge {
+            command.env("MIMALLOC_PURGE_DELAY", "0");
+        }
         Self::start(command, folder)
     }
 

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::{
     agent::{Hello, connect},
     figures::{Latencies, Report, micros, number, shown_spread},
-    process::Server,
+    process::{Place, Server},
     quiet::{Meter, Rounds, rounds},
     wire::{Seen, watch},
 };
@@ -54,7 +54,7 @@ pub struct Disk {
 pub async fn run(start: &Start) -> Result<Report> {
     let mut report = Report::new("Start, fresh data directory");
     let one = async |_| {
-        let server = Server::ringforge(&start.server, &[2], 0)?;
+        let server = Server::ringforge(&start.server, &[2], &Place::default())?;
         let mut socket = connect(&server.doors(1)?[0], "load-0", &Hello::default()).await?;
         socket.send(watch(0, "load/*").as_bytes()).await?;
         loop {
