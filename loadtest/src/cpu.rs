@@ -64,8 +64,8 @@ impl Moment {
 pub struct Core {
     /// Which.
     pub number: usize,
-    /// Busy so long.
-    pub busy: Duration,
+    /// Idle so long.
+    pub idle: Duration,
     /// Taken by the machine below.
     pub stolen: Duration,
 }
@@ -81,14 +81,14 @@ pub fn cores() -> Result<[Core; 2]> {
     Ok([first, core(CORES[1]).unwrap_or(first)])
 }
 
-/// user nice system idle iowait irq softirq steal. Interrupts count as busy: most kernels charge them to the process that
-/// was interrupted, so that they are in our figures as well.
+/// user nice system idle iowait irq softirq steal. Only the idle time is measured; whether a core is busy is looked at every tick,
+/// which says next to nothing about work that begins with a tick, as what is due at even times does.
 fn core(stat: &str, number: usize) -> Option<Core> {
     let name = format!("cpu{number} ");
     let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
     let ticks: Vec<u32> = line.split_whitespace().map_while(|ticks| ticks.parse().ok()).collect();
-    let [user, nice, system, _, _, irq, softirq, stolen, ..] = ticks[..] else { return None };
-    Some(Core { number, busy: TICK * (user + nice + system + irq + softirq), stolen: TICK * stolen })
+    let [_, _, _, idle, iowait, _, _, stolen, ..] = ticks[..] else { return None };
+    Some(Core { number, idle: TICK * (idle + iowait), stolen: TICK * stolen })
 }
 
 #[cfg(test)]
@@ -100,8 +100,8 @@ mod tests {
 
     #[test]
     fn a_core_is_read() {
-        assert_eq!(core(STAT, 0), Some(Core { number: 0, busy: TICK * 170, stolen: TICK * 20 }));
-        assert_eq!(core(STAT, 1), Some(Core { number: 1, ..Core::default() }));
+        assert_eq!(core(STAT, 0), Some(Core { number: 0, idle: TICK * 805, stolen: TICK * 20 }));
+        assert_eq!(core(STAT, 1), Some(Core { number: 1, idle: TICK * 900, ..Core::default() }));
         assert_eq!(core(STAT, 2), None);
         assert_eq!(core("cpu0 1 2", 0), None);
     }

@@ -112,8 +112,8 @@ impl Meter {
 
 fn noise(before: &Core, after: &Core, ours: Duration, wall: Duration) -> Noise {
     let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(1e-9);
-    let busy = after.busy.saturating_sub(before.busy);
-    Noise { others: share(busy.saturating_sub(ours)), stolen: share(after.stolen.saturating_sub(before.stolen)) }
+    let (idle, stolen) = (after.idle.saturating_sub(before.idle), after.stolen.saturating_sub(before.stolen));
+    Noise { others: share(wall.saturating_sub(idle + stolen + ours)), stolen: share(stolen) }
 }
 
 /// Measures until enough rounds were quiet, or it was tried too often: then the quietest of them stand in, and the report
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn what_others_used_is_what_is_left() {
         let before = Core::default();
-        let after = Core { number: 0, busy: Duration::from_millis(700), stolen: Duration::from_millis(50) };
+        let after = Core { number: 0, idle: Duration::from_millis(250), stolen: Duration::from_millis(50) };
         let found = noise(&before, &after, Duration::from_millis(400), Duration::from_secs(1));
         assert!((found.others - 0.3).abs() < 1e-9 && (found.stolen - 0.05).abs() < 1e-9);
         assert!((found.percent() - 35.0).abs() < 1e-9);
