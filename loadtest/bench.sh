@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures the server. Usage: loadtest/bench.sh [--quick] [--peers] [--only NAME].. [--others PERCENT]
+# Measures the server. Usage: loadtest/bench.sh [--quick] [--peers] [--only NAME].. [--write] [--others PERCENT]
 #   --quick   less of everything, in about four minutes
 #   --peers   beside nats-server and Centrifugo (built here, unless CENTRIFUGO_BIN names a binary)
 #   --only    rows of this name, as in `--only fanout`, or whose names are like it, as in `--only 'fanout*'`: printed
-#   --write   with --only: puts these rows in the place of what loadtest/RESULTS.md has of them
+#   --write   with --only: puts these rows in the place of what loadtest/RESULTS.md has of them, or at its end
 #   --others  per cent of a core that others may use while a round is measured (5)
 # Without --only it writes loadtest/RESULTS.md. Needs two cores (server on core 0, client on core 1) that nobody else
 # uses, taskset, cc and strip. Ends with 1 if a check failed; the results are written all the same. A missed bar is told,
@@ -174,8 +174,9 @@ elif [ $write = yes ]; then
 		/^### / { name = $2; sub(/[:,]$/, "", name) }
 		NR == FNR { if (name != "") rows[name] = rows[name] $0 "\n"; next }
 		FNR == 1 { name = "" }
-		name in rows { if (/^### /) printf "%s", rows[name]; next }
+		name in rows { if (/^### /) { printf "%s", rows[name]; written[name] = 1 }; next }
 		{ print }
+		END { for (name in rows) if (!(name in written)) printf "%s", rows[name] }
 	' "$new" $results >"$work/merged.md"
 	cp "$work/merged.md" $results
 	echo "wrote $(grep -c '^### ' "$new") rows of $results" >&2

@@ -59,7 +59,7 @@ pub struct SessionConfig {
     pub silence_timeout: Duration,
     /// For a verdict; then the outcome is unknown.
     pub reply_timeout: Duration,
-    /// Commands that may wait for their verdict; nothing is read meanwhile.
+    /// Commands that may wait for their verdict, at most `PENDING_MAX`, which fit one append; nothing is read meanwhile.
     pub pending_max: usize,
     /// Told to clients that must come back.
     pub reconnect_after: Duration,
