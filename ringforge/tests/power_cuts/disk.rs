@@ -90,17 +90,11 @@ impl Recorded {
         all
     }
 
-    /// The notes account for everything there is; the last thing noted may not be done.
-    fn is_all_noted(&self, trace: &Trace) {
-        let found = recorded::found(&self.folder());
-        let is = |records: usize| trace.image(&self.image, records, Left::Everything) == found;
-        assert!(is(trace.len()) || is(trace.len() - 1), "something was written that is not in the notes");
-    }
-
     /// The power comes back.
     fn lose(&mut self, random: &mut Random) {
         let trace = self.trace();
-        self.is_all_noted(&trace);
+        let found = recorded::found(&self.folder());
+        assert!(trace.leads_to(&self.image, &found), "something was written that is not in the notes");
         let left = Left::any(random, trace.len());
         eprintln!("a cut at record {} leaves {left:?} of what was not synced", trace.len());
         self.image = trace.image(&self.image, trace.len(), left);

@@ -142,6 +142,26 @@ impl Trace {
         }
         replay.end(left)
     }
+
+    /// Whether this leads to what was `found` on a disk that was `before` at the start, once who wrote was killed: the last
+    /// thing noted may be undone, and a write half done.
+    pub fn leads_to(&self, before: &Image, found: &Image) -> bool {
+        let is = |records: usize| self.image(before, records, Left::Everything);
+        let Some((last, earlier)) = self.records.split_last() else { return is(0) == *found };
+        is(self.len()) == *found || {
+            let mut begun = is(earlier.len());
+            let (now, then) = (begun.get_mut(&last.path), found.get(&last.path));
+            if let (What::Write, Some(Some(now)), Some(Some(then))) = (last.what, now, then) {
+                let written = then.iter().skip(last.number).zip(&self.bytes[last.data.clone()]);
+                let done = last.number..last.number + written.take_while(|(one, other)| one == other).count();
+                if !done.is_empty() {
+                    now.resize(now.len().max(done.end), 0);
+                    now[done.clone()].copy_from_slice(&then[done]);
+                }
+            }
+            begun == *found
+        }
+    }
 }
 
 /// The number of a file; none: it is a folder.
@@ -387,6 +407,22 @@ mod tests {
         assert_eq!(left(&notes, Left::Everything), [is("/d/a", "t")]);
         notes.push((What::Sync, "/d", 9, ""));
         assert_eq!(left(&notes, Left::Nothing), [is("/d/a", "two")]);
+    }
+
+    #[test]
+    fn notes_lead_to_what_was_done_though_the_last_of_it_only_in_part() {
+        let notes =
+            [(What::FileMade, "/d/f", 0, ""), (What::Write, "/d/f", 0, "first"), (What::Write, "/d/f", 3, "second")];
+        let leads_to = |text: &str| {
+            let found = Image::from([(PathBuf::from("/d/f"), Some(text.as_bytes().to_vec()))]);
+            trace(&notes).leads_to(&Image::new(), &found)
+        };
+        for led_to in ["firsecond", "first", "firse", "firsec"] {
+            assert!(leads_to(led_to), "{led_to}");
+        }
+        for not in ["", "firs", "firsX", "firsecondX", "Xirsecond", "fir\0\0\0ond"] {
+            assert!(!leads_to(not), "{not}");
+        }
     }
 
     #[test]
