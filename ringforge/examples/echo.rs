@@ -74,7 +74,7 @@ async fn echo(upgraded: Upgraded<TcpStream>, clock: Arc<dyn Clock>) {
     let mut socket = socket::open(upgraded.stream, upgraded.early, clock, BOUNDS).await;
     while let Some(read) = socket.next().await {
         let said = match read {
-            Ok(Message::Text(text)) => say(&mut socket, Line::from(text.as_str()).frame()).await,
+            Ok(Message::Text(text)) => say(&mut socket, Line::from(text.as_str()).into_frame()).await,
             Ok(Message::Binary(bytes)) => say(&mut socket, binary(bytes)).await,
             Ok(Message::Close(_)) => break,
             // Pings are answered in the next read.

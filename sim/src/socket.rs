@@ -103,9 +103,18 @@ impl Seat {
 }
 
 impl Show for Seat {
-    fn show(&self) -> bool {
-        let Desk { connection, down, alarm_at } = &mut *self.desk();
-        let shown = connection.show(*alarm_at, |connection| down.write(connection));
+    fn take(&self) -> bool {
+        self.desk().connection.begin_show()
+    }
+
+    fn send(&self) {
+        let Desk { connection, down, .. } = &mut *self.desk();
+        down.write(connection);
+    }
+
+    fn finish(&self) -> bool {
+        let Desk { connection, alarm_at, down } = &mut *self.desk();
+        let shown = connection.end_show(*alarm_at, !connection.has_out());
         let what =
             if shown { "situation: shown by the feed alone" } else { "situation: shown by the feed, its task woken" };
         down.tally.note(what);
@@ -122,6 +131,7 @@ impl Down {
     fn write(&mut self, connection: &mut Connection) -> bool {
         while self.has_room() {
             let Some(out) = connection.next_out() else { return true };
+            connection.progressed();
             self.frames.push_back(match out {
                 Out::Text(line) => {
                     self.written.push(line.text().to_owned());
@@ -228,6 +238,7 @@ impl Socket {
         if self.sleeps(desk) {
             return self.work(rng, desk).then_some(true);
         }
+        desk.connection.resume();
         self.begin_jobs(desk);
         if desk.connection.is_over() || desk.connection.is_stalled() {
             self.hang_up_at(desk);

@@ -65,6 +65,14 @@ enum Phase {
     Gone,
 }
 
+/// What a connection waits for, beside its jobs and its alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Waits {
+    reads: bool,
+    writes: bool,
+    takes_posts: bool,
+}
+
 /// The rest of a message of several lines.
 #[derive(Debug)]
 struct Lines {
@@ -95,6 +103,10 @@ pub struct Connection {
     jobs: Vec<Job>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    /// When something happened last.
+    now: Duration,
+    /// What its own task waits for, if that has not been here since somebody else took posts that are to be written.
+    shown: Option<Waits>,
 }
 
 impl Connection {
@@ -121,6 +133,8 @@ impl Connection {
             jobs: Vec::new(),
             clock,
             ids,
+            now,
+            shown: None,
         };
         connection.on(Input::Opened);
         connection
@@ -169,7 +183,7 @@ impl Connection {
 
     /// Whether the peer has read nothing for too long.
     pub fn is_stalled(&self) -> bool {
-        self.writes() && self.now().saturating_sub(self.written_at) >= self.patience
+        self.writes() && self.clock.monotonic().saturating_sub(self.written_at) >= self.patience
     }
 
     /// After [`Connection::hang_up`]: whether everything that was read has been submitted, and what was taken reported.
@@ -213,7 +227,6 @@ impl Connection {
     pub fn next_out(&mut self) -> Option<Out> {
         let out = self.out.pop_front()?;
         self.unflushed = true;
-        self.written_at = self.now();
         let Out::Text(text) = out else { return Some(out) };
         self.out_bytes -= text.len();
         if !self.session.batch || !matches!(self.out.front(), Some(Out::Text(_))) {
@@ -232,13 +245,12 @@ impl Connection {
 
     /// The peer has taken something.
     pub fn progressed(&mut self) {
-        self.written_at = self.now();
+        self.written_at = self.clock.monotonic();
     }
 
     /// Everything is written and flushed.
     pub fn flushed(&mut self) {
         self.unflushed = false;
-        self.written_at = self.now();
         self.out.shrink_to(OUT_KEPT);
         self.on(Input::Flushed);
     }
@@ -251,25 +263,40 @@ impl Connection {
         }
     }
 
-    /// For somebody else than its own task, which waits meanwhile and whose alarm rings at `alarm_at`: takes the posts that wait,
-    /// and has them written; `write` says whether all is out. `false`: the task has to be woken, for there is more to do or
-    /// something else to wait for.
-    pub fn show(&mut self, alarm_at: Duration, write: impl FnOnce(&mut Self) -> bool) -> bool {
-        if !self.takes_posts() {
-            return false;
+    /// Its own task is here, and will wait for whatever there is to wait for then.
+    pub fn resume(&mut self) {
+        self.shown = None;
+    }
+
+    /// For somebody else than its own task, which waits meanwhile: takes the posts that wait, to be written before
+    /// [`Connection::end_show`]. `false`: they may not be taken now.
+    pub fn begin_show(&mut self) -> bool {
+        let takes = self.takes_posts();
+        if takes {
+            // It may be shown something twice in one go.
+            self.shown = self.shown.or(Some(self.waits()));
+            self.take_posts();
         }
-        let waits = |connection: &Self| (connection.reads(), connection.writes(), connection.takes_posts());
-        let before = waits(self);
-        self.take_posts();
+        takes
+    }
+
+    /// What was taken is written: all of it, if `all_out`. `false`: its own task, whose alarm rings at `alarm_at`, has to be
+    /// woken, for there is more to do or something else to wait for.
+    pub fn end_show(&mut self, alarm_at: Duration, all_out: bool) -> bool {
+        let Some(before) = self.shown.take() else { return true };
         if self.writes() {
-            if !write(self) {
+            if !all_out {
                 return false;
             }
             self.flushed();
         }
         // Answers may have made room for more commands, as an example.
-        let same = waits(self) == before || planted(Bug::NotReadAgain);
+        let same = self.waits() == before || planted(Bug::NotReadAgain);
         same && !self.is_wanted() && self.outbox.is_empty() && alarm_at <= self.next_tick()
+    }
+
+    fn waits(&self) -> Waits {
+        Waits { reads: self.reads(), writes: self.writes(), takes_posts: self.takes_posts() }
     }
 
     /// A job has ended, and this came of it.
@@ -321,10 +348,6 @@ impl Connection {
         self.jobs.retain(|job| matches!(job, Job::Submit(_) | Job::Report(_)));
         self.input(Input::Gone);
         self.go_on();
-    }
-
-    fn now(&self) -> Duration {
-        self.clock.monotonic()
     }
 
     /// Whether one more line may be admitted.
@@ -382,13 +405,13 @@ impl Connection {
     }
 
     fn input(&mut self, input: Input<'_>) {
-        let now = self.now();
+        self.now = self.clock.monotonic();
         if !self.reads() {
             // While we did not read, the peer's silence was our own.
-            let actions = self.session.on(Input::Alive, now);
+            let actions = self.session.on(Input::Alive, self.now);
             self.act_all(actions);
         }
-        let actions = self.session.on(input, now);
+        let actions = self.session.on(input, self.now);
         self.act_all(actions);
     }
 
@@ -424,7 +447,7 @@ impl Connection {
             return;
         }
         if !self.writes() {
-            self.written_at = self.now();
+            self.written_at = self.now;
         }
         self.out_bytes += text.len();
         self.out.push_back(Out::Text(text));
@@ -434,7 +457,7 @@ impl Connection {
         if self.phase == Phase::Open {
             self.phase = Phase::Closing;
             self.patience = GOODBYE;
-            self.written_at = self.now();
+            self.written_at = self.now;
             self.out.push_back(Out::Close(code, reason));
         }
     }

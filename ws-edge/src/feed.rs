@@ -31,7 +31,10 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::hub::{Fleet, Kept, Seen};
+use crate::{
+    hub::{Fleet, Kept, Seen},
+    outbox,
+};
 
 /// How long an own command's update may take before it is looked for: first, and twice as long after each time that there was
 /// nothing to be found (then it is not lost but late, and looking for it makes it later), up to the second in which heads show
@@ -42,7 +45,7 @@ const HOLD: Duration = Duration::from_millis(50);
 /// News that are heard before whoever they are for is shown them, if there are so many at a time.
 const HEARD_TOGETHER: u32 = 64;
 /// Members that are shown what there is before others have a turn.
-const SHOWN_AT_ONCE: usize = 64;
+const SHOWN_AT_ONCE: usize = 128;
 /// Members that are shown it by the feed: more would hold each other up, and have their own tasks do it, side by side.
 const SHOWN_HERE: usize = 256;
 /// How often the heads are asked for: so long a silent bus can hide an update.
@@ -273,11 +276,11 @@ impl Feed {
     pub async fn show(&self) {
         let ready = self.fleet().ready();
         ready.iter().skip(SHOWN_HERE).for_each(|outbox| outbox.wake());
-        for (at, outbox) in ready.iter().take(SHOWN_HERE).enumerate() {
-            if at > 0 && at % SHOWN_AT_ONCE == 0 {
+        for (at, some) in ready[..ready.len().min(SHOWN_HERE)].chunks(SHOWN_AT_ONCE).enumerate() {
+            if at > 0 {
                 yield_now().await;
             }
-            outbox.show();
+            outbox::show(some);
         }
     }
 

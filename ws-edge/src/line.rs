@@ -31,8 +31,8 @@ impl Line {
     }
 
     /// Head and text, as RFC 6455 wants them.
-    pub fn frame(&self) -> Bytes {
-        self.bytes.clone()
+    pub fn into_frame(self) -> Bytes {
+        self.bytes
     }
 
     /// Several as one message, a line each.
@@ -104,7 +104,7 @@ mod tests {
             let text = "ü".repeat(len / 2) + &"x".repeat(len % 2);
             let line = Line::from(text.as_str());
             assert_eq!((line.len(), line.text()), (len, text.as_str()));
-            assert_eq!(read(&line.frame()), Message::text(text));
+            assert_eq!(read(&line.into_frame()), Message::text(text));
         }
     }
 
@@ -112,7 +112,7 @@ mod tests {
     fn several_lines_are_one_message() {
         let lines: Vec<Line> = ["{\"a\":1}", "", "x".repeat(200).as_str()].map(Line::from).into();
         let joined = Line::joined(&lines);
-        assert_eq!(read(&joined.frame()), Message::text(format!("{{\"a\":1}}\n\n{}", "x".repeat(200))));
+        assert_eq!(read(&joined.into_frame()), Message::text(format!("{{\"a\":1}}\n\n{}", "x".repeat(200))));
         assert_eq!(Line::joined(&lines[..1]), lines[0]);
         assert!(Line::joined(&[]).is_empty());
     }

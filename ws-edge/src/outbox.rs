@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, OnceLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, Weak},
 };
 
 use ringforge_domain::{
@@ -23,8 +23,27 @@ const ROOM: usize = 16;
 
 /// A connection as whoever puts something in for it sees it.
 pub trait Show: Send + Sync {
-    /// Shows it what waits, here and now. `false`: its own task has to do that, or to go on with it.
-    fn show(&self) -> bool;
+    /// Has it take what waits, and make it ready to be sent. `false`: its own task has to.
+    fn take(&self) -> bool;
+
+    /// Sends what it has ready.
+    fn send(&self);
+
+    /// Whether that was all there is to do. `false`: its own task has to go on.
+    fn finish(&self) -> bool;
+}
+
+/// Shows connections what waits for them, or has their own tasks do so. All of it is made ready before the first is sent
+/// anything, and sent in one go: a peer that reads many of these does not fall asleep between, to be woken for each.
+pub fn show(outboxes: &[Arc<Outbox>]) {
+    let take = |outbox: &Arc<Outbox>| outbox.connection().filter(|connection| connection.take());
+    let taken: Vec<_> = outboxes.iter().map(take).collect();
+    taken.iter().flatten().for_each(|connection| connection.send());
+    for (outbox, connection) in outboxes.iter().zip(taken) {
+        if !connection.is_some_and(|connection| connection.finish()) {
+            outbox.wake();
+        }
+    }
 }
 
 /// A connection's queue of pushes. What is in it lies in the recent updates of its fleet, for everyone at once. Of what they do
@@ -60,12 +79,8 @@ impl Outbox {
         let _ = self.connection.set(connection);
     }
 
-    /// Shows its connection what is in it, or has the connection's own task do so.
-    pub fn show(&self) {
-        let connection = self.connection.get().and_then(Weak::upgrade);
-        if !connection.is_some_and(|connection| connection.show()) {
-            self.wake();
-        }
+    fn connection(&self) -> Option<Arc<dyn Show>> {
+        self.connection.get().and_then(Weak::upgrade)
     }
 
     /// Has its connection's own task look at what is in it.

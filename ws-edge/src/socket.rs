@@ -105,6 +105,18 @@ impl<S: Pipe> Seat<S> {
         work(desk.as_mut().expect("it stands there until the end"))
     }
 
+    /// Somebody else's work at the desk: whether its task may wait on.
+    fn visit(&self, work: impl FnOnce(&mut Desk<S>) -> bool) -> bool {
+        // If its task is there, that goes on; and if nobody can be there any more, nothing is done.
+        let Ok(mut desk) = self.0.try_lock() else { return false };
+        let done = panic::catch_unwind(AssertUnwindSafe(|| desk.as_mut().is_some_and(work)));
+        done.unwrap_or_else(|_| {
+            // It ends this connection, not whoever shows something to many.
+            *desk = None;
+            false
+        })
+    }
+
     /// Takes the desk away.
     fn end(&self) -> Desk<S> {
         self.0.lock().expect("no panic while the lock is held").take().expect("it is taken away once")
@@ -112,25 +124,36 @@ impl<S: Pipe> Seat<S> {
 }
 
 impl<S: Pipe> Show for Seat<S> {
-    fn show(&self) -> bool {
-        // If its task is there, that goes on; and if nobody can be there any more, nothing is shown.
-        let Ok(mut desk) = self.0.try_lock() else { return false };
-        let shown = panic::catch_unwind(AssertUnwindSafe(|| desk.as_mut().is_some_and(Desk::show)));
-        shown.unwrap_or_else(|_| {
-            // It ends this connection, not whoever shows something to many.
-            *desk = None;
-            false
-        })
+    fn take(&self) -> bool {
+        self.visit(Desk::take)
+    }
+
+    fn send(&self) {
+        self.visit(Desk::send);
+    }
+
+    fn finish(&self) -> bool {
+        self.visit(Desk::finish)
     }
 }
 
 impl<S: Pipe> Desk<S> {
-    /// Takes what waits, and writes it; whether that was all there is to do.
-    fn show(&mut self) -> bool {
-        let Self { socket, connection, alarm_at } = self;
-        // The task waits for the socket, should that not take all.
+    /// Takes what waits, and puts it into the socket.
+    fn take(&mut self) -> bool {
+        self.connection.begin_show() && fill(&mut self.socket, &mut self.connection).is_ok()
+    }
+
+    /// Writes what is in the socket; whether it took all.
+    fn send(&mut self) -> bool {
+        // Should it not, or be gone, that is seen by the task, which waits for it then.
         let mut nobody = Context::from_waker(Waker::noop());
-        connection.show(*alarm_at, |connection| matches!(write(socket, connection, &mut nobody), Poll::Ready(Ok(()))))
+        self.socket.get_mut().poll_drain(&mut nobody).is_ready()
+    }
+
+    /// Whether there is nothing more to do.
+    fn finish(&mut self) -> bool {
+        let all_out = self.socket.get_ref().is_drained() && !self.connection.has_out();
+        self.connection.end_show(self.alarm_at, all_out)
     }
 }
 
@@ -231,6 +254,7 @@ impl<S: Pipe> Served<S> {
         let mut filled = pin!(outbox.filled());
         let mut posts_first = std::mem::take(was_read);
         let mut next = |Desk { socket, connection, alarm_at }: &mut Desk<S>, cx: &mut Context<'_>| {
+            connection.resume();
             if connection.is_wanted() {
                 return Poll::Ready(Next::Again);
             }
@@ -366,6 +390,22 @@ async fn see_out(edge: Arc<Edge>, mut work: FuturesUnordered<BoxFuture<'static, 
     }
 }
 
+/// Puts what waits into the socket, as far as there is room.
+fn fill<S: Pipe>(socket: &mut Socket<S>, connection: &mut Connection) -> Result<(), Error> {
+    while socket.get_ref().has_room()
+        && let Some(out) = connection.next_out()
+    {
+        match out {
+            Out::Text(line) => socket.get_mut().push(line.into_frame()),
+            Out::Close(code, reason) => {
+                let close = CloseFrame { code: code.into(), reason: reason.into() };
+                Pin::new(&mut *socket).start_send(Message::Close(Some(close)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Puts what waits into the socket and flushes; ready when all of it is out.
 fn write<S: Pipe>(
     socket: &mut Socket<S>,
@@ -373,17 +413,7 @@ fn write<S: Pipe>(
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Error>> {
     loop {
-        while socket.get_ref().has_room()
-            && let Some(out) = connection.next_out()
-        {
-            match out {
-                Out::Text(line) => socket.get_mut().push(line.frame()),
-                Out::Close(code, reason) => {
-                    let close = CloseFrame { code: code.into(), reason: reason.into() };
-                    Pin::new(&mut *socket).start_send(Message::Close(Some(close)))?;
-                }
-            }
-        }
+        fill(socket, connection)?;
         let flushed = Pin::new(&mut *socket).poll_flush(cx);
         if socket.get_mut().progressed() {
             connection.progressed();

@@ -28,7 +28,7 @@ use crate::{
     catchup::Reader,
     fanout::{Delivery, Post, Viewpoint},
     hub::{Fleet, Kept, Member, Seen},
-    outbox::Outbox,
+    outbox::{self, Outbox},
     session::{Action, Caught, Entered, Input, Missed, Session, SessionConfig, Step},
 };
 
@@ -134,7 +134,7 @@ impl Stage {
 
     /// Members are told of what was put in for them.
     fn show(&mut self) {
-        self.fleet.ready().iter().for_each(|outbox| outbox.show());
+        outbox::show(&self.fleet.ready());
     }
 
     /// An agent's command is folded and reaches this edge.

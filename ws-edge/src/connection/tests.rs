@@ -368,6 +368,7 @@ fn a_peer_that_reads_nothing_is_left() {
     world.clock.advance(STALLED.saturating_sub(moment));
     assert!(!world.connection.is_stalled());
     assert!(world.connection.next_out().is_some());
+    world.connection.progressed();
     world.clock.advance(STALLED.saturating_sub(moment));
     assert!(!world.connection.is_stalled(), "it has taken something meanwhile");
     assert!(world.connection.next_tick() <= world.clock.monotonic() + moment, "somebody looks in time");
@@ -405,4 +406,19 @@ fn lines_share_a_message_only_for_those_who_asked() {
         world.connection.send(text.clone().into());
     }
     assert_eq!(std::iter::from_fn(|| world.connection.next_out()).count(), 3, "within its bound");
+}
+
+#[test]
+fn who_shows_something_leaves_it_to_the_task_that_came_between() {
+    for resumed in [false, true] {
+        let mut world = World::live(false);
+        world.write();
+        assert!(world.connection.begin_show() && world.read(r#"{"type":"ping","ref":1}"#));
+        while world.connection.next_out().is_some() {}
+        if resumed {
+            world.connection.resume();
+        }
+        assert!(world.connection.end_show(Duration::ZERO, true));
+        assert_eq!(world.connection.writes(), resumed, "the task waits for the socket, and has to be told by it");
+    }
 }

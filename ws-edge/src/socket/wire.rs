@@ -105,6 +105,11 @@ impl<S: Pipe> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether nothing is on its way.
+    pub fn is_drained(&self) -> bool {
+        self.out.is_empty()
+    }
+
     /// Whether the peer has taken something since this was asked last.
     pub fn progressed(&mut self) -> bool {
         std::mem::take(&mut self.progressed)
