@@ -4,6 +4,7 @@
 
 use std::{
     ffi::c_int,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, TryLockError, Weak},
     thread::{self, JoinHandle},
@@ -173,7 +174,7 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, E
 fn search_in_turns(turns: &Searching, connection: &Connection) {
     loop {
         let Some((tenant, search)) = lock(turns).begin() else { return };
-        search(connection);
+        put(search, connection);
         lock(turns).end(tenant);
     }
 }
@@ -183,7 +184,14 @@ fn serve(connection: &Connection, questions: &Mutex<mpsc::Receiver<Question>>) {
         // The lock is held while waiting: one thread waits for work, the others for the lock.
         let next = questions.lock().expect("no panic while the lock is held").blocking_recv();
         let Some(question) = next else { return };
-        question(connection);
+        put(question, connection);
+    }
+}
+
+/// Puts a question. If it panics whoever asked gets no answer, and the next ones are put all the same.
+fn put(question: Question, connection: &Connection) {
+    if panic::catch_unwind(AssertUnwindSafe(|| question(connection))).is_err() {
+        tracing::error!("a question to the read models panicked");
     }
 }
 
@@ -234,5 +242,27 @@ mod tests {
         connection.execute_batch("BEGIN").expect("begun");
         assert_eq!(one().ok(), Some(1));
         assert!(connection.is_autocommit());
+    }
+
+    #[tokio::test]
+    async fn a_question_that_panics_costs_nobody_else_an_answer() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let path = home.path().join("db");
+        Connection::open(&path)
+            .and_then(|connection| connection.execute_batch("CREATE TABLE t (x)"))
+            .expect("a database");
+        let readers = Readers::start(&path).expect("readers");
+        let tenant = TenantId::from_bits(1);
+        for _ in 0..=POINT_THREADS.max(SEARCH_THREADS) {
+            let asked = readers.ask::<()>(|_| panic!("as planned")).await;
+            assert!(matches!(asked, Err(Error::Unavailable(_))), "{asked:?}");
+            let searched = readers.search::<()>(tenant, |_| panic!("as planned")).await;
+            assert!(matches!(searched, Err(Error::Unavailable(_))), "{searched:?}");
+        }
+        let count = |connection: &Connection| {
+            connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).map_err(|error| failed("read", &error))
+        };
+        assert_eq!(readers.ask(count).await.ok(), Some(0));
+        assert_eq!(readers.search(tenant, count).await.ok(), Some(0));
     }
 }
