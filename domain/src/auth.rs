@@ -135,9 +135,18 @@ mod tests {
         let long = "x".repeat(Limits::default().name_bytes);
         assert_eq!(checked(json!({})), Ok(()));
         let agent = json!({"name": long, "capabilities": ["code"], "metadata": {"a": 1}, "exclusive": true});
-        let full = json!({"api_key": "k", "agent": agent, "protocol_version": "1.0", "fleet": "default",
+        let key = "x".repeat(TOKEN_BYTES_MAX);
+        let full = json!({"api_key": key, "agent": agent, "protocol_version": "1.0", "fleet": "default",
             "presence": "delta", "batch": true, "last_event_id": "evt_1", "unknown": 1});
         assert_eq!(checked(full), Ok(()));
+    }
+
+    #[test]
+    fn the_reference_names_what_may_be_asked_for() {
+        let names: Vec<String> = Auth::fields().into_iter().map(|field| field.name).collect();
+        for named in ["api_key", "agent", "fleet", "resume_token", "last_event_id", "presence", "batch"] {
+            assert!(names.iter().any(|name| name == named), "{named} in {names:?}");
+        }
     }
 
     #[test]

@@ -128,7 +128,7 @@ mod tests {
             assert!(request(wire.clone()).check(&Limits::default()).is_err(), "{wire}");
         }
         let full = json!({"from": "2026-02-06", "to": "2026-02-06T10:00:00Z", "tags": ["a"], "match": "all",
-            "agents": ["ada"], "streams": ["presence"], "order": "oldest", "encoding": "gzip"});
+            "agents": ["ada"], "streams": ["presence", "memory", "memory", "memory"], "order": "oldest", "encoding": "gzip"});
         assert_eq!(request(full).check(&Limits::default()), Ok(()));
     }
 }

@@ -65,14 +65,6 @@ enum Phase {
     Gone,
 }
 
-/// What a connection waits for, beside its jobs and its alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Waits {
-    reads: bool,
-    writes: bool,
-    takes_posts: bool,
-}
-
 /// The rest of a message of several lines.
 #[derive(Debug)]
 struct Lines {
@@ -105,8 +97,8 @@ pub struct Connection {
     ids: Arc<dyn Ids>,
     /// When something happened last.
     now: Duration,
-    /// What its own task waits for, if that has not been here since somebody else took posts that are to be written.
-    shown: Option<Waits>,
+    /// Somebody else has taken posts since its own task was here: whether that waits for something to read.
+    shown: Option<bool>,
 }
 
 impl Connection {
@@ -268,35 +260,35 @@ impl Connection {
         self.shown = None;
     }
 
-    /// For somebody else than its own task, which waits meanwhile: takes the posts that wait, to be written before
-    /// [`Connection::end_show`]. `false`: they may not be taken now.
+    /// For somebody else than its own task: takes the posts that wait, to be written before [`Connection::end_show`], unless its
+    /// task comes between. `false`: they may not be taken now.
     pub fn begin_show(&mut self) -> bool {
-        let takes = self.takes_posts();
-        if takes {
-            // It may be shown something twice in one go.
-            self.shown = self.shown.or(Some(self.waits()));
+        if self.takes_posts() {
+            self.shown = self.shown.or(Some(self.reads()));
             self.take_posts();
         }
-        takes
+        // It may be shown something twice in one go.
+        self.is_shown()
     }
 
-    /// What was taken is written: all of it, if `all_out`. `false`: its own task, whose alarm rings at `alarm_at`, has to be
-    /// woken, for there is more to do or something else to wait for.
+    /// Whether posts were taken since its own task was here, which waits for nothing to be written then.
+    pub fn is_shown(&self) -> bool {
+        self.shown.is_some()
+    }
+
+    /// What was taken is written, and everything is out if `all_out`. `false`: its own task, whose alarm rings at `alarm_at`, has
+    /// to be woken, for there is more to do or something else to wait for.
     pub fn end_show(&mut self, alarm_at: Duration, all_out: bool) -> bool {
-        let Some(before) = self.shown.take() else { return true };
+        let Some(reads) = self.shown.take() else { return true };
+        if !all_out {
+            return false;
+        }
         if self.writes() {
-            if !all_out {
-                return false;
-            }
             self.flushed();
         }
         // Answers may have made room for more commands, as an example.
-        let same = self.waits() == before || planted(Bug::NotReadAgain);
+        let same = self.takes_posts() && self.reads() == reads || planted(Bug::NotReadAgain);
         same && !self.is_wanted() && self.outbox.is_empty() && alarm_at <= self.next_tick()
-    }
-
-    fn waits(&self) -> Waits {
-        Waits { reads: self.reads(), writes: self.writes(), takes_posts: self.takes_posts() }
     }
 
     /// A job has ended, and this came of it.

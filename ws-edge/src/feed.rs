@@ -27,7 +27,7 @@ use ringforge_ports::{
 use ringforge_query_api::history::updates;
 use tokio::{
     sync::{Notify, OnceCell, oneshot},
-    task::{AbortHandle, yield_now},
+    task::{AbortHandle, coop::unconstrained, yield_now},
 };
 use tracing::{debug, warn};
 
@@ -280,7 +280,8 @@ impl Feed {
             if at > 0 {
                 yield_now().await;
             }
-            outbox::show(some);
+            // Each send would take of what a task may do at once: the bound is the number of them.
+            unconstrained(async { outbox::show(some) }).await;
         }
     }
 

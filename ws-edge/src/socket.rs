@@ -105,15 +105,14 @@ impl<S: Pipe> Seat<S> {
         work(desk.as_mut().expect("it stands there until the end"))
     }
 
-    /// Somebody else's work at the desk: whether its task may wait on.
-    fn visit(&self, work: impl FnOnce(&mut Desk<S>) -> bool) -> bool {
-        // If its task is there, that goes on; and if nobody can be there any more, nothing is done.
-        let Ok(mut desk) = self.0.try_lock() else { return false };
-        let done = panic::catch_unwind(AssertUnwindSafe(|| desk.as_mut().is_some_and(work)));
+    /// Somebody else's work at the desk; nothing is done if its task is there, or if nobody can be there any more.
+    fn visit<T>(&self, work: impl FnOnce(&mut Desk<S>) -> T) -> Option<T> {
+        let mut desk = self.0.try_lock().ok()?;
+        let done = panic::catch_unwind(AssertUnwindSafe(|| desk.as_mut().map(work)));
         done.unwrap_or_else(|_| {
             // It ends this connection, not whoever shows something to many.
             *desk = None;
-            false
+            None
         })
     }
 
@@ -125,7 +124,7 @@ impl<S: Pipe> Seat<S> {
 
 impl<S: Pipe> Show for Seat<S> {
     fn take(&self) -> bool {
-        self.visit(Desk::take)
+        self.visit(Desk::take).unwrap_or(false)
     }
 
     fn send(&self) {
@@ -133,7 +132,7 @@ impl<S: Pipe> Show for Seat<S> {
     }
 
     fn finish(&self) -> bool {
-        self.visit(Desk::finish)
+        self.visit(Desk::finish).unwrap_or(false)
     }
 }
 
@@ -143,11 +142,14 @@ impl<S: Pipe> Desk<S> {
         self.connection.begin_show() && fill(&mut self.socket, &mut self.connection).is_ok()
     }
 
-    /// Writes what is in the socket; whether it took all.
-    fn send(&mut self) -> bool {
-        // Should it not, or be gone, that is seen by the task, which waits for it then.
-        let mut nobody = Context::from_waker(Waker::noop());
-        self.socket.get_mut().poll_drain(&mut nobody).is_ready()
+    /// Writes what is in the socket.
+    fn send(&mut self) {
+        // If the task has come between, it waits for the socket itself, as only one can.
+        if self.connection.is_shown() {
+            // Should that not take all, or be gone, the task is woken.
+            let mut nobody = Context::from_waker(Waker::noop());
+            let _ = self.socket.get_mut().poll_drain(&mut nobody);
+        }
     }
 
     /// Whether there is nothing more to do.
@@ -424,3 +426,6 @@ fn write<S: Pipe>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

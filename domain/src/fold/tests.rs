@@ -256,6 +256,10 @@ fn a_damaged_record_has_its_place_in_the_chain_and_nothing_else() {
     let mut wanted = Needs::of(&rows);
     needs_damaged(&record, &mut wanted);
     assert!(wanted.unknown().is_empty());
+    let nothing = Rows::at(world.now);
+    let mut wanted = Needs::of(&nothing);
+    needs_damaged(&record, &mut wanted);
+    assert_eq!(wanted.unknown(), BTreeSet::from([RowKey::head(scope)]));
     let verdict = damaged(&mut rows, &record);
     assert_eq!((verdict.previous, verdict.time), (Some(told.position.offset), world.now), "time never runs backwards");
     assert!(matches!(&verdict.outcome, Outcome::Refused(refusal) if refusal.code == Code::ServerError));

@@ -92,7 +92,9 @@ fn a_set_replaces_and_tells_who_watches() {
     assert_eq!(world.inbox(&told, &valued)[0]["value"], json!({"x": 1}));
     let index = &told.verdict.index;
     assert_eq!((index.stream, index.subject.as_deref(), index.tags.len()), (Some(Stream::Memory), Some("plan/a"), 1));
+    assert_eq!(index.label.as_deref(), Some("create"));
     let told = world.when(&ada, delete("plan/a"));
+    assert_eq!(told.verdict.index.label.as_deref(), Some("delete"));
     assert_eq!([&plain, &valued, &deletes].map(|member| world.inbox(&told, member).len()), [1, 0, 1]);
     assert_eq!(told.pushed("changed")["action"], "delete");
 }
@@ -398,8 +400,10 @@ fn sets_out_of_bounds_are_refused() {
         let refusal = set(wire.clone()).check(&limits).expect_err("out of bounds");
         assert_eq!(refusal.code, Code::InvalidMessage, "{wire}");
     }
-    let ttl = set(json!({"key": "é".repeat(limits.memory_key_bytes / 2), "value": 1, "ttl": 0.000_001}));
-    assert_eq!(ttl.check(&limits), Ok(()));
+    let reads = vec![json!({"key": "b", "version": 0}); READS_MAX];
+    let key = "é".repeat(limits.memory_key_bytes / 2);
+    let full = set(json!({"key": key, "value": 1, "ttl": 0.000_001, "expected_version": 0, "reads": reads}));
+    assert_eq!(full.check(&limits), Ok(()));
     assert!(
         set(json!({"key": format!("{}x", "é".repeat(limits.memory_key_bytes / 2)), "value": 1}))
             .check(&limits)
@@ -444,6 +448,7 @@ fn watching_is_bounded_and_ends() {
     for (pattern, events) in [("", vec![]), ("a", vec!["change".to_owned()]), ("a", vec!["set".to_owned(); 3])] {
         assert!(Subscribe { pattern: pattern.to_owned(), events, ..watch(0) }.check(&limits).is_err());
     }
+    assert!(Unsubscribe { pattern: String::new() }.check(&limits).is_err());
 }
 
 #[test]
@@ -459,6 +464,22 @@ fn search_looks_at_key_and_value_of_what_is_there() {
     assert!(search.text.len() <= limits::SEARCH_TEXT_BYTES_MAX + 5);
     world.when(&ada, delete("Plan/A"));
     assert_eq!(entry(&world, "Plan/A").index(), RowIndex::default());
+}
+
+#[test]
+fn deletes_out_of_bounds_are_refused() {
+    let limits = Limits::default();
+    let read = |version| Read { key: "b".to_owned(), version };
+    for wrong in [
+        delete("a/*"),
+        Delete { expected_version: Some(-1), ..delete("a") },
+        Delete { reads: vec![read(-1)], ..delete("a") },
+        Delete { reads: vec![read(1); READS_MAX + 1], ..delete("a") },
+    ] {
+        assert_eq!(wrong.check(&limits).expect_err("out of bounds").code, Code::InvalidMessage, "{wrong:?}");
+    }
+    let full = Delete { reads: vec![read(0); READS_MAX], expected_version: Some(0), ..delete("a") };
+    assert_eq!(full.check(&limits), Ok(()));
 }
 
 #[test]
@@ -478,8 +499,13 @@ fn questions_out_of_bounds_are_refused() {
         search(json!({"match": "any", "since": "2026-02-06", "metadata": {"a": 1}, "text_search": "A b"})),
         Ok(())
     );
+    assert_eq!(search(json!({"text_search": "a ".repeat(64), "tags": vec!["t"; 64]})), Ok(()));
     assert!(Get { key: "*".to_owned() }.check(&limits).is_err());
     assert!(History { key: String::new(), limit: None, cursor: None }.check(&limits).is_err());
     let list = List { prefix: Some("x".repeat(limits.memory_key_bytes + 1)), ..List::default() };
     assert!(list.check(&limits).is_err());
+    for (bytes, ok) in [(2 * limits.memory_key_bytes, true), (2 * limits.memory_key_bytes + 1, false)] {
+        let list = List { cursor: Some("x".repeat(bytes)), ..List::default() };
+        assert_eq!(list.check(&limits).is_ok(), ok, "a cursor of {bytes} bytes");
+    }
 }

@@ -171,13 +171,14 @@ fn a_takeover_with_other_capabilities_is_a_change() {
 fn who_leaves_is_offline_and_comes_back_afresh() {
     let mut world = World::new();
     let (ada, other) = (world.joins("ada"), world.joins("bob"));
-    world.when(&ada, busy("proofs"));
+    world.when(&ada, Update { load: Some(0.5), ..busy("proofs") });
     world.later(60);
     let told = world.leaves(&ada);
     assert_eq!(world.inbox(&told, &other)[0]["event"], "left");
     assert_eq!(told.pushed("left")["state"], "offline");
     let agent = world.agent(&ada);
-    assert_eq!((agent.state, agent.task.clone(), agent.last_seen), (State::Offline, None, world.now));
+    assert_eq!((agent.state, agent.task.clone(), agent.load), (State::Offline, None, None));
+    assert_eq!((agent.since, agent.last_seen), (world.now, world.now));
     assert_eq!(world.leaves(&ada).code(), Some(Code::NotFound));
     let start = world.start(Some("ada"));
     let (_, told) = world.enters(start);
@@ -301,7 +302,14 @@ fn updates_out_of_bounds_are_refused() {
         let refusal = update.check(&limits).expect_err("out of bounds");
         assert_eq!(refusal.code, Code::InvalidMessage);
     }
-    assert!(Update { load: Some(1.0), ..Update::default() }.check(&limits).is_ok());
+    let full = vec!["x".repeat(limits.name_bytes); CAPABILITIES_MAX];
+    let full = Update { load: Some(1.0), capabilities: Some(full), ..Update::default() };
+    assert_eq!(full.check(&limits), Ok(()));
+    for (bytes, ok) in [(limits.name_bytes, true), (limits.name_bytes + 1, false)] {
+        let text = Some("x".repeat(bytes));
+        assert_eq!(Roster { capability: text.clone(), ..Roster::default() }.check(&limits).is_ok(), ok);
+        assert_eq!(Roster { cursor: text, ..Roster::default() }.check(&limits).is_ok(), ok);
+    }
 }
 
 #[test]

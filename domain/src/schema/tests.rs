@@ -44,6 +44,26 @@ fn events_come_back_as_they_were() {
 }
 
 #[test]
+fn anyones_reader_sees_a_record_by_its_schema_alone() {
+    for (kind, header, command) in all() {
+        let mut bytes = encode(&header, &command);
+        let seen = plain(&record_schema(kind), &bytes).expect("JSON");
+        assert_eq!(seen["command_id"], json!(header.command_id), "{seen}");
+        bytes.push(0);
+        assert!(plain(&record_schema(kind), &bytes).is_err(), "something is left over");
+    }
+}
+
+#[test]
+fn a_past_schema_is_one_of_its_own_kind() {
+    assert!(!PAST_SCHEMAS.is_empty());
+    for (id, past) in PAST_SCHEMAS.iter() {
+        let name = |schema: &Schema| schema.name().expect("a record has a name").clone();
+        assert_eq!(name(&past.record), name(&RECORDS[&past.kind]), "{id}");
+    }
+}
+
+#[test]
 fn a_record_is_known_by_the_beginning_of_its_hash() {
     assert_eq!(record_hash(b"abc"), 0x6437_b3ac);
     for (_, header, command) in all() {
