@@ -1,7 +1,6 @@
 //! A disk that fails at the Nth operation, for every N of a short life: first start, commands of two agents, a checkpoint, an
 //! end. After a failed write of the log nothing is acknowledged and the process ends; a failed write of the read models is
 //! tried again. Whatever it was, a restart has everything that was acknowledged and nothing that was refused.
-//! `IO_FAULTS_EVERY=1` takes every operation, without it the long test takes every second one.
 
 #![allow(clippy::disallowed_methods, reason = "a test runs on the machine's clock")]
 #![cfg(target_os = "linux")]
@@ -345,6 +344,5 @@ fn a_disk_may_fail_now_and_then() {
 #[test]
 #[ignore = "long: make proof"]
 fn a_disk_may_fail_at_any_operation() {
-    let every = std::env::var("IO_FAULTS_EVERY").ok().and_then(|every| every.parse().ok());
-    fail_every(every.unwrap_or(2));
+    fail_every(1);
 }
