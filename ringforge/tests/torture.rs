@@ -185,7 +185,7 @@ impl<'a> Torture<'a> {
     /// Everyone is in, has heard everything, and nothing more happens.
     async fn come_to_rest(&mut self) {
         let (run, began) = (Arc::clone(&self.run), Instant::now());
-        let all_in = || run.states.iter().all(|state| state.inside.load(Ordering::Relaxed)) && run.in_flight() == 0;
+        let all_in = || run.states.iter().all(|state| state.settled.load(Ordering::Relaxed));
         run.feel(Mood::Ending);
         self.until("everyone is back", all_in).await;
         run.feel(Mood::Farewell);
@@ -214,7 +214,8 @@ impl<'a> Torture<'a> {
     async fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let patience = Instant::now() + PATIENCE;
         while !is_so() {
-            assert!(Instant::now() < patience, "not in time: {what}; of the agents {:?}", self.run.states);
+            let states = || self.run.states.iter().enumerate().collect::<Vec<_>>();
+            assert!(Instant::now() < patience, "not in time: {what}; of the agents {:?}", states());
             assert!(!self.agents.iter().any(JoinHandle::is_finished), "an agent ended before {what}");
             tokio::time::sleep(Duration::from_micros(500)).await;
         }

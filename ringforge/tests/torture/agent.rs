@@ -70,8 +70,8 @@ pub struct Agent {
     forgotten: Vec<Socket>,
     /// Who said a last word.
     last_words: BTreeSet<String>,
-    /// Whether it said its own over this connection.
-    has_ended: bool,
+    /// The mood in which everyone says one thing, and in which it said it over this connection.
+    has_said: Option<Mood>,
     deaf_until: Instant,
 }
 
@@ -87,7 +87,7 @@ impl Agent {
             crossed: false,
             forgotten: Vec::new(),
             last_words: BTreeSet::new(),
-            has_ended: false,
+            has_said: None,
             deaf_until: Instant::now(),
         }
     }
@@ -140,7 +140,7 @@ impl Agent {
 
     /// Opens a connection and asks to be let in; `None`: nobody is there.
     async fn connect(&mut self, life: &Life, auth: String) -> Option<Socket> {
-        (self.has_ended, self.deaf_until) = (false, Instant::now());
+        (self.has_said, self.deaf_until) = (None, Instant::now());
         if self.life < life.number {
             self.forgotten.clear();
             self.crossed = self.life > 0;
@@ -157,7 +157,7 @@ impl Agent {
 
     /// Stays until the connection ends.
     async fn stay(&mut self, mut socket: Socket) {
-        let waits = !self.rng.chance(IMPATIENT) || self.run.mood() == Mood::Ending;
+        let waits = !self.rng.chance(IMPATIENT) || self.run.mood().is_quiet();
         if waits && let Parting::Forgotten = self.attend(&mut socket).await {
             self.forgotten.push(socket);
         }
@@ -199,25 +199,30 @@ impl Agent {
     }
 
     fn is_deaf(&self) -> bool {
-        Instant::now() < self.deaf_until && matches!(self.run.mood(), Mood::Calm | Mood::Hurry)
+        Instant::now() < self.deaf_until && !self.run.mood().is_quiet()
     }
 
     fn may_ask(&self, mood: Mood) -> bool {
         let window = if self.client.heavy { HEAVY_WINDOW } else { WINDOW };
         let some = match mood {
             Mood::Calm | Mood::Hurry => self.client.unanswered() < window,
-            Mood::Farewell => !self.has_ended,
-            Mood::Ending | Mood::Over => false,
+            Mood::Ending | Mood::Farewell => self.has_said != Some(mood),
+            Mood::Over => false,
         };
         some && self.client.phase == Phase::Inside
     }
 
     /// Does something; perhaps that is the end of the connection.
     async fn act(&mut self, socket: &mut Socket, mood: Mood) -> Option<Parting> {
-        if mood == Mood::Farewell {
-            self.has_ended = true;
-            let end = json!({ "type": "activity", "action": "broadcast", "kind": "custom", "description": END });
-            let frame = self.client.send(end, None);
+        if mood.is_quiet() {
+            self.has_said = Some(mood);
+            let says = match mood {
+                Mood::Farewell => {
+                    json!({ "type": "activity", "action": "broadcast", "kind": "custom", "description": END })
+                }
+                _ => json!({ "type": "ping" }),
+            };
+            let frame = self.client.send(says, None);
             return (!self.write(socket, frame).await).then_some(Parting::Gone);
         }
         if self.rng.chance(DISTURBING)
@@ -313,7 +318,9 @@ impl Agent {
         let state = &self.run.states[self.client.number];
         let inside = self.client.phase == Phase::Inside;
         let in_flight = if inside && !self.is_deaf() { self.client.unanswered() } else { 0 };
+        let settled = inside && self.has_said.is_some() && in_flight == 0;
         state.inside.store(inside, Ordering::Relaxed);
+        state.settled.store(settled, Ordering::Relaxed);
         state.in_flight.store(in_flight, Ordering::Relaxed);
         state.last_words.store(self.last_words.len(), Ordering::Relaxed);
     }

@@ -31,12 +31,19 @@ pub enum Mood {
     Calm,
     /// They ask as fast as they are answered.
     Hurry,
-    /// Nobody asks or disturbs any more: everyone comes back and hears all answers.
+    /// Nobody asks or disturbs any more: everyone comes back, hears all answers, and one more, so that it is known to be there.
     Ending,
     /// Everyone says a last word.
     Farewell,
     /// Whose connection ends does not come back.
     Over,
+}
+
+impl Mood {
+    /// Whether everyone says one thing and does nothing else.
+    pub fn is_quiet(self) -> bool {
+        !matches!(self, Self::Calm | Self::Hurry)
+    }
 }
 
 /// What an agent met that had slept.
@@ -55,6 +62,8 @@ pub struct Woken {
 pub struct State {
     /// Whether it is in.
     pub inside: AtomicBool,
+    /// Whether it is in for good: nobody disturbs any more, and what it said since over this connection is answered.
+    pub settled: AtomicBool,
     /// Commands that it sent and whose answers it waits for, if it reads.
     pub in_flight: AtomicUsize,
     /// Agents of its fleet whose last word it read.
