@@ -1,7 +1,8 @@
-# Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node and npm.
+# Every command anyone types. `make run` needs Rust and a C compiler; `make test` also python3, node, npm and Go, the headers of
+# OpenSSL and zlib, and what `scripts/services` installs with apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit gen drift built sim planted twins examples proof long torture fuzz conformance mutants bench bench-peers
+.PHONY: help run test services lint unit gen drift built sim planted twins examples proof long torture fuzz conformance mutants bench bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -17,29 +18,37 @@ BENCH ?=
 # Arguments of the server, as in: make run ARGS="all --port 4001"
 ARGS ?=
 
+# What is built for tests: all adapters.
+CLUSTER := --features ringforge/cluster
+
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: ## start everything in one process
 	cargo run --locked -p ringforge -- $(ARGS)
 
+services: ## start Kafka, Postgres, Redis and S3 for development; `scripts/services down` ends them
+	scripts/services install
+	scripts/services up
+
 test: lint unit drift sim examples ## all checks; installs what they need below target/
 
 lint: ## format, clippy; licences and advisories where cargo-deny and cargo-audit are installed
 	cargo fmt --all --check
 	rustfmt --check --edition 2024 fuzz/fuzz_targets/*.rs
-	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --locked $(CLUSTER) -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "SKIPPED: licences and bans, because cargo-deny is not installed"; fi
 	@if ! cargo audit --version >/dev/null 2>&1; then echo "SKIPPED: advisories, because cargo-audit is not installed"; \
 	elif [ ! -d $(ADVISORIES) ]; then echo "SKIPPED: advisories, because there is no database in $(ADVISORIES)"; \
 	else cargo audit --no-fetch --stale --db $(ADVISORIES); fi
 
-unit: ## tests of all crates
-	cargo test --workspace --locked
+unit: ## tests of all crates, against real servers
+	scripts/services install
+	scripts/services run cargo test --workspace --locked $(CLUSTER)
 
 gen: ## write schemas, goldens and docs/protocol.md from the catalogue
-	cargo run --locked -q -p ringforge -- gen
+	cargo run --locked -q -p ringforge $(CLUSTER) -- gen
 
 drift: gen ## what `make gen` writes is what is checked in
 	git diff --exit-code --stat -- schemas docs
@@ -63,7 +72,7 @@ twins: built ## in TWINS=n worlds, what a tenant sees does not depend on another
 examples: export RINGFORGE := $(abspath $(TARGET))/debug/ringforge
 examples: export PYTHON := $(abspath $(TARGET))/venv/bin/python
 examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of examples/, execute the README
-	cargo build --locked -p ringforge
+	cargo build --locked -p ringforge $(CLUSTER)
 	@ln -sfn "$(abspath $(TARGET))/node/node_modules" examples/node_modules
 	scripts/test-examples
 	scripts/test-readme
@@ -77,7 +86,7 @@ proof: planted sim twins long fuzz conformance mutants ## the long suites: what 
 # `figures` measures.
 CROWDS := _thousand_ killed_at_any_moment many_seeds tenants_do_not_notice
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
-	cargo test --workspace --locked --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) figures)
+	scripts/services run cargo test --workspace --locked $(CLUSTER) --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) figures)
 	cargo test --profile proof --workspace --locked --no-fail-fast --test resources --test torture --test turmoil --test twins \
 	-- --ignored $(CROWDS)
 

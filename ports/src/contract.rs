@@ -116,15 +116,39 @@ pub fn judge_list(suite: &[&str], tried: &[&str]) {
     assert_eq!(suite.len(), tried.len(), "the suite has fewer promises than are tried");
 }
 
+/// The address of a server that tests run against, from the environment. `None`: there is none and the test `name` is skipped,
+/// which it says; where tests must not be skipped (`CI` is set) it panics.
+#[expect(clippy::disallowed_methods, reason = "where test servers are is no configuration of the product")]
+pub fn server(variable: &str, name: &str) -> Option<String> {
+    let address = std::env::var(variable).ok();
+    if address.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{name}: {variable} is not set; run tests with scripts/services run");
+        eprintln!("SKIPPED {name}: {variable} is not set");
+    }
+    address
+}
+
 /// Makes a `#[tokio::test]` of every listed promise of the suite `contract::<port>`, and one that says whether a promise is
-/// missing. `subject` is an expression, evaluated for each; its value is passed by reference.
+/// missing. `subject` is an expression, evaluated for each; its value is passed by reference. What needs a server takes its
+/// address as `|address|`, and is skipped where it is not known (see [`contract::server`](crate::contract::server)).
 ///
 /// ```ignore
 /// contract_tests!(log, memory, Memory, [appends_are_contiguous, readers_follow]);
+/// contract_tests!(log, kafka, TEST_KAFKA |address| Kafka::new(address), [appends_are_contiguous, readers_follow]);
 /// ```
 #[macro_export]
 macro_rules! contract_tests {
     ($port:ident, $adapter:ident, $subject:expr, [$($promise:ident),+ $(,)?]) => {
+        $crate::contract_tests!(@tests $port, $adapter, (_) (Some(())) $subject, [$($promise),+]);
+    };
+    ($port:ident, $adapter:ident, $server:ident |$address:ident| $subject:expr, [$($promise:ident),+ $(,)?]) => {
+        $crate::contract_tests!(
+            @tests $port, $adapter,
+            ($address) ($crate::contract::server(stringify!($server), concat!(stringify!($port), "/", stringify!($adapter))))
+            $subject, [$($promise),+]
+        );
+    };
+    (@tests $port:ident, $adapter:ident, ($address:pat) ($there:expr) $subject:expr, [$($promise:ident),+]) => {
         mod $adapter {
             #[allow(unused_imports, reason = "the subject may be named in full")]
             use super::*;
@@ -139,6 +163,7 @@ macro_rules! contract_tests {
 
             $(#[tokio::test]
             async fn $promise() {
+                let Some($address) = $there else { return };
                 let subject = $subject;
                 let outcome = $crate::contract::$port::$promise(&subject).await;
                 let name = concat!(stringify!($port), "/", stringify!($adapter), "/", stringify!($promise));
