@@ -185,6 +185,10 @@ fn spoil(fault: Option<Fault>, batch: &mut Vec<Stored>) {
 
 #[async_trait]
 impl Log for Broken {
+    fn partitions(&self) -> u16 {
+        self.log.partitions()
+    }
+
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         let (partition, count) = (self.partition(partition), self.appends.fetch_add(1, Ordering::Relaxed));
         let mut placed = match self.fault {

@@ -62,5 +62,12 @@ impl Act for Created {
     }
 }
 
+/// Where a new fleet lives in a log of so many partitions: on one of the pool's. Ids end in random bits.
+pub fn home(fleet: FleetId, partitions: u16) -> Partition {
+    let pool = partitions.saturating_sub(Partition::POOL.0).max(1);
+    let at = u16::try_from(fleet.bits() % u128::from(pool)).expect("less than a u16");
+    Partition(Partition::POOL.0 + at)
+}
+
 #[cfg(test)]
 mod tests;

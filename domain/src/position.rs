@@ -11,7 +11,7 @@ pub struct Partition(pub u16);
 impl Partition {
     /// Tenants, fleets and keys.
     pub const DIRECTORY: Self = Self(0);
-    /// The one pool partition of the embedded log.
+    /// The first pool partition: the only one of the embedded log.
     pub const POOL: Self = Self(1);
 }
 

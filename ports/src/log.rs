@@ -70,6 +70,9 @@ pub struct Bounds {
 /// ```
 #[async_trait]
 pub trait Log: Send + Sync {
+    /// How many partitions there are, numbered from 0. It does not fall.
+    fn partitions(&self) -> u16;
+
     /// Appends all of `records` or none, contiguous and in order, and gives each its place and log time. No records: no
     /// places.
     /// Resolves when they would survive the death of this process (embedded: and a power cut).

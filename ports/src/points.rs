@@ -280,6 +280,10 @@ impl<Port: ?Sized + Send + Sync> Points<Port> {
 
 #[async_trait]
 impl Log for Points<dyn Log> {
+    fn partitions(&self) -> u16 {
+        self.port.partitions()
+    }
+
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         self.through(Call::LogAppend, self.port.append(partition, records)).await
     }

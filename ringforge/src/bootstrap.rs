@@ -228,7 +228,7 @@ fn write(path: &Path, credentials: &Credentials) -> anyhow::Result<()> {
 /// # Errors
 /// A port is away.
 pub async fn submit(services: &Services, gate: &Gate, credentials: &Credentials) -> anyhow::Result<Offset> {
-    let wanted = commands(credentials);
+    let wanted = commands(credentials, services.log.partitions());
     let keys: BTreeSet<RowKey> = wanted.iter().map(|(key, _, _)| key.clone()).collect();
     let (mut known, mut asked) = (BTreeSet::new(), keys);
     while !asked.is_empty() {
@@ -248,8 +248,8 @@ pub async fn submit(services: &Services, gate: &Gate, credentials: &Credentials)
     Ok(upto)
 }
 
-/// What makes an installation, each with the row that shows that it is there.
-pub fn commands(credentials: &Credentials) -> Vec<(RowKey, TenantId, Command)> {
+/// What makes an installation on a log of so many partitions, each with the row that shows that it is there.
+fn commands(credentials: &Credentials, partitions: u16) -> Vec<(RowKey, TenantId, Command)> {
     let created = |text: &str, id: KeyId, key_type: KeyType, fleet: Option<FleetId>| {
         let hash = key::hash(text);
         (Key::key(&hash), Command::KeyCreated(tenant::KeyCreated { id, hash, key_type, fleet }))
@@ -264,7 +264,7 @@ pub fn commands(credentials: &Credentials) -> Vec<(RowKey, TenantId, Command)> {
         commands.push((row, tenant.id, command));
         for fleet in &tenant.fleets {
             let scope = Scope { tenant: tenant.id, fleet: fleet.id };
-            let partition = i32::from(Partition::POOL.0);
+            let partition = i32::from(fleet::home(fleet.id, partitions).0);
             let command = Command::FleetCreated(fleet::Created { id: fleet.id, slug: fleet.slug.clone(), partition });
             commands.push((Fleet::key(scope), tenant.id, command));
             let (row, command) = created(&fleet.agent_key, fleet.agent_key_id, KeyType::Live, Some(fleet.id));

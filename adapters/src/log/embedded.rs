@@ -156,6 +156,10 @@ impl Drop for EmbeddedLog {
 
 #[async_trait]
 impl Log for EmbeddedLog {
+    fn partitions(&self) -> u16 {
+        self.shared.partitions()
+    }
+
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         check_append(partition, self.shared.partitions(), &records)?;
         if records.is_empty() {

@@ -25,6 +25,18 @@ fn a_name_is_one_fleet_within_a_tenant() {
 }
 
 #[test]
+fn new_fleets_are_spread_over_the_pool() {
+    let homes = |partitions| {
+        let mut homes: Vec<u16> = (0..60).map(|id| home(FleetId::from_bits(id), partitions).0).collect();
+        homes.sort_unstable();
+        homes.dedup();
+        homes
+    };
+    assert_eq!(homes(2), [1], "an embedded log has one");
+    assert_eq!(homes(5), [1, 2, 3, 4], "none in the directory");
+}
+
+#[test]
 fn a_fleet_has_a_name_and_a_place() {
     let limits = Limits::default();
     assert!(created(1, "default").check(&limits).is_ok());

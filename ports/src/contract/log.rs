@@ -229,6 +229,7 @@ pub async fn limits_are_refused(subject: &dyn Subject) -> Outcome {
 /// A partition that the log does not have is `Unavailable`, whatever is asked of it.
 pub async fn an_unknown_partition_is_refused(subject: &dyn Subject) -> Outcome {
     let (log, none) = (fresh(subject).await, Partition(PARTITIONS));
+    same("partitions", &log.partitions(), &PARTITIONS)?;
     let refused = matches!(log.append(none, records("a", 1)).await, Err(AppendError::Refused(Error::Unavailable(_))));
     ensure(refused, "append")?;
     ensure(matches!(log.bounds(none).await, Err(Error::Unavailable(_))), "bounds")?;

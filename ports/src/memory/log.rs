@@ -55,12 +55,8 @@ impl MemoryLog {
         }
     }
 
-    fn count(&self) -> u16 {
-        u16::try_from(self.partitions.len()).expect("made from a u16")
-    }
-
     fn partition(&self, partition: Partition) -> Result<&Arc<Mutex<State>>, Error> {
-        check_partition(partition, self.count())?;
+        check_partition(partition, self.partitions())?;
         Ok(&self.partitions[usize::from(partition.0)])
     }
 }
@@ -93,8 +89,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 #[async_trait]
 impl Log for MemoryLog {
+    fn partitions(&self) -> u16 {
+        u16::try_from(self.partitions.len()).expect("made from a u16")
+    }
+
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
-        check_append(partition, self.count(), &records)?;
+        check_append(partition, self.partitions(), &records)?;
         let state = self.partition(partition).map_err(AppendError::Refused)?;
         let (places, waiting) = {
             let mut state = lock(state);

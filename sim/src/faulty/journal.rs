@@ -111,6 +111,10 @@ impl Journal {
 
 #[async_trait]
 impl Log for Journal {
+    fn partitions(&self) -> u16 {
+        self.inner.partitions()
+    }
+
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         let away = || Error::Unavailable("simulated".to_owned());
         if self.fate.strikes(|odds| odds.refused) {
