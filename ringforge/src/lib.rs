@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 pub mod config;
+mod fatal;
 mod faults;
 pub mod r#gen;
 pub mod http;
@@ -9,4 +10,5 @@ pub mod lifecycle;
 pub mod log;
 pub mod options;
 mod ready;
+mod stores;
 mod telemetry;

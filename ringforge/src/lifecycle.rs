@@ -1,19 +1,11 @@
 //! From nothing to ready and back: opens the stores, starts the roles, says so, and on SIGTERM ends within ten seconds.
 
 use std::{
-    collections::BTreeSet,
-    io::ErrorKind,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use ringforge_adapters::{
-    live::local::MemoryLive,
-    log::embedded::{EmbeddedLog, OpenError},
-    reads::sqlite::SqliteReads,
-};
+use anyhow::Context as _;
 use ringforge_command_api::Gate;
 use ringforge_domain::{
     cursor::Seal,
@@ -22,26 +14,23 @@ use ringforge_domain::{
     position::Partition,
 };
 use ringforge_ports::{
-    Error, Services,
+    Services,
     clock::{Clock, SystemClock, SystemIds},
-    log::Log,
     names,
-    reads::Reads,
 };
 use ringforge_projectors::{Timers, run, timers};
 use ringforge_ws_edge::{edge::Edge, feed::Hub};
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::{self as signal, SignalKind, signal},
-    sync::watch,
     task::JoinSet,
 };
 use tracing::{error, info, warn};
 
-use crate::{bootstrap, config::Config, faults::Faults, http, options::All, ready, telemetry};
+use crate::{
+    bootstrap, config::Config, fatal::Fatal, faults::Faults, http, options::All, ready, stores::Stores, telemetry,
+};
 
-/// Partitions of an embedded log: the directory and one pool.
-pub const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
 /// How long the read models may take to catch up at the start, a rebuild included.
 const CATCH_UP: Duration = Duration::from_hours(1);
 /// How long connections may take to end.
@@ -62,57 +51,15 @@ pub fn run_all(options: &All, started: Instant) -> anyhow::Result<()> {
     done
 }
 
-/// Why the process must not go on: what was found first.
-type Fatal = watch::Sender<Option<String>>;
-
-fn fail(fatal: &Fatal, reason: String) {
-    fatal.send_if_modified(|known| {
-        let first = known.is_none();
-        known.get_or_insert(reason);
-        first
-    });
-}
-
-async fn failed(fatal: &Fatal) -> anyhow::Error {
-    let mut heard = fatal.subscribe();
-    let reason = heard.wait_for(Option::is_some).await.expect("we hold the sender").clone();
-    anyhow::Error::msg(reason.unwrap_or_default())
-}
-
 async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
-    let data = &config.server.data;
-    std::fs::create_dir_all(data)
-        .with_context(|| format!("cannot create the data directory {}; choose another with --data", data.display()))?;
     let clock: Arc<dyn Clock> = SystemClock::start();
-    let fatal = Fatal::new(None);
-    let log = open_log(data, &clock, fatal.clone())?;
+    let fatal = Fatal::default();
+    let stores = Stores::open(&config.server.data, &clock, &fatal).await?;
     let listener = listen(&config)?;
-    let generation = log.bounds(Partition::DIRECTORY).await?.generation;
-    let reads_file = data.join(names::reads_file(generation));
-    let reads = open_reads(&reads_file, &log, &fatal).await?;
-    let live = MemoryLive::new(Arc::clone(&clock));
-    let ids = Arc::new(SystemIds);
-    let services = Services {
-        log: Arc::clone(&log) as Arc<dyn Log>,
-        reads: Arc::clone(&reads) as Arc<dyn Reads>,
-        live,
-        clock,
-        ids,
-    };
+    let services =
+        Services { log: stores.log(), reads: stores.reads(), live: stores.live(), clock, ids: Arc::new(SystemIds) };
     let done = serve(options, &config, listener, services, &fatal, started).await;
-    if tokio::time::timeout(STOP, log.close()).await.is_err() {
-        warn!("the log did not close in time");
-    }
-    reads.close();
-    if reads.damaged() {
-        delete_reads(&reads_file)?;
-    }
-    // What failed first says more than what failed because of it.
-    match fatal.borrow().as_ref() {
-        Some(reason) if log.damaged() => bail!("{reason}. The log is damaged. {}", remedy(data)),
-        Some(reason) => bail!("{reason}"),
-        None => done,
-    }
+    stores.close(&fatal, done).await
 }
 
 /// Starts all roles, says that it is ready, and ends them when it is told to, or must.
@@ -131,7 +78,7 @@ async fn serve(
     let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
     let gate = Gate::new(services.clone(), config.gate());
     let mut roles = JoinSet::new();
-    for partition in PARTITIONS {
+    for partition in (0..services.log.partitions()).map(Partition) {
         for _ in 0..=usize::from(faults.second_projector()) {
             roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
         }
@@ -140,7 +87,7 @@ async fn serve(
     tokio::select! {
         caught_up = catch_up(&services, &gate, &credentials, edge_id, &mut roles) => caught_up?,
         // A projector that cannot go on never catches up.
-        reason = failed(fatal) => return Err(reason),
+        reason = fatal.failed() => return Err(reason),
     }
 
     let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
@@ -156,7 +103,7 @@ async fn serve(
 
     let ended = tokio::select! {
         () = signals.ended() => Ok(()),
-        reason = failed(fatal) => Err(reason),
+        reason = fatal.failed() => Err(reason),
     };
     info!("draining");
     edge.drain();
@@ -167,45 +114,6 @@ async fn serve(
         warn!("some roles did not end in time");
     }
     ended
-}
-
-fn open_log(data: &Path, clock: &Arc<dyn Clock>, fatal: Fatal) -> anyhow::Result<Arc<EmbeddedLog>> {
-    let path = data.join(names::LOG_FILE);
-    let on_fatal = move |error: &Error| {
-        error!(%error, "the log cannot be written: the process ends");
-        let what = format!("the log cannot be written ({error}); nothing more is acknowledged");
-        fail(&fatal, format!("{what}. Check the disk and start again"));
-    };
-    let partitions = u16::try_from(PARTITIONS.len()).expect("two");
-    let opened = EmbeddedLog::open_with(&path, partitions, Arc::clone(clock), Box::new(on_fatal));
-    opened.map_err(|error| match error {
-        OpenError::Locked { .. } => anyhow::anyhow!(
-            "the data directory {} is in use by another process; end that one or choose another with --data",
-            data.display()
-        ),
-        OpenError::Damaged { what } => {
-            anyhow::anyhow!("the log in {} is damaged: {what}. {}", data.display(), remedy(data))
-        }
-        OpenError::Io(error)
-            if [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem].contains(&error.kind()) =>
-        {
-            anyhow::anyhow!(
-                "the data directory {} cannot be written ({error}); make it writable or choose another with --data",
-                data.display()
-            )
-        }
-        other => anyhow::Error::new(other).context(format!("cannot open the log in {}", data.display())),
-    })
-}
-
-/// What an operator can do about a damaged log.
-pub fn remedy(data: &Path) -> String {
-    format!(
-        "Restore {} from a backup, or cut it off where it stops being whole with `ringforge log repair --data {}`, or \
-         start with another --data",
-        data.join(names::LOG_FILE).display(),
-        data.display()
-    )
 }
 
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {
@@ -230,48 +138,11 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Opens the read models of this log. Those that cannot be used are made anew.
-async fn open_reads(path: &Path, log: &EmbeddedLog, fatal: &Fatal) -> anyhow::Result<Arc<SqliteReads>> {
-    let mut reads = usable_reads(path, log).await;
-    if let Err(Error::Corrupt(what)) = &reads {
-        warn!(what, "the read models are made anew");
-        delete_reads(path)?;
-        reads = usable_reads(path, log).await;
-    }
-    let reads = reads.with_context(|| format!("cannot open the read models in {}", path.display()))?;
-    let fatal = fatal.clone();
-    reads.on_damage(Box::new(move |error| {
-        error!(%error, "the read models are damaged: the process ends");
-        fail(&fatal, format!("the read models are damaged ({error}): start again, and they are made anew"));
-    }));
-    Ok(reads)
-}
-
-fn delete_reads(path: &Path) -> anyhow::Result<()> {
-    SqliteReads::delete(path).with_context(|| format!("cannot delete the read models in {}", path.display()))
-}
-
-/// `Corrupt`: they are damaged, or ahead of the log (a disk lost its end, a backup was restored).
-async fn usable_reads(path: &Path, log: &EmbeddedLog) -> Result<Arc<SqliteReads>, Error> {
-    let reads = SqliteReads::open(path).await?;
-    for partition in PARTITIONS {
-        let applied = reads.load(partition, &BTreeSet::new()).await?.applied.upto;
-        let end = log.bounds(partition).await?.end;
-        if applied > end {
-            let (number, applied, end) = (partition.0, applied.0, end.0);
-            return Err(Error::Corrupt(format!(
-                "partition {number} of the log ends at {end}, they stand at {applied}"
-            )));
-        }
-    }
-    Ok(reads)
-}
-
 async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: Fatal) {
     let ended = run::run(services, partition, |applied| gate.applied(partition, applied)).await;
     if let Err(error) = ended {
         error!(%error, partition = partition.0, "the projector cannot go on");
-        fail(&fatal, format!("partition {} cannot be projected: {error}", partition.0));
+        fatal.fail(format!("partition {} cannot be projected: {error}", partition.0));
     }
 }
 
@@ -293,7 +164,7 @@ async fn catch_up(
 
 /// Ends what a former life left open, then starts the timers.
 async fn start_timers(services: &Services, edge: EdgeId, roles: &mut JoinSet<()>) -> anyhow::Result<()> {
-    for partition in PARTITIONS {
+    for partition in (0..services.log.partitions()).map(Partition) {
         let end = services.log.bounds(partition).await?.end;
         bootstrap::applied(services, partition, end, CATCH_UP).await?;
         let mut timers = Timers::new(services.clone(), partition);

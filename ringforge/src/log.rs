@@ -11,8 +11,8 @@ use ringforge_ports::names;
 
 use crate::{
     config::Config,
-    lifecycle::{PARTITIONS, remedy},
     options::{All, LogTask},
+    stores::{PARTITIONS, remedy},
 };
 
 /// Does it, and tells on stdout what was found.
@@ -24,18 +24,17 @@ pub fn run(task: &LogTask) -> anyhow::Result<()> {
     let config = Config::load(&All { data: place.data.clone(), ..All::default() })?;
     let data = &config.server.data;
     let path = data.join(names::LOG_FILE);
-    let partitions = u16::try_from(PARTITIONS.len()).expect("two");
     let explained = |error| explain(error, data);
     match task {
         LogTask::Check(_) => {
-            let found = check(&path, partitions).map_err(explained)?;
+            let found = check(&path, PARTITIONS).map_err(explained)?;
             say(&found)?;
             if !found.is_whole() {
                 bail!("the log in {} is damaged. {}", data.display(), remedy(data));
             }
         }
         LogTask::Repair(_) => {
-            let (found, aside) = repair(&path, partitions).map_err(explained)?;
+            let (found, aside) = repair(&path, PARTITIONS).map_err(explained)?;
             say(&found)?;
             let mut out = std::io::stdout().lock();
             match aside {

@@ -13,7 +13,6 @@ use ringforge::{
     bootstrap::{self, Credentials, Wanted},
     config::Config,
     http::{self, Listener},
-    lifecycle::PARTITIONS,
 };
 use ringforge_command_api::Gate;
 use ringforge_domain::{
@@ -38,6 +37,8 @@ use ringforge_sim::{
 use ringforge_ws_edge::{edge::Edge, feed::Hub};
 use tokio::task::JoinSet;
 use turmoil::net::{TcpListener, TcpStream};
+
+const PARTITIONS: [Partition; 2] = [Partition::DIRECTORY, Partition::POOL];
 
 /// Where it listens.
 pub const PORT: u16 = 4_000;
