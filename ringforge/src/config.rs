@@ -1,4 +1,4 @@
-//! Settings: the defaults, then a file, then the command line.
+//! Settings: the defaults, then a file, then the environment, then the command line.
 
 use std::{
     fs,
@@ -15,6 +15,9 @@ use serde::Deserialize;
 
 use crate::{http::HttpConfig, options::All};
 
+/// `RINGFORGE__GATE__LAG_MAX` is `lag_max` in `[gate]`.
+const VARIABLES: &str = "RINGFORGE__";
+
 /// Every setting with its default.
 const DEFAULTS: &str = include_str!("ringforge.default.toml");
 
@@ -24,6 +27,8 @@ const DEFAULTS: &str = include_str!("ringforge.default.toml");
 pub struct Config {
     /// Where to listen and to keep things.
     pub server: Server,
+    /// What to keep them in.
+    pub stores: StoreUrls,
     timing: Timing,
     gate: GateSettings,
     limits: Limits,
@@ -40,6 +45,18 @@ pub struct Server {
     /// The port; 0: any.
     pub port: u16,
     connections_max: usize,
+}
+
+/// What to keep things in, each as a URL.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreUrls {
+    /// `file:` or `kafka:`.
+    pub log: String,
+    /// `sqlite:` or `postgres:`.
+    pub reads: String,
+    /// `memory:` or `redis:`.
+    pub live: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,19 +79,25 @@ struct GateSettings {
 }
 
 impl Config {
-    /// Defaults, the file, the options.
+    /// Defaults, the file, the environment, the options.
     ///
     /// # Errors
     /// The file cannot be read, or a setting is unknown or makes no sense: the message names it.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads settings from the environment")]
     pub fn load(options: &All) -> anyhow::Result<Self> {
-        let mut config = match &options.config {
-            None => Self::read("").context("the defaults")?,
-            Some(path) => {
-                let text = fs::read_to_string(path)
-                    .with_context(|| format!("cannot read the settings in {}", path.display()))?;
-                Self::read(&text).with_context(|| format!("the settings in {} are wrong", path.display()))?
-            }
-        };
+        let mut settings: toml::Table = DEFAULTS.parse().context("the built-in defaults")?;
+        if let Some(path) = &options.config {
+            let text =
+                fs::read_to_string(path).with_context(|| format!("cannot read the settings in {}", path.display()))?;
+            let own = text.parse().context("this is not TOML");
+            merge(&mut settings, own.with_context(|| format!("the settings in {} are wrong", path.display()))?);
+            // Before others come over them: what is wrong is known to be in the file.
+            Self::of(settings.clone()).with_context(|| format!("the settings in {} are wrong", path.display()))?;
+        }
+        for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with(VARIABLES)) {
+            set(&mut settings, &name, &value).with_context(|| format!("the environment variable {name} is wrong"))?;
+        }
+        let mut config = Self::of(settings).context("the settings in the environment are wrong")?;
         if let Some(data) = &options.data {
             config.server.data.clone_from(data);
         }
@@ -89,8 +112,11 @@ impl Config {
     /// It is no TOML, or a setting is unknown or makes no sense: the message names it.
     pub fn read(file: &str) -> anyhow::Result<Self> {
         let mut settings: toml::Table = DEFAULTS.parse().context("the built-in defaults")?;
-        let own: toml::Table = file.parse().context("this is not TOML")?;
-        merge(&mut settings, own);
+        merge(&mut settings, file.parse().context("this is not TOML")?);
+        Self::of(settings)
+    }
+
+    fn of(settings: toml::Table) -> anyhow::Result<Self> {
         let config: Self = settings.try_into()?;
         config.check()?;
         Ok(config)
@@ -162,6 +188,26 @@ impl Config {
     }
 }
 
+/// Sets what a variable names. A setting that is no text has the type of its default.
+fn set(settings: &mut toml::Table, name: &str, value: &str) -> anyhow::Result<()> {
+    let path = name.strip_prefix(VARIABLES).unwrap_or(name).to_lowercase();
+    let (section, setting) = path.split_once("__").context("it names no setting: RINGFORGE__SECTION__SETTING")?;
+    let known = settings.get_mut(section).and_then(toml::Value::as_table_mut);
+    let known = known.with_context(|| format!("there is no section `{section}`"))?;
+    let default = known.get_mut(setting).with_context(|| format!("there is no setting `{setting}` in `{section}`"))?;
+    *default = match &*default {
+        toml::Value::String(_) => value.into(),
+        other => {
+            let read: toml::Value = value.parse().unwrap_or_else(|_| value.into());
+            if read.type_str() != other.type_str() {
+                bail!("it must be of type {}", other.type_str());
+            }
+            read
+        }
+    };
+    Ok(())
+}
+
 fn merge(into: &mut toml::Table, from: toml::Table) {
     for (name, value) in from {
         match (into.get_mut(&name), value) {
@@ -170,5 +216,25 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
                 into.insert(name, value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_sets_what_it_names() {
+        let mut settings: toml::Table = DEFAULTS.parse().expect("the defaults are TOML");
+        let mut set = |name: &str, value: &str| set(&mut settings, name, value).map_err(|error| format!("{error:#}"));
+        assert_eq!(set("RINGFORGE__STORES__LOG", "kafka://a:1,b:2/x"), Ok(()));
+        assert_eq!(set("RINGFORGE__GATE__LAG_MAX", "7"), Ok(()));
+        let refused = |answer: Result<(), String>| answer.expect_err("it is refused");
+        assert!(refused(set("RINGFORGE__GATE__LAG_MAX", "many")).contains("integer"));
+        assert!(refused(set("RINGFORGE__GATE__LAG", "7")).contains("no setting `lag` in `gate`"));
+        assert!(refused(set("RINGFORGE__GAT__LAG_MAX", "7")).contains("no section `gat`"));
+        assert!(refused(set("RINGFORGE__GATE", "7")).contains("RINGFORGE__SECTION__SETTING"));
+        let config = Config::of(settings).expect("they make sense");
+        assert_eq!((config.stores.log.as_str(), config.gate.lag_max), ("kafka://a:1,b:2/x", 7));
     }
 }
