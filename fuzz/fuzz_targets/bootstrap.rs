@@ -25,7 +25,7 @@ fuzz_target!(|text: &str| {
     assert_eq!(made, once, "what is there is not made again");
     let kept = serde_json::to_vec(&made).expect("it serialises");
     assert_eq!(serde_json::from_slice::<Credentials>(&kept).expect("it reads"), made);
-    for (_, _, command) in commands(&made) {
+    for (_, _, command) in commands(&made, 5) {
         command.check(&Limits::default()).expect("the gate lets it pass");
     }
     for tenant in &made.tenants {

@@ -249,7 +249,7 @@ pub async fn submit(services: &Services, gate: &Gate, credentials: &Credentials)
 }
 
 /// What makes an installation on a log of so many partitions, each with the row that shows that it is there.
-fn commands(credentials: &Credentials, partitions: u16) -> Vec<(RowKey, TenantId, Command)> {
+pub fn commands(credentials: &Credentials, partitions: u16) -> Vec<(RowKey, TenantId, Command)> {
     let created = |text: &str, id: KeyId, key_type: KeyType, fleet: Option<FleetId>| {
         let hash = key::hash(text);
         (Key::key(&hash), Command::KeyCreated(tenant::KeyCreated { id, hash, key_type, fleet }))
