@@ -1,3 +1,4 @@
 //! Where the log is kept.
 
 pub mod embedded;
+mod tail;

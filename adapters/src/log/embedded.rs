@@ -37,9 +37,11 @@ use ringforge_ports::{
 };
 use tokio::sync::{oneshot, watch};
 
-use readers::{Cursor, Readers};
+use readers::Readers;
 use shared::{Operation, Shared};
 use writer::Writer;
+
+use super::tail;
 
 /// Why a log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +112,7 @@ impl EmbeddedLog {
             clock.go_on_from(newest);
         }
         let shared = Arc::new(Shared::new(&file.partitions, on_fatal));
-        let readers = Arc::new(Readers::start(path, file.sums)?);
+        let readers = Arc::new(Readers::start(path, file.sums, Arc::clone(&shared))?);
         let (done, finished) = watch::channel(());
         let writer = Writer::new(path, file, Arc::clone(&shared), Arc::clone(&readers), clock)?;
         let thread = thread::Builder::new().name("log-writer".into()).spawn(move || {
@@ -143,7 +145,7 @@ impl EmbeddedLog {
     }
 
     fn check(&self, partition: Partition) -> Result<(), Error> {
-        check_partition(partition, self.shared.partitions())
+        check_partition(partition, self.shared.tails.partitions())
     }
 }
 
@@ -157,11 +159,11 @@ impl Drop for EmbeddedLog {
 #[async_trait]
 impl Log for EmbeddedLog {
     fn partitions(&self) -> u16 {
-        self.shared.partitions()
+        self.shared.tails.partitions()
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
-        check_append(partition, self.shared.partitions(), &records)?;
+        check_append(partition, self.shared.tails.partitions(), &records)?;
         if records.is_empty() {
             return Ok(Vec::new());
         }
@@ -175,28 +177,20 @@ impl Log for EmbeddedLog {
         if let Err(error) = self.check(partition) {
             return stream::iter([Err(error)]).boxed();
         }
-        let cursor = Cursor::new(Arc::clone(&self.shared), Arc::clone(&self.readers), partition, from);
-        stream::unfold(Some(cursor), |cursor| async move {
-            let mut cursor = cursor?;
-            match cursor.next().await {
-                Ok(batch) => Some((Ok(batch), Some(cursor))),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-        .boxed()
+        tail::read(Arc::clone(&self.readers), partition, from)
     }
 
     async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
         check_seek(offsets)?;
         self.check(partition)?;
-        let (oldest, end) = self.shared.bounds(partition);
+        let (oldest, end) = self.shared.tails.bounds(partition);
         let kept: Vec<_> = offsets.iter().copied().filter(|offset| (oldest..end).contains(offset)).collect();
         if kept.is_empty() {
             return Ok(Vec::new());
         }
         let found = self.readers.seek(partition, kept.clone()).await.inspect_err(|error| self.shared.note(error))?;
         // It may have been trimmed meanwhile; anything else that is missing is damage.
-        let oldest = self.shared.bounds(partition).0;
+        let oldest = self.shared.tails.bounds(partition).0;
         let have = |offset: &Offset| found.iter().any(|stored| stored.offset == *offset);
         match kept.iter().find(|offset| **offset >= oldest && !have(offset)) {
             Some(missing) => {
@@ -210,7 +204,7 @@ impl Log for EmbeddedLog {
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, Error> {
         self.check(partition)?;
-        let (oldest, end) = self.shared.bounds(partition);
+        let (oldest, end) = self.shared.tails.bounds(partition);
         Ok(Bounds { oldest, end, generation: self.generation })
     }
 

@@ -1,4 +1,4 @@
-//! Reading: cursors that follow a partition, and the threads that read the file for those who are behind.
+//! The threads that read the file for readers that are behind.
 
 use std::{
     path::Path,
@@ -6,22 +6,21 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use async_trait::async_trait;
 use ringforge_domain::{
     limits,
     position::{Offset, Partition},
 };
-use ringforge_ports::{
-    Error,
-    log::{Stored, batch},
-};
+use ringforge_ports::{Error, log::Stored};
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     OpenError,
     file::{self, Sums},
-    shared::{Look, Shared},
+    shared::Shared,
 };
+use crate::log::tail::{Tailed, Tails};
 
 /// Threads, each with a connection of its own.
 const THREADS: usize = 3;
@@ -39,13 +38,14 @@ struct Read {
 
 /// The threads that read the file.
 pub(super) struct Readers {
+    shared: Arc<Shared>,
     /// `None` once they are told to end.
     reads: Mutex<Option<mpsc::Sender<Read>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Readers {
-    pub(super) fn start(path: &Path, sums: Sums) -> Result<Self, OpenError> {
+    pub(super) fn start(path: &Path, sums: Sums, shared: Arc<Shared>) -> Result<Self, OpenError> {
         let (sender, receiver) = mpsc::channel(limits::LOG_READS_WAITING_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         let mut threads = Vec::new();
@@ -55,7 +55,7 @@ impl Readers {
             let builder = thread::Builder::new().name(format!("log-reader-{number}"));
             threads.push(builder.spawn(move || serve(&connection, sums, &receiver))?);
         }
-        Ok(Self { reads: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
+        Ok(Self { shared, reads: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
     }
 
     /// Lets the threads finish what waits and ends them.
@@ -69,11 +69,6 @@ impl Readers {
         }
     }
 
-    /// One batch of `from..upto`.
-    async fn range(&self, partition: Partition, from: Offset, upto: Offset) -> Result<Vec<Stored>, Error> {
-        self.ask(partition, What::Range { from, upto }).await
-    }
-
     /// Those at `offsets` that are in the file.
     pub(super) async fn seek(&self, partition: Partition, offsets: Vec<Offset>) -> Result<Vec<Stored>, Error> {
         self.ask(partition, What::Offsets(offsets)).await
@@ -84,6 +79,29 @@ impl Readers {
         let (reply, answer) = oneshot::channel();
         sender.send(Read { partition, what, reply }).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+#[async_trait]
+impl Tailed for Readers {
+    fn tails(&self) -> &Tails {
+        &self.shared.tails
+    }
+
+    async fn behind(&self, partition: Partition, from: Offset) -> Result<Vec<Stored>, Error> {
+        let upto = self.tails().bounds(partition).1;
+        let error = match self.ask(partition, What::Range { from, upto }).await {
+            Ok(batch) if !batch.is_empty() => return Ok(batch),
+            Ok(_) => file::missing(partition, from),
+            Err(error) => error,
+        };
+        // What is missing may have been trimmed while it was being looked for.
+        let oldest = self.tails().bounds(partition).0;
+        if from < oldest {
+            return Err(Error::Gone { oldest });
+        }
+        self.shared.note(&error);
+        Err(error)
     }
 }
 
@@ -101,60 +119,5 @@ fn serve(connection: &Connection, sums: Sums, reads: &Mutex<mpsc::Receiver<Read>
         };
         // Whoever asked may have left.
         let _ = reply.send(found);
-    }
-}
-
-/// A reader of one partition and where it stands.
-pub(super) struct Cursor {
-    shared: Arc<Shared>,
-    readers: Arc<Readers>,
-    changed: watch::Receiver<()>,
-    partition: Partition,
-    next: Offset,
-}
-
-impl Cursor {
-    pub(super) fn new(shared: Arc<Shared>, readers: Arc<Readers>, partition: Partition, next: Offset) -> Self {
-        let changed = shared.changed(partition);
-        Self { shared, readers, changed, partition, next }
-    }
-
-    /// The next batch; waits for it. After an error there is nothing more.
-    pub(super) async fn next(&mut self) -> Result<Vec<Stored>, Error> {
-        loop {
-            // Seen before looking: what comes between looking and waiting ends the wait.
-            self.changed.borrow_and_update();
-            let ended = self.shared.ended();
-            match self.shared.look(self.partition, self.next) {
-                Look::Gone { oldest } => return Err(Error::Gone { oldest }),
-                Look::Memory(batches) => {
-                    let rest = batches.iter().flat_map(|batch| batch.iter()).skip_while(|it| it.offset < self.next);
-                    return Ok(self.moved_past(batch(rest)));
-                }
-                Look::File { end } => match self.readers.range(self.partition, self.next, end).await {
-                    Ok(batch) if !batch.is_empty() => return Ok(self.moved_past(batch)),
-                    other => return Err(self.blame(other.err())),
-                },
-                Look::Nothing => match ended {
-                    Some(error) => return Err(error),
-                    None => drop(self.changed.changed().await),
-                },
-            }
-        }
-    }
-
-    fn moved_past(&mut self, batch: Vec<Stored>) -> Vec<Stored> {
-        self.next = Offset(self.next.0 + batch.len() as u64);
-        batch
-    }
-
-    /// A record that is missing may have been trimmed while it was being looked for.
-    fn blame(&self, error: Option<Error>) -> Error {
-        if let Look::Gone { oldest } = self.shared.look(self.partition, self.next) {
-            return Error::Gone { oldest };
-        }
-        let error = error.unwrap_or_else(|| file::missing(self.partition, self.next));
-        self.shared.note(&error);
-        error
     }
 }

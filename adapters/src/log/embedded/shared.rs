@@ -18,9 +18,10 @@ use ringforge_ports::{
     Error,
     log::{AppendError, Placed, Record, Stored},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::{OnFatal, file::State};
+use crate::log::tail::Tails;
 
 /// How long a group waits for more.
 const GATHER: Duration = Duration::from_millis(1);
@@ -71,33 +72,11 @@ struct Queue {
     stopped: Option<Error>,
 }
 
-struct Tail {
-    oldest: Offset,
-    end: Offset,
-    /// The newest records without a hole up to `end`.
-    batches: VecDeque<Arc<[Stored]>>,
-    records: usize,
-    bytes: usize,
-}
-
-/// What a reader finds.
-pub(super) enum Look {
-    /// What it wants is trimmed.
-    Gone { oldest: Offset },
-    /// It has caught up.
-    Nothing,
-    /// Batches in memory; the first holds the record it wants.
-    Memory(Vec<Arc<[Stored]>>),
-    /// Only the file has it, up to `end`.
-    File { end: Offset },
-}
-
 pub(super) struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
-    tails: Vec<(Mutex<Tail>, watch::Sender<()>)>,
+    pub(super) tails: Tails,
     on_fatal: Mutex<Option<OnFatal>>,
-    ended: Mutex<Option<Error>>,
     dead: AtomicBool,
     damaged: AtomicBool,
     commits: AtomicU64,
@@ -110,29 +89,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(super) fn new(partitions: &[State], on_fatal: OnFatal) -> Self {
-        let tail = |state: &State| {
-            let tail = Tail { oldest: state.oldest, end: state.end, batches: VecDeque::new(), records: 0, bytes: 0 };
-            (Mutex::new(tail), watch::Sender::new(()))
-        };
         Self {
             queue: Mutex::default(),
             filled: Condvar::new(),
-            tails: partitions.iter().map(tail).collect(),
+            tails: Tails::new(partitions.iter().map(|state| (state.oldest, state.end))),
             on_fatal: Mutex::new(Some(on_fatal)),
-            ended: Mutex::default(),
             dead: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             wal_pages: AtomicU64::new(0),
         }
-    }
-
-    pub(super) fn partitions(&self) -> u16 {
-        u16::try_from(self.tails.len()).expect("made from a u16")
-    }
-
-    fn tail(&self, partition: Partition) -> &(Mutex<Tail>, watch::Sender<()>) {
-        &self.tails[usize::from(partition.0)]
     }
 
     /// Queues `operation`, or says why not.
@@ -201,14 +167,6 @@ impl Shared {
         self.filled.notify_one();
     }
 
-    /// Ends every reader that has caught up, with `error` unless there was another.
-    pub(super) fn end(&self, error: Error) {
-        lock(&self.ended).get_or_insert(error);
-        for (_, changed) in &self.tails {
-            changed.send_replace(());
-        }
-    }
-
     /// The log is dead: what waits is refused, and nothing is taken or acknowledged again.
     pub(super) fn die(&self, error: &Error) {
         self.dead.store(true, Ordering::Release);
@@ -222,7 +180,7 @@ impl Shared {
         for operation in waiting {
             operation.refuse(error.clone());
         }
-        self.end(error.clone());
+        self.tails.end(error.clone());
     }
 
     /// Whether it died, as opposed to being closed.
@@ -242,11 +200,6 @@ impl Shared {
         self.damaged.load(Ordering::Relaxed)
     }
 
-    /// Why there will be nothing more to read.
-    pub(super) fn ended(&self) -> Option<Error> {
-        lock(&self.ended).clone()
-    }
-
     /// Tells the process, once, that it must not go on.
     pub(super) fn fatal(&self, error: &Error) {
         tracing::error!("the log has stopped: {error}");
@@ -254,55 +207,6 @@ impl Shared {
         if let Some(hook) = hook {
             hook(error);
         }
-    }
-
-    /// `oldest` and `end`.
-    pub(super) fn bounds(&self, partition: Partition) -> (Offset, Offset) {
-        let tail = lock(&self.tail(partition).0);
-        (tail.oldest, tail.end)
-    }
-
-    /// Shows durable records, which continue `end`, to everyone.
-    pub(super) fn publish(&self, partition: Partition, batch: Arc<[Stored]>) {
-        let (tail, changed) = self.tail(partition);
-        lock(tail).push(batch);
-        changed.send_replace(());
-    }
-
-    /// Forgets what is before `oldest`. Called before the rows are deleted.
-    pub(super) fn forget(&self, partition: Partition, oldest: Offset) {
-        let (tail, changed) = self.tail(partition);
-        lock(tail).oldest = oldest;
-        changed.send_replace(());
-    }
-
-    /// Marks when something new is there for a reader of `partition`.
-    pub(super) fn changed(&self, partition: Partition) -> watch::Receiver<()> {
-        self.tail(partition).1.subscribe()
-    }
-
-    pub(super) fn look(&self, partition: Partition, next: Offset) -> Look {
-        let tail = lock(&self.tail(partition).0);
-        if next < tail.oldest {
-            return Look::Gone { oldest: tail.oldest };
-        }
-        if next >= tail.end {
-            return Look::Nothing;
-        }
-        if next < tail.start() {
-            return Look::File { end: tail.end };
-        }
-        let first = tail.batches.partition_point(|batch| batch[0].offset <= next) - 1;
-        let (mut found, mut records) = (Vec::new(), 0);
-        for batch in tail.batches.range(first..) {
-            records += batch.len();
-            found.push(Arc::clone(batch));
-            // Enough, even if the first batch is all but used up.
-            if records > limits::READ_RECORDS_MAX + limits::GROUP_RECORDS_MAX {
-                break;
-            }
-        }
-        Look::Memory(found)
     }
 
     /// Pages in the write-ahead log, as last seen.
@@ -324,30 +228,4 @@ impl Shared {
     pub(super) fn wrote(&self) {
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-impl Tail {
-    /// The first offset in memory.
-    fn start(&self) -> Offset {
-        self.batches.front().map_or(self.end, |batch| batch[0].offset)
-    }
-
-    fn push(&mut self, batch: Arc<[Stored]>) {
-        assert_eq!(batch[0].offset, self.end, "a tail has no holes");
-        self.end = Offset(self.end.0 + batch.len() as u64);
-        self.records += batch.len();
-        self.bytes += weight(&batch);
-        self.batches.push_back(batch);
-        while self.batches.len() > 1
-            && (self.records > limits::LOG_TAIL_RECORDS_MAX || self.bytes > limits::LOG_TAIL_BYTES_MAX)
-        {
-            let Some(oldest) = self.batches.pop_front() else { break };
-            self.records -= oldest.len();
-            self.bytes -= weight(&oldest);
-        }
-    }
-}
-
-fn weight(batch: &[Stored]) -> usize {
-    batch.iter().map(|stored| size_of::<Stored>() + stored.record.bytes.len()).sum()
 }

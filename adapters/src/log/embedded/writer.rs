@@ -69,7 +69,7 @@ impl Writer {
                 break;
             }
         }
-        self.shared.end(Error::Closed);
+        self.shared.tails.end(Error::Closed);
         drop(guard);
         self.readers.stop();
         self.checkpoints.stop();
@@ -137,10 +137,10 @@ impl Writer {
             (0..).map(Partition).zip(batches).zip(partitions.iter().zip(&self.partitions))
         {
             if !batch.is_empty() {
-                self.shared.publish(partition, batch.into());
+                self.shared.tails.publish(partition, batch.into());
             }
             if state.oldest != before.oldest {
-                self.shared.forget(partition, state.oldest);
+                self.shared.tails.forget(partition, state.oldest);
                 self.trimmed.insert(partition.0);
             }
         }
