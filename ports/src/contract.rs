@@ -133,20 +133,21 @@ pub fn server(variable: &str, name: &str) -> Option<String> {
 /// address as `|address|`, and is skipped where it is not known (see [`contract::server`](crate::contract::server)).
 ///
 /// ```ignore
-/// contract_tests!(log, memory, Memory, [appends_are_contiguous, readers_follow]);
-/// contract_tests!(log, kafka, TEST_KAFKA |address| Kafka::new(address), [appends_are_contiguous, readers_follow]);
+/// contract_tests!(log, memory, Memory, [places_are_counted_without_holes, readers_follow]);
+/// contract_tests!(log, kafka, TEST_KAFKA |address| Kafka::new(address), [places_are_counted_without_holes, readers_follow]);
 /// ```
 #[macro_export]
 macro_rules! contract_tests {
-    ($port:ident, $adapter:ident, $subject:expr, [$($promise:ident),+ $(,)?]) => {
-        $crate::contract_tests!(@tests $port, $adapter, (_) (Some(())) $subject, [$($promise),+]);
-    };
+    // First: the rest of it would be taken for an expression.
     ($port:ident, $adapter:ident, $server:ident |$address:ident| $subject:expr, [$($promise:ident),+ $(,)?]) => {
         $crate::contract_tests!(
             @tests $port, $adapter,
             ($address) ($crate::contract::server(stringify!($server), concat!(stringify!($port), "/", stringify!($adapter))))
             $subject, [$($promise),+]
         );
+    };
+    ($port:ident, $adapter:ident, $subject:expr, [$($promise:ident),+ $(,)?]) => {
+        $crate::contract_tests!(@tests $port, $adapter, (_) (Some(())) $subject, [$($promise),+]);
     };
     (@tests $port:ident, $adapter:ident, ($address:pat) ($there:expr) $subject:expr, [$($promise:ident),+]) => {
         mod $adapter {
