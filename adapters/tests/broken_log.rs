@@ -61,8 +61,8 @@ enum Fault {
     EndsReaders,
     /// Batches have any size.
     GivesLargeBatches,
-    /// Appends record by record, with others in between.
-    MixesAppends,
+    /// Appends the records of one append in the wrong order.
+    TurnsAppends,
     /// Says one place too high.
     Misplaces,
     /// Does nothing at the first poll of an append.
@@ -97,8 +97,8 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::SkipsTrimmed, &["a_trim_under_a_reader_is_told", "reading_what_is_trimmed_is_gone"]),
     (Fault::EndsReaders, &["readers_follow"]),
     (Fault::GivesLargeBatches, &["batches_are_bounded"]),
-    (Fault::MixesAppends, &["concurrent_appends_do_not_mix"]),
-    (Fault::Misplaces, &["appends_are_contiguous"]),
+    (Fault::TurnsAppends, &["concurrent_appends_keep_their_order"]),
+    (Fault::Misplaces, &["places_are_counted_without_holes"]),
     (Fault::TakesLate, &["a_caller_keeps_its_order", "an_abandoned_append_stays"]),
     (Fault::RefusesButKeeps, &["overload_is_honest"]),
     (Fault::TakesTooMuch, &["limits_are_refused"]),
@@ -130,16 +130,10 @@ impl Broken {
         if self.has(Fault::TakesAnyPartition) { Partition(partition.0 % PARTITIONS) } else { partition }
     }
 
-    async fn append_in_parts(
-        &self,
-        partition: Partition,
-        records: Vec<Record>,
-        size: usize,
-    ) -> Result<Vec<Placed>, AppendError> {
+    async fn append_in_parts(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         let mut placed = Vec::new();
-        for part in records.chunks(size) {
+        for part in records.chunks(limits::APPEND_RECORDS_MAX) {
             placed.extend(self.log.append(partition, part.to_vec()).await?);
-            tokio::task::yield_now().await;
         }
         Ok(placed)
     }
@@ -192,9 +186,13 @@ impl Log for Broken {
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         let (partition, count) = (self.partition(partition), self.appends.fetch_add(1, Ordering::Relaxed));
         let mut placed = match self.fault {
-            Some(Fault::MixesAppends) => self.append_in_parts(partition, records, 1).await?,
+            Some(Fault::TurnsAppends) => {
+                let mut placed = self.log.append(partition, records.into_iter().rev().collect()).await?;
+                placed.reverse();
+                placed
+            }
             Some(Fault::TakesTooMuch) if records.len() > limits::APPEND_RECORDS_MAX => {
-                self.append_in_parts(partition, records, 1).await?
+                self.append_in_parts(partition, records).await?
             }
             Some(Fault::TakesLate) => {
                 tokio::task::yield_now().await;

@@ -81,9 +81,9 @@ contract_tests!(
     memory,
     Memory,
     [
-        appends_are_contiguous,
+        places_are_counted_without_holes,
         what_is_read_is_what_was_appended,
-        concurrent_appends_do_not_mix,
+        concurrent_appends_keep_their_order,
         a_caller_keeps_its_order,
         an_abandoned_append_stays,
         limits_are_refused,
@@ -112,9 +112,9 @@ contract_tests!(
     embedded,
     Embedded::new(),
     [
-        appends_are_contiguous,
+        places_are_counted_without_holes,
         what_is_read_is_what_was_appended,
-        concurrent_appends_do_not_mix,
+        concurrent_appends_keep_their_order,
         a_caller_keeps_its_order,
         an_abandoned_append_stays,
         limits_are_refused,

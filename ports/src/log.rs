@@ -25,7 +25,7 @@ pub struct Record {
 pub struct Stored {
     /// Its place in the partition.
     pub offset: Offset,
-    /// When the log took it, in microseconds; never falls within a partition.
+    /// When the log took it, in microseconds.
     pub time: LogTime,
     /// What was appended.
     pub record: Record,
@@ -43,10 +43,10 @@ pub struct Placed {
 /// Why an append did not say where it ended up.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It is not in the log and never will be.
+    /// Nothing of it is in the log or ever will be.
     #[error("append refused: {0}")]
     Refused(Error),
-    /// It may be in the log.
+    /// Any of its records may be in the log.
     #[error("append outcome unknown: {0}")]
     Unknown(Error),
 }
@@ -73,22 +73,24 @@ pub trait Log: Send + Sync {
     /// How many partitions there are, numbered from 0. It does not fall.
     fn partitions(&self) -> u16;
 
-    /// Appends all of `records` or none, contiguous and in order, and gives each its place and log time. No records: no
-    /// places.
+    /// Appends `records` in their order, those of others perhaps between them, and gives each its place and log time. No records:
+    /// no places. Places are counted without holes.
     /// Resolves when they would survive the death of this process (embedded: and a power cut).
     /// Concurrent callers may be joined into one write; two appends by one caller, the second polled after the first was
     /// polled, keep their order. Dropping the future after that first poll does not take the append back.
-    /// Log time never falls within a partition, not even across a restart.
-    /// `Refused`: not in the log and never will be (among them `TooLarge`: more than `limits::APPEND_RECORDS_MAX` records
-    /// or `APPEND_BYTES_MAX` bytes; `Unavailable`: an unknown partition, a full queue). `Unknown`: it may be.
+    /// Log time is not the caller's. It never falls within a partition, not even across a restart, while one machine gives it;
+    /// when another takes over (Kafka: a new leader) it may fall by as much as their clocks differ. So the fold keeps the
+    /// maximum as a row, and whoever else minds does as much.
+    /// `Refused`: none is in the log and none ever will be (among them `TooLarge`: more than `limits::APPEND_RECORDS_MAX`
+    /// records or `APPEND_BYTES_MAX` bytes; `Unavailable`: an unknown partition, a full queue). `Unknown`: any of them may be.
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError>;
 
     /// Every record from `from` on, in order, none twice, none left out, in batches of 1 to `limits::READ_RECORDS_MAX`
     /// records and at most `READ_BYTES_MAX` bytes (a larger record comes alone), then follows: it waits for new ones and
     /// never ends by itself. `from` beyond the end: waits.
     /// Never shows a record that is not durable. An error is the last item: `Gone { oldest }` when the next record is no
-    /// longer kept (also when it was trimmed under the reader), `Corrupt` naming the record, `Unavailable` for an unknown
-    /// partition, `Closed` after shutdown.
+    /// longer kept (also when it was trimmed under the reader), `Corrupt` naming the record or saying that what was read before
+    /// is not there any more, `Unavailable` for an unknown partition and while the log is away, `Closed` after shutdown.
     fn read(&self, partition: Partition, from: Offset) -> BoxStream<'static, Result<Vec<Stored>, Error>>;
 
     /// The records at `offsets` (rising, at most `limits::SEEK_MAX`, else `TooLarge`), in that order; one that is trimmed
