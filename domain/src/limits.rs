@@ -18,10 +18,29 @@ pub const GROUP_RECORDS_MAX: usize = 1_024;
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Bytes waiting for the log writer; more are refused.
 pub const APPEND_QUEUE_BYTES_MAX: usize = 8 * GROUP_BYTES_MAX;
-/// Records of a partition that the embedded log keeps in memory for readers that have caught up.
+/// Records of a partition that are kept in memory for readers that have caught up.
 pub const LOG_TAIL_RECORDS_MAX: usize = 4 * GROUP_RECORDS_MAX;
 /// Their bytes.
 pub const LOG_TAIL_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
+/// Their bytes in all partitions, about; each has an equal part.
+pub const LOG_TAILS_BYTES_MAX: usize = 4 * LOG_TAIL_BYTES_MAX;
+/// How long Kafka may take to acknowledge an append, in milliseconds; then its outcome is unknown. More than the death of one
+/// broker costs, so that nobody notices it.
+pub const KAFKA_APPEND_MS: u64 = 10_000;
+/// How long Kafka may take to answer anything else, in milliseconds; then it is unavailable.
+pub const KAFKA_REQUEST_MS: u64 = 5_000;
+/// Bytes of what Kafka takes as one message or batch: the largest append as one record, its key and its frame.
+pub const KAFKA_MESSAGE_BYTES_MAX: usize = APPEND_BYTES_MAX + (64 << 10);
+/// Bytes of a message beside those of its record and key, about.
+pub const KAFKA_MESSAGE_OVERHEAD: usize = 128;
+/// Consumers that read old ranges of a Kafka log, each one range at a time; whoever comes later waits for his turn.
+pub const KAFKA_READS_MAX: usize = 4;
+/// Bytes that one of them fetches ahead of what is asked for.
+pub const KAFKA_READ_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// Bytes that wait in the consumer that follows partitions for their tails.
+pub const KAFKA_FOLLOW_BYTES_MAX: usize = 16 << 20;
+/// Characters of a topic's prefix: Kafka allows 249 in all.
+pub const KAFKA_PREFIX_CHARS_MAX: usize = 200;
 /// Reads that wait for a reader thread of the embedded log; whoever comes later waits to get in.
 pub const LOG_READS_WAITING_MAX: usize = 64;
 /// Pages of the embedded log's write-ahead log (32 MiB) beyond which the writer moves them itself: only while nobody writes

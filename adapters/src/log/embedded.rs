@@ -41,7 +41,7 @@ use readers::Readers;
 use shared::{Operation, Shared};
 use writer::Writer;
 
-use super::tail;
+use super::{OnFatal, tail};
 
 /// Why a log could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +78,6 @@ pub enum OpenError {
     #[error("open the log: {0}")]
     Io(#[from] io::Error),
 }
-
-/// Called once, by the thread that met it, when the log can no longer vouch for what it writes. The process must not go on.
-pub type OnFatal = Box<dyn FnOnce(&Error) + Send>;
 
 /// The log in a file. Dropping it waits until the queue is written, as `close` does.
 pub struct EmbeddedLog {

@@ -1,5 +1,10 @@
 //! The newest records of each partition in memory, and the readers that follow them. Where a reader finds what is not in
 //! memory is for the adapter to say.
+//!
+//! ```text
+//!   oldest ......... start ............ end
+//!   | kept           | in memory        | what comes is put here while the partition is followed
+//! ```
 
 use std::{
     collections::VecDeque,
@@ -45,9 +50,13 @@ pub(super) trait Tailed: Send + Sync + 'static {
 /// The tails of all partitions.
 pub(super) struct Tails {
     tails: Vec<(Mutex<Tail>, watch::Sender<()>)>,
+    bytes_max: usize,
     ended: Mutex<Option<Error>>,
+    /// How often all readers were interrupted, and why the last time.
+    interrupted: Mutex<(u64, Option<Error>)>,
 }
 
+#[derive(Default)]
 struct Tail {
     oldest: Offset,
     end: Offset,
@@ -55,6 +64,20 @@ struct Tail {
     batches: VecDeque<Arc<[Stored]>>,
     records: usize,
     bytes: usize,
+    followed: bool,
+    /// How often it began to be followed.
+    begun: u64,
+}
+
+/// A partition that is followed.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Followed {
+    pub(super) partition: Partition,
+    /// Which time: what was followed before may have come from elsewhere.
+    pub(super) begun: u64,
+    /// Where it goes on.
+    pub(super) end: Offset,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,12 +85,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tails {
-    /// Empty ones, of partitions that stand at these bounds.
+    /// Empty ones, of partitions that stand at these bounds and are followed for ever.
     pub(super) fn new(bounds: impl IntoIterator<Item = (Offset, Offset)>) -> Self {
-        let tail = |(oldest, end)| {
-            (Mutex::new(Tail { oldest, end, batches: VecDeque::new(), records: 0, bytes: 0 }), watch::Sender::new(()))
-        };
-        Self { tails: bounds.into_iter().map(tail).collect(), ended: Mutex::default() }
+        let tail = |(oldest, end)| Tail { oldest, end, followed: true, ..Tail::default() };
+        Self::of(bounds.into_iter().map(tail))
+    }
+
+    fn of(tails: impl Iterator<Item = Tail>) -> Self {
+        let tails: Vec<_> = tails.map(|tail| (Mutex::new(tail), watch::Sender::new(()))).collect();
+        let bytes_max = limits::LOG_TAIL_BYTES_MAX.min(limits::LOG_TAILS_BYTES_MAX / tails.len().max(1));
+        Self { tails, bytes_max, ended: Mutex::default(), interrupted: Mutex::default() }
     }
 
     pub(super) fn partitions(&self) -> u16 {
@@ -78,16 +105,20 @@ impl Tails {
         &self.tails[usize::from(partition.0)]
     }
 
-    /// Ends every reader that has caught up, with `error` unless there was another.
-    pub(super) fn end(&self, error: Error) {
-        lock(&self.ended).get_or_insert(error);
+    fn wake_all(&self) {
         for (_, changed) in &self.tails {
             changed.send_replace(());
         }
     }
 
+    /// Ends every reader that has caught up, with `error` unless there was another.
+    pub(super) fn end(&self, error: Error) {
+        lock(&self.ended).get_or_insert(error);
+        self.wake_all();
+    }
+
     /// Why there will be nothing more to read.
-    fn ended(&self) -> Option<Error> {
+    pub(super) fn ended(&self) -> Option<Error> {
         lock(&self.ended).clone()
     }
 
@@ -100,14 +131,20 @@ impl Tails {
     /// Shows durable records, which continue `end`, to everyone.
     pub(super) fn publish(&self, partition: Partition, batch: Arc<[Stored]>) {
         let (tail, changed) = self.tail(partition);
-        lock(tail).push(batch);
+        lock(tail).push(batch, self.bytes_max);
         changed.send_replace(());
     }
 
-    /// Forgets what is before `oldest`. Called before it is deleted.
+    /// Forgets what is before `oldest`.
     pub(super) fn forget(&self, partition: Partition, oldest: Offset) {
         let (tail, changed) = self.tail(partition);
-        lock(tail).oldest = oldest;
+        {
+            let mut tail = lock(tail);
+            if oldest <= tail.oldest {
+                return;
+            }
+            tail.oldest = oldest;
+        }
         changed.send_replace(());
     }
 
@@ -116,11 +153,11 @@ impl Tails {
         if next < tail.oldest {
             return Look::Gone { oldest: tail.oldest };
         }
+        if !tail.followed || next < tail.start() {
+            return Look::Behind;
+        }
         if next >= tail.end {
             return Look::Nothing;
-        }
-        if next < tail.start() {
-            return Look::Behind;
         }
         let first = tail.batches.partition_point(|batch| batch[0].offset <= next) - 1;
         let (mut found, mut records) = (Vec::new(), 0);
@@ -142,19 +179,123 @@ impl Tail {
         self.batches.front().map_or(self.end, |batch| batch[0].offset)
     }
 
-    fn push(&mut self, batch: Arc<[Stored]>) {
+    fn push(&mut self, batch: Arc<[Stored]>, bytes_max: usize) {
         assert_eq!(batch[0].offset, self.end, "a tail has no holes");
         self.end = Offset(self.end.0 + batch.len() as u64);
         self.records += batch.len();
         self.bytes += weight(&batch);
         self.batches.push_back(batch);
-        while self.batches.len() > 1
-            && (self.records > limits::LOG_TAIL_RECORDS_MAX || self.bytes > limits::LOG_TAIL_BYTES_MAX)
-        {
+        while self.batches.len() > 1 && (self.records > limits::LOG_TAIL_RECORDS_MAX || self.bytes > bytes_max) {
             let Some(oldest) = self.batches.pop_front() else { break };
             self.records -= oldest.len();
             self.bytes -= weight(&oldest);
         }
+    }
+}
+
+/// What is followed only while somebody reads it.
+#[cfg(feature = "cluster")]
+impl Tails {
+    /// Empty ones of partitions that nobody follows yet.
+    pub(super) fn idle(partitions: u16) -> Self {
+        Self::of((0..partitions).map(|_| Tail::default()))
+    }
+
+    /// Takes what comes from `from` on, unless it is followed already.
+    pub(super) fn follow(&self, partition: Partition, from: Offset) {
+        let mut tail = lock(&self.tail(partition).0);
+        if !tail.followed {
+            let (oldest, begun) = (tail.oldest, tail.begun + 1);
+            *tail = Tail { oldest, end: from, followed: true, begun, ..Tail::default() };
+        }
+    }
+
+    /// Forgets what was followed, if it still is what was seen: whoever waits looks again.
+    pub(super) fn unfollow(&self, seen: Followed) {
+        let (tail, changed) = self.tail(seen.partition);
+        {
+            let mut tail = lock(tail);
+            if !tail.followed || tail.begun != seen.begun {
+                return;
+            }
+            tail.leave();
+        }
+        changed.send_replace(());
+    }
+
+    /// The same, if nobody reads it.
+    pub(super) fn unfollow_idle(&self, seen: Followed) -> bool {
+        let (tail, changed) = self.tail(seen.partition);
+        let mut tail = lock(tail);
+        // A reader is counted before it looks, and looks under the lock.
+        let idle = changed.receiver_count() == 0;
+        if idle {
+            tail.leave();
+        }
+        idle
+    }
+
+    /// What is followed.
+    pub(super) fn followed(&self) -> Vec<Followed> {
+        let followed = |(partition, (tail, _)): (Partition, &(Mutex<Tail>, _))| {
+            let tail = lock(tail);
+            tail.followed.then_some(Followed { partition, begun: tail.begun, end: tail.end })
+        };
+        (0..).map(Partition).zip(&self.tails).filter_map(followed).collect()
+    }
+
+    /// Shows records that came; what is known already is left out. `false`: there is a hole before or between them, so the
+    /// partition is not followed any more, and whoever waits finds out why.
+    pub(super) fn offer(&self, partition: Partition, mut batch: Vec<Stored>) -> bool {
+        let (tail, changed) = self.tail(partition);
+        let straight = {
+            let mut tail = lock(tail);
+            batch.retain(|stored| stored.offset >= tail.end);
+            if batch.is_empty() || !tail.followed {
+                return true;
+            }
+            let straight = (tail.end.0..).zip(&batch).all(|(offset, stored)| stored.offset.0 == offset);
+            if straight {
+                tail.push(batch.into(), self.bytes_max);
+            } else {
+                tail.leave();
+            }
+            straight
+        };
+        changed.send_replace(());
+        straight
+    }
+
+    /// The first offset kept, as far as it is known.
+    pub(super) fn oldest(&self, partition: Partition) -> Offset {
+        lock(&self.tail(partition).0).oldest
+    }
+
+    /// The record at `offset`, if it is in memory.
+    pub(super) fn at(&self, partition: Partition, offset: Offset) -> Option<Stored> {
+        let tail = lock(&self.tail(partition).0);
+        let after = tail.batches.partition_point(|batch| batch[0].offset <= offset);
+        let batch = tail.batches.get(after.checked_sub(1)?)?;
+        batch.get(usize::try_from(offset.0 - batch[0].offset.0).ok()?).cloned()
+    }
+
+    /// Ends every reader that there is; those that begin later are not concerned.
+    pub(super) fn interrupt(&self, error: Error) {
+        for seen in self.followed() {
+            self.unfollow(seen);
+        }
+        {
+            let mut interrupted = lock(&self.interrupted);
+            *interrupted = (interrupted.0 + 1, Some(error));
+        }
+        self.wake_all();
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl Tail {
+    fn leave(&mut self) {
+        *self = Self { oldest: self.oldest, end: self.end, begun: self.begun, ..Self::default() };
     }
 }
 
@@ -169,7 +310,8 @@ pub(super) fn read(
     from: Offset,
 ) -> BoxStream<'static, Result<Vec<Stored>, Error>> {
     let changed = log.tails().tail(partition).1.subscribe();
-    let reader = Reader { log, changed, partition, next: from };
+    let round = lock(&log.tails().interrupted).0;
+    let reader = Reader { log, changed, round, partition, next: from };
     stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.next().await {
@@ -184,6 +326,8 @@ pub(super) fn read(
 struct Reader<L> {
     log: Arc<L>,
     changed: watch::Receiver<()>,
+    /// How often readers had been interrupted when it began.
+    round: u64,
     partition: Partition,
     next: Offset,
 }
@@ -196,6 +340,11 @@ impl<L: Tailed> Reader<L> {
             // Seen before looking: what comes between looking and waiting ends the wait.
             self.changed.borrow_and_update();
             let ended = tails.ended();
+            if let (round, Some(error)) = &*lock(&tails.interrupted)
+                && *round != self.round
+            {
+                return Err(error.clone());
+            }
             match tails.look(self.partition, self.next) {
                 Look::Gone { oldest } => return Err(Error::Gone { oldest }),
                 Look::Memory(batches) => {

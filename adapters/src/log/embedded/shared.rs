@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
+        Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -20,8 +20,8 @@ use ringforge_ports::{
 };
 use tokio::sync::oneshot;
 
-use super::{OnFatal, file::State};
-use crate::log::tail::Tails;
+use super::file::State;
+use crate::log::{OnFatal, tail::Tails};
 
 /// How long a group waits for more.
 const GATHER: Duration = Duration::from_millis(1);

@@ -1,0 +1,290 @@
+//! How Kafka's clients are set, and what becomes of what they say. Nothing else sets anything.
+
+use std::{
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use ringforge_domain::limits;
+use ringforge_ports::{Error, names};
+use tokio::sync::watch;
+
+use super::OpenError;
+use crate::log::OnFatal;
+
+/// How a Kafka cluster is reached, and which of its topics are meant.
+#[derive(Clone)]
+pub struct Cluster {
+    /// `host:port` of one broker or more, separated by commas.
+    pub servers: String,
+    /// What the topics' names begin with.
+    pub prefix: String,
+    /// Settings of the client library for TLS and SASL: `security.protocol`, `ssl.*`, `sasl.*`.
+    pub security: Vec<(String, String)>,
+    /// How long an append may take before its outcome is unknown.
+    pub append_timeout: Duration,
+    /// How long anything else may take.
+    pub request_timeout: Duration,
+}
+
+impl Cluster {
+    /// The cluster at `kafka://HOST:PORT,HOST:PORT/PREFIX`; the prefix may be left out.
+    ///
+    /// # Errors
+    /// It is no such address.
+    pub fn at(url: &str) -> Result<Self, OpenError> {
+        let wrong = |what: &str| OpenError::Address { url: url.to_owned(), what: what.to_owned() };
+        let rest = url.strip_prefix("kafka://").ok_or_else(|| wrong("it does not begin with kafka://"))?;
+        let (servers, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let server = |server: &str| {
+            let parts = server.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            parts.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        };
+        if !servers.split(',').all(server) {
+            return Err(wrong("a broker is named as HOST:PORT"));
+        }
+        let prefix = if prefix.is_empty() { names::TOPIC_PREFIX } else { prefix };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if !prefix.chars().all(allowed) || prefix.len() > limits::KAFKA_PREFIX_CHARS_MAX {
+            return Err(wrong("a topic's name has letters, digits, `.`, `_`, `-`, and is short"));
+        }
+        Ok(Self {
+            servers: servers.to_owned(),
+            prefix: prefix.to_owned(),
+            security: Vec::new(),
+            append_timeout: Duration::from_millis(limits::KAFKA_APPEND_MS),
+            request_timeout: Duration::from_millis(limits::KAFKA_REQUEST_MS),
+        })
+    }
+
+    /// What all clients have in common.
+    pub(super) fn client(&self) -> ClientConfig {
+        let request_ms = self.request_timeout.as_millis().to_string();
+        let mut config = ClientConfig::new();
+        config.extend(self.security.iter().cloned());
+        config
+            .set("bootstrap.servers", &self.servers)
+            .set("client.id", &self.prefix)
+            .set("allow.auto.create.topics", "false")
+            .set("message.max.bytes", limits::KAFKA_MESSAGE_BYTES_MAX.to_string())
+            // A connection that is half open is noticed, and a broker that is back is found again at once.
+            .set("socket.timeout.ms", &request_ms)
+            .set("socket.connection.setup.timeout.ms", &request_ms)
+            .set("socket.keepalive.enable", "true")
+            .set("reconnect.backoff.max.ms", "1000")
+            // Else a topic that is not there is waited for half a minute.
+            .set("topic.metadata.propagation.max.ms", "2000")
+            .set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("max.in.flight.requests.per.connection", "5")
+            // The price is per request and partition: half a millisecond joins what comes at once.
+            .set("linger.ms", "0.5")
+            .set("message.timeout.ms", self.append_timeout.as_millis().to_string())
+            // Our own bounds are met first: see `Producer`.
+            .set("queue.buffering.max.messages", (2 * limits::APPEND_QUEUE_MAX).to_string())
+            .set("queue.buffering.max.kbytes", (2 * limits::APPEND_QUEUE_BYTES_MAX / 1024).to_string())
+            // Says when the producer has its id, and otherwise next to nothing.
+            .set("debug", "eos")
+            .set_log_level(RDKafkaLogLevel::Debug);
+        config
+    }
+
+    fn consumer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            // Without one nothing can be assigned. No offset is ever committed, and no group joined.
+            .set("group.id", &self.prefix)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("check.crcs", "true")
+            .set("fetch.min.bytes", "1")
+            .set("fetch.queue.backoff.ms", "10");
+        config
+    }
+
+    /// The one that follows partitions. What it waits for wakes it, but another partition is taken up only between two waits.
+    pub(super) fn follower(&self) -> ClientConfig {
+        let mut config = self.consumer();
+        config
+            .set("fetch.wait.max.ms", "100")
+            .set("queued.max.messages.kbytes", (limits::KAFKA_FOLLOW_BYTES_MAX / 1024).to_string());
+        config
+    }
+
+    /// One that reads old ranges. What it reads is there, so it waits for nothing; and it is soon sent elsewhere, so it fetches
+    /// little ahead.
+    pub(super) fn history(&self) -> ClientConfig {
+        let mut config = self.consumer();
+        config
+            .set("fetch.wait.max.ms", "10")
+            .set("fetch.message.max.bytes", (limits::KAFKA_READ_AHEAD_BYTES_MAX / 4).to_string())
+            .set("queued.max.messages.kbytes", (limits::KAFKA_READ_AHEAD_BYTES_MAX / 1024).to_string());
+        config
+    }
+}
+
+/// What the clients of one log tell it.
+pub(super) struct Voice {
+    /// Whether the producer has its id: until then nothing is sent.
+    warm: watch::Sender<bool>,
+    /// Why nothing is appended any more.
+    stopped: OnceLock<Error>,
+    on_fatal: Mutex<Option<OnFatal>>,
+}
+
+impl Voice {
+    pub(super) fn new(on_fatal: OnFatal) -> Self {
+        Self { warm: watch::Sender::new(false), stopped: OnceLock::new(), on_fatal: Mutex::new(Some(on_fatal)) }
+    }
+
+    /// Waits until the producer has its id.
+    pub(super) async fn warm(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.warm.subscribe().wait_for(|warm| *warm).await;
+    }
+
+    /// Says that nothing is appended any more.
+    pub(super) fn stop(&self, error: Error) {
+        let _ = self.stopped.set(error);
+    }
+
+    pub(super) fn stopped(&self) -> Option<&Error> {
+        self.stopped.get()
+    }
+
+    /// A producer that is dead for good must not look alive: the process is told, once, that it must not go on.
+    fn fatal(&self, reason: &str) {
+        let error = Error::Unavailable(format!("the Kafka producer is dead: {reason}"));
+        tracing::error!("{error}");
+        self.stop(error.clone());
+        let hook = self.on_fatal.lock().expect("no panic while the lock is held").take();
+        if let Some(hook) = hook {
+            hook(&error);
+        }
+    }
+}
+
+/// What is said is traced; nothing of it needs someone to act, so nothing is an error.
+fn trace(level: RDKafkaLogLevel, about: &str, line: &str) {
+    match level {
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::debug!("kafka: {about}: {line}"),
+        RDKafkaLogLevel::Debug => tracing::trace!("kafka: {about}: {line}"),
+        _ => tracing::warn!("kafka: {about}: {line}"),
+    }
+}
+
+impl ClientContext for Voice {
+    fn log(&self, level: RDKafkaLogLevel, about: &str, line: &str) {
+        if about == "IDEMPSTATE" && line.ends_with("-> Assigned") {
+            self.warm.send_replace(true);
+        }
+        trace(level, about, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error {
+            KafkaError::Global(RDKafkaErrorCode::Fatal) => self.fatal(reason),
+            error => tracing::warn!("kafka: {error}: {reason}"),
+        }
+    }
+}
+
+/// The same for a client on which no append depends.
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, about: &str, line: &str) {
+        trace(level, about, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!("kafka: {error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the library takes for its settings, defaults included.
+    #[track_caller]
+    fn has(config: &ClientConfig, settings: &[(&str, &str)]) {
+        let native = config.create_native_config().expect("the library takes it");
+        for (name, value) in settings {
+            let set = native.get(name).expect("it is a setting");
+            assert_eq!(set.trim_end_matches('\0'), *value, "{name}");
+        }
+    }
+
+    fn cluster() -> Cluster {
+        Cluster::at("kafka://one:9092,two:9092").expect("an address")
+    }
+
+    #[test]
+    fn producers_lose_nothing_and_keep_the_order() {
+        let settings = [
+            ("enable.idempotence", "true"),
+            ("acks", "-1"),
+            ("max.in.flight.requests.per.connection", "5"),
+            ("enable.gapless.guarantee", "false"),
+            ("message.timeout.ms", "10000"),
+            ("linger.ms", "0.5"),
+            ("allow.auto.create.topics", "false"),
+            ("message.max.bytes", "8454144"),
+            ("queue.buffering.max.messages", "16384"),
+            ("queue.buffering.max.kbytes", "131072"),
+            ("topic.metadata.propagation.max.ms", "2000"),
+            ("socket.keepalive.enable", "true"),
+        ];
+        has(&cluster().producer(), &settings);
+    }
+
+    #[test]
+    fn consumers_skip_nothing_and_commit_nothing() {
+        let settings = [
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("allow.auto.create.topics", "false"),
+            ("isolation.level", "read_committed"),
+            ("check.crcs", "true"),
+            ("enable.partition.eof", "false"),
+            ("fetch.min.bytes", "1"),
+        ];
+        for config in [cluster().follower(), cluster().history()] {
+            has(&config, &settings);
+        }
+        has(&cluster().history(), &[("queued.max.messages.kbytes", "1024"), ("fetch.message.max.bytes", "262144")]);
+        has(&cluster().follower(), &[("queued.max.messages.kbytes", "16384"), ("fetch.wait.max.ms", "100")]);
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        let read = |url: &str| Cluster::at(url).map(|cluster| (cluster.servers, cluster.prefix)).ok();
+        assert_eq!(read("kafka://a:1"), Some(("a:1".into(), names::TOPIC_PREFIX.into())));
+        assert_eq!(read("kafka://a:1,[::1]:2/mesh-2"), Some(("a:1,[::1]:2".into(), "mesh-2".into())));
+        for wrong in
+            ["redis://a:1", "kafka://", "kafka://a", "kafka://:1", "kafka://a:1,", "kafka://a:1/x/y", "kafka://a:1/ä"]
+        {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

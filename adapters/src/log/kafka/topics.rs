@@ -1,0 +1,344 @@
+//! The two topics of a log: making them, finding them, and what may be wrong with them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
+    config::FromClientConfigAndContext,
+    error::{KafkaResult, RDKafkaErrorCode},
+    metadata::Metadata,
+    topic_partition_list::TopicPartitionList,
+};
+use ringforge_domain::{
+    limits,
+    position::{Generation, Partition},
+};
+use ringforge_ports::names;
+
+use super::{
+    OpenError,
+    detached::Detached,
+    settings::{Cluster, Quiet},
+};
+
+/// What is asked of the topics.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Partitions of the pool.
+    pub pool_partitions: u16,
+    /// Brokers that keep each record.
+    pub replication: u16,
+    /// How many of them must have it before it is acknowledged.
+    pub min_insync_replicas: u16,
+}
+
+/// Settings of a topic that must be so, and what would happen otherwise.
+const SETTINGS: [(&str, &str, &str); 5] = [
+    ("message.timestamp.type", "LogAppendTime", "the clock of whoever appends would decide what expires"),
+    ("retention.ms", "-1", "Kafka would delete what is still needed"),
+    ("retention.bytes", "-1", "Kafka would delete what is still needed"),
+    ("cleanup.policy", "delete", "compaction would leave holes in the log"),
+    ("unclean.leader.election.enable", "false", "a broker that lacks acknowledged records could become leader"),
+];
+const MIN_INSYNC: &str = "min.insync.replicas";
+const MESSAGE_BYTES: &str = "max.message.bytes";
+const AUTO_CREATE: &str = "auto.create.topics.enable";
+/// How often it is looked whether new topics are there.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The topics of an open log.
+pub(super) struct Topics {
+    pub(super) generation: Generation,
+    directory: String,
+    pool: String,
+    pool_partitions: u16,
+}
+
+impl Topics {
+    /// Partitions in all.
+    pub(super) fn partitions(&self) -> u16 {
+        1 + self.pool_partitions
+    }
+
+    /// Topic and number of a partition that there is.
+    pub(super) fn place(&self, partition: Partition) -> (&str, i32) {
+        match partition {
+            Partition::DIRECTORY => (&self.directory, 0),
+            Partition(number) => (&self.pool, i32::from(number) - 1),
+        }
+    }
+
+    /// The partition that has this place.
+    pub(super) fn partition(&self, topic: &str, number: i32) -> Option<Partition> {
+        if topic == self.directory {
+            return (number == 0).then_some(Partition::DIRECTORY);
+        }
+        let partition = u16::try_from(number).ok()?.checked_add(1)?;
+        (topic == self.pool && partition <= self.pool_partitions).then_some(Partition(partition))
+    }
+}
+
+/// What there is of a topic.
+#[derive(Clone, Default)]
+struct Seen {
+    partitions: usize,
+    /// Those that have a leader.
+    led: usize,
+    /// Replicas of the partition that has the fewest.
+    replication: usize,
+}
+
+/// The topics of one generation, by name.
+type Found = BTreeMap<String, Seen>;
+
+/// What metadata say of the topics under a prefix, by generation.
+fn found(metadata: &Metadata, prefix: &str) -> BTreeMap<Generation, Found> {
+    let mut found: BTreeMap<Generation, Found> = BTreeMap::new();
+    for topic in metadata.topics() {
+        if let Some(generation) = names::topic_generation(prefix, topic.name()) {
+            let partitions = topic.partitions();
+            let seen = Seen {
+                partitions: partitions.len(),
+                led: partitions.iter().filter(|partition| partition.leader() >= 0).count(),
+                replication: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
+            };
+            found.entry(generation).or_default().insert(topic.name().to_owned(), seen);
+        }
+    }
+    found
+}
+
+/// The one generation there is.
+fn only(prefix: &str, mut found: BTreeMap<Generation, Found>) -> Result<Option<(Generation, Found)>, OpenError> {
+    if found.len() > 1 {
+        let generations = found.keys().map(|generation| format!("{:08x}", generation.0)).collect::<Vec<_>>().join(", ");
+        return Err(OpenError::SeveralGenerations { prefix: prefix.to_owned(), generations });
+    }
+    Ok(found.pop_first())
+}
+
+/// The topics of the one generation under a prefix.
+pub(super) fn find(metadata: &Metadata, prefix: &str) -> Result<Topics, OpenError> {
+    let none = || OpenError::NoTopics { prefix: prefix.to_owned() };
+    let (generation, found) = only(prefix, found(metadata, prefix))?.ok_or_else(none)?;
+    let (directory, pool) = (names::directory_topic(prefix, generation), names::pool_topic(prefix, generation));
+    for topic in [&directory, &pool] {
+        if found.get(topic).is_none_or(|seen| seen.partitions == 0) {
+            return Err(OpenError::NoTopic { topic: topic.clone() });
+        }
+    }
+    // More than a `Partition` can count are not used.
+    let pool_partitions = u16::try_from(found[&pool].partitions).unwrap_or(u16::MAX).min(u16::MAX - 1);
+    Ok(Topics { generation, directory, pool, pool_partitions })
+}
+
+/// Makes what is missing of the topics: a log that is there keeps its generation, a new one gets `drawn`. A pool may grow.
+///
+/// # Errors
+/// The cluster is away, refuses, or has several generations.
+pub async fn create(cluster: &Cluster, shape: &Shape, drawn: Generation) -> Result<Generation, OpenError> {
+    let admin = Admin::connect(cluster)?;
+    let (generation, found) = only(&cluster.prefix, admin.found().await?)?.unwrap_or((drawn, Found::new()));
+    let directory = names::directory_topic(&cluster.prefix, generation);
+    let pool = names::pool_topic(&cluster.prefix, generation);
+    let wanted = [(&directory, 1), (&pool, shape.pool_partitions)];
+    for (topic, partitions) in wanted {
+        match found.get(topic).map(|seen| seen.partitions) {
+            None => admin.create(topic, partitions, shape).await?,
+            Some(have) if have < usize::from(partitions) => admin.grow(topic, partitions).await?,
+            Some(_) => {}
+        }
+    }
+    let there = |found: &BTreeMap<Generation, Found>| {
+        let found = found.get(&generation);
+        wanted.iter().all(|(topic, partitions)| {
+            found.and_then(|found| found.get(*topic)).is_some_and(|seen| seen.led >= usize::from(*partitions))
+        })
+    };
+    let wait = async {
+        while !there(&admin.found().await?) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(generation)
+    };
+    let late = |_| OpenError::Refused { what: "make the topics: they are not there yet, though they were made".into() };
+    tokio::time::timeout(cluster.request_timeout, wait).await.map_err(late)?
+}
+
+/// What is wrong with the topics and the brokers' settings, one sentence each that names the setting and the fix.
+///
+/// # Errors
+/// The cluster is away or does not tell.
+pub async fn check(cluster: &Cluster, shape: &Shape) -> Result<Vec<String>, OpenError> {
+    let admin = Admin::connect(cluster)?;
+    let (generation, found) = match only(&cluster.prefix, admin.found().await?) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(vec![OpenError::NoTopics { prefix: cluster.prefix.clone() }.to_string()]),
+        Err(several) => return Ok(vec![several.to_string()]),
+    };
+    let mut wrong = Vec::new();
+    let directory = names::directory_topic(&cluster.prefix, generation);
+    let pool = names::pool_topic(&cluster.prefix, generation);
+    for (topic, partitions) in [(directory, 1), (pool, shape.pool_partitions)] {
+        let Some(seen) = found.get(&topic) else {
+            wrong.push(OpenError::NoTopic { topic }.to_string());
+            continue;
+        };
+        wrong.extend(check_partitions(&topic, seen, partitions, shape));
+        let settings = admin.settings(&ResourceSpecifier::Topic(&topic)).await?;
+        wrong.extend(check_settings(&topic, &settings, shape));
+    }
+    let broker = admin.settings(&ResourceSpecifier::Broker(admin.broker().await?)).await?;
+    if value(&broker, AUTO_CREATE) == "true" {
+        wrong.push(format!(
+            "The brokers have {AUTO_CREATE}=true: a name that was mistyped would become an empty log. Set it to false."
+        ));
+    }
+    Ok(wrong)
+}
+
+fn check_partitions(topic: &str, seen: &Seen, partitions: u16, shape: &Shape) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if seen.partitions < usize::from(partitions) {
+        wrong.push(format!(
+            "The topic {topic} has {} partitions, not {partitions}. `ringforge topics create` adds what is missing.",
+            seen.partitions
+        ));
+    }
+    if seen.led < seen.partitions {
+        wrong.push(format!(
+            "{} partitions of the topic {topic} have no leader. Start the brokers that keep them.",
+            seen.partitions - seen.led
+        ));
+    }
+    let fewest = seen.replication;
+    if fewest < usize::from(shape.replication) {
+        wrong.push(format!(
+            "The topic {topic} has a replication factor of {fewest}, not {}. Reassign its partitions to more brokers.",
+            shape.replication
+        ));
+    }
+    let insync = usize::from(shape.min_insync_replicas);
+    if fewest > 1 && insync >= fewest {
+        wrong.push(format!(
+            "{MIN_INSYNC}={insync} with a replication factor of {fewest} on {topic} stops every append when one broker is away. \
+             Set it to {}.",
+            fewest - 1
+        ));
+    }
+    wrong
+}
+
+fn check_settings(topic: &str, settings: &ConfigResource, shape: &Shape) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut is = |name: &str, have: &str, want: &str, why: &str| {
+        wrong.push(format!("The topic {topic} has {name}={have}: {why}. Set it to {want}."));
+    };
+    for (name, want, why) in SETTINGS {
+        let have = value(settings, name);
+        if have != want {
+            is(name, have, want, why);
+        }
+    }
+    let insync = shape.min_insync_replicas.to_string();
+    if value(settings, MIN_INSYNC) != insync {
+        let why = "an acknowledged record would be on another number of brokers than was asked for";
+        is(MIN_INSYNC, value(settings, MIN_INSYNC), &insync, why);
+    }
+    let bytes = value(settings, MESSAGE_BYTES);
+    if bytes.parse::<usize>().is_ok_and(|bytes| bytes < limits::KAFKA_MESSAGE_BYTES_MAX) {
+        is(MESSAGE_BYTES, bytes, &limits::KAFKA_MESSAGE_BYTES_MAX.to_string(), "the largest appends would be refused");
+    }
+    wrong
+}
+
+fn value<'a>(settings: &'a ConfigResource, name: &str) -> &'a str {
+    settings.get(name).and_then(|entry| entry.value.as_deref()).unwrap_or("nothing")
+}
+
+/// A client for what concerns whole topics.
+pub(super) struct Admin {
+    client: Arc<Detached<AdminClient<Quiet>>>,
+    cluster: Cluster,
+}
+
+impl Admin {
+    pub(super) fn connect(cluster: &Cluster) -> Result<Self, OpenError> {
+        let client = AdminClient::from_config_and_context(&cluster.client(), Quiet);
+        let client = client.map_err(|error| OpenError::Refused { what: format!("set up a client: {error}") })?;
+        Ok(Self { client: Arc::new(Detached::new(client)), cluster: cluster.clone() })
+    }
+
+    fn options(&self) -> AdminOptions {
+        let timeout = Some(self.cluster.request_timeout);
+        AdminOptions::new().request_timeout(timeout).operation_timeout(timeout)
+    }
+
+    async fn metadata<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Metadata) -> T + Send + 'static,
+    ) -> Result<T, OpenError> {
+        let (client, cluster) = (Arc::clone(&self.client), self.cluster.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            let metadata = client.inner().fetch_metadata(None, cluster.request_timeout);
+            metadata.map(|metadata| read(&metadata)).map_err(|error| OpenError::unreachable(&cluster, &error))
+        });
+        asked.await.map_err(|error| OpenError::Refused { what: format!("ask for the topics: {error}") })?
+    }
+
+    async fn found(&self) -> Result<BTreeMap<Generation, Found>, OpenError> {
+        let prefix = self.cluster.prefix.clone();
+        self.metadata(move |metadata| found(metadata, &prefix)).await
+    }
+
+    /// A broker.
+    async fn broker(&self) -> Result<i32, OpenError> {
+        self.metadata(|metadata| metadata.brokers().first().map_or(0, |broker| broker.id())).await
+    }
+
+    async fn settings(&self, of: &ResourceSpecifier<'_>) -> Result<ConfigResource, OpenError> {
+        let refused = |what: String| OpenError::Refused { what: format!("describe {of:?}: {what}") };
+        let described = self.client.describe_configs([of], &self.options()).await;
+        let described = described.map_err(|error| refused(error.to_string()))?;
+        let one = described.into_iter().next().ok_or_else(|| refused("no answer".into()))?;
+        one.map_err(|code| refused(code.to_string()))
+    }
+
+    async fn create(&self, topic: &str, partitions: u16, shape: &Shape) -> Result<(), OpenError> {
+        let (insync, bytes) = (shape.min_insync_replicas.to_string(), limits::KAFKA_MESSAGE_BYTES_MAX.to_string());
+        let replication = TopicReplication::Fixed(i32::from(shape.replication));
+        let mut new = NewTopic::new(topic, i32::from(partitions), replication);
+        for (name, value, _) in SETTINGS {
+            new = new.set(name, value);
+        }
+        new = new.set(MIN_INSYNC, &insync).set(MESSAGE_BYTES, &bytes);
+        one_of("create", topic, self.client.create_topics([&new], &self.options()).await)
+    }
+
+    async fn grow(&self, topic: &str, partitions: u16) -> Result<(), OpenError> {
+        let more = NewPartitions::new(topic, usize::from(partitions));
+        one_of("add partitions to", topic, self.client.create_partitions([&more], &self.options()).await)
+    }
+
+    /// Deletes what is before the offsets.
+    pub(super) async fn delete_records(&self, before: &TopicPartitionList) -> KafkaResult<()> {
+        let done = self.client.delete_records(before, &self.options()).await?;
+        done.elements().iter().try_for_each(|partition| partition.error())
+    }
+}
+
+/// What came of the one topic that was asked for. Whoever else made it first made it well.
+fn one_of(
+    doing: &str,
+    topic: &str,
+    answer: KafkaResult<Vec<Result<String, (String, RDKafkaErrorCode)>>>,
+) -> Result<(), OpenError> {
+    let refused = |what: String| OpenError::Refused { what: format!("{doing} the topic {topic}: {what}") };
+    for one in answer.map_err(|error| refused(error.to_string()))? {
+        match one {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => return Err(refused(code.to_string())),
+        }
+    }
+    Ok(())
+}
