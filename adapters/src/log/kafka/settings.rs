@@ -132,8 +132,8 @@ impl Cluster {
     pub(super) fn history(&self) -> ClientConfig {
         let mut config = self.consumer();
         config
-            .set("fetch.wait.max.ms", "10")
-            .set("fetch.message.max.bytes", (limits::KAFKA_READ_AHEAD_BYTES_MAX / 4).to_string())
+            .set("fetch.wait.max.ms", "1")
+            .set("fetch.message.max.bytes", (limits::KAFKA_READ_AHEAD_BYTES_MAX / 8).to_string())
             .set("queued.max.messages.kbytes", (limits::KAFKA_READ_AHEAD_BYTES_MAX / 1024).to_string());
         config
     }
@@ -272,7 +272,7 @@ mod tests {
         for config in [cluster().follower(), cluster().history()] {
             has(&config, &settings);
         }
-        has(&cluster().history(), &[("queued.max.messages.kbytes", "1024"), ("fetch.message.max.bytes", "262144")]);
+        has(&cluster().history(), &[("queued.max.messages.kbytes", "1024"), ("fetch.message.max.bytes", "131072")]);
         has(&cluster().follower(), &[("queued.max.messages.kbytes", "16384"), ("fetch.wait.max.ms", "100")]);
     }
 
