@@ -15,6 +15,7 @@ use rdkafka::{
     client::DefaultClientContext,
     mocking::MockCluster,
     producer::{DefaultProducerContext, FutureProducer, FutureRecord},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use ringforge_adapters::log::kafka::{Cluster, KafkaLog, OpenError, Shape, check, create};
 use ringforge_domain::{
@@ -28,6 +29,7 @@ use ringforge_ports::{
     log::{AppendError, Log, Record, Stored},
     names,
 };
+use tokio::sync::oneshot;
 
 const SHAPE: Shape = Shape { pool_partitions: 2, replication: 1, min_insync_replicas: 1 };
 const ONE: Partition = Partition(1);
@@ -101,15 +103,22 @@ async fn append(log: &KafkaLog, names: &[&str]) -> Vec<Offset> {
     placed.into_iter().map(|placed| placed.offset).collect()
 }
 
-/// A log on brokers that are played, so that they can be broken.
-async fn played(change: impl FnOnce(&mut Cluster)) -> (MockCluster<'static, DefaultProducerContext>, Arc<KafkaLog>) {
-    let brokers = MockCluster::new(1).expect("brokers to play with");
+type Played = MockCluster<'static, DefaultProducerContext>;
+
+/// A broker that is played, so that it can be broken, and a log on it.
+async fn played(change: impl FnOnce(&mut Cluster)) -> (Played, Arc<KafkaLog>) {
+    let (brokers, cluster) = play(change);
+    let log = KafkaLog::open(&cluster).await.expect("the log opens");
+    (brokers, log)
+}
+
+fn play(change: impl FnOnce(&mut Cluster)) -> (Played, Cluster) {
+    let brokers = MockCluster::new(1).expect("a broker to play with");
     let mut cluster = Cluster::at(&format!("kafka://{}/played", brokers.bootstrap_servers())).expect("an address");
     change(&mut cluster);
     brokers.create_topic(&names::directory_topic("played", GENERATION), 1, 1).expect("a topic");
     brokers.create_topic(&names::pool_topic("played", GENERATION), 2, 1).expect("a topic");
-    let log = KafkaLog::open(&cluster).await.expect("the log opens");
-    (brokers, log)
+    (brokers, cluster)
 }
 
 #[tokio::test]
@@ -383,6 +392,35 @@ async fn a_broker_that_goes_away_is_unavailable_in_time() {
     unavailable("trim", within(4, "trim", log.trim(ONE, Offset(1))).await.err());
     unavailable("read", within(4, "read", log.read(ONE, Offset(0)).next()).await.expect("an error").err());
     unavailable("follow", within(15, "follow", follower.next()).await.expect("an error").err());
+}
+
+#[tokio::test]
+async fn a_producer_that_may_not_write_is_told_at_once() {
+    let (brokers, cluster) = play(|_| ());
+    brokers.request_errors(
+        RDKafkaApiKey::InitProducerId,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+    );
+    let error = within(4, "opening", KafkaLog::open(&cluster)).await.err().expect("it may not").to_string();
+    assert!(error.contains("Cluster authorization failed"), "{error}");
+}
+
+#[tokio::test]
+async fn a_producer_that_dies_ends_its_process() {
+    let (brokers, cluster) = play(|_| ());
+    let (told, hears) = oneshot::channel();
+    let on_fatal = Box::new(|error: &Error| drop(told.send(error.to_string())));
+    let log = KafkaLog::open_with(&cluster, on_fatal).await.expect("the log opens");
+    append(&log, &["a"]).await;
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    brokers.request_errors(RDKafkaApiKey::Produce, &[error]);
+    let lost = within(12, "an append", log.append(ONE, vec![record("lost")])).await;
+    assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
+    let error = within(10, "the producer's end", hears).await.expect("it is told");
+    assert!(error.contains("out of order sequence number"), "{error}");
+    let refused = log.append(ONE, vec![record("late")]).await;
+    assert!(matches!(refused, Err(AppendError::Refused(Error::Unavailable(_)))), "{refused:?}");
+    assert!(matches!(log.bounds(ONE).await, Err(Error::Unavailable(_))), "it is not well, and says so");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -153,6 +153,9 @@ impl KafkaLog {
         if tokio::time::timeout(cluster.request_timeout, producer.voice().warm()).await.is_err() {
             tracing::warn!("kafka: the producer has no id yet, so the first appends will wait");
         }
+        if let Some(error) = producer.voice().stopped() {
+            return Err(OpenError::Refused { what: error.to_string() });
+        }
         let core = Arc::new(Core {
             cluster: cluster.clone(),
             tails: Tails::idle(topics.partitions()),

@@ -365,3 +365,66 @@ impl<L: Tailed> Reader<L> {
         Ok(batch)
     }
 }
+
+#[cfg(all(test, feature = "cluster"))]
+mod tests {
+    use ringforge_domain::{ids::Scope, position::LogTime};
+    use ringforge_ports::log::Record;
+
+    use super::*;
+
+    const ONE: Partition = Partition(1);
+
+    fn stored(offsets: impl IntoIterator<Item = u64>) -> Vec<Stored> {
+        let record = Record { scope: Scope::OPERATOR, bytes: Arc::from([]) };
+        let stored = |offset| Stored { offset: Offset(offset), time: LogTime(0), record: record.clone() };
+        offsets.into_iter().map(stored).collect()
+    }
+
+    fn followed(tails: &Tails) -> Vec<(u64, u64)> {
+        tails.followed().into_iter().map(|seen| (seen.begun, seen.end.0)).collect()
+    }
+
+    #[test]
+    fn a_tail_takes_what_continues_it() {
+        let tails = Tails::idle(2);
+        assert!(tails.offer(ONE, stored([5])), "nobody follows");
+        assert!(matches!(tails.look(ONE, Offset(5)), Look::Behind));
+        tails.follow(ONE, Offset(5));
+        tails.follow(ONE, Offset(7));
+        assert!(tails.offer(ONE, stored(3..8)), "what is known is left out");
+        assert_eq!(followed(&tails), [(1, 8)]);
+        assert_eq!(tails.at(ONE, Offset(6)), stored([6]).pop());
+        assert_eq!((tails.at(ONE, Offset(4)), tails.at(ONE, Offset(8))), (None, None));
+        assert!(matches!(tails.look(ONE, Offset(4)), Look::Behind));
+        assert!(matches!(tails.look(ONE, Offset(6)), Look::Memory(_)));
+        assert!(matches!(tails.look(ONE, Offset(9)), Look::Nothing));
+    }
+
+    #[test]
+    fn a_tail_with_a_hole_is_left() {
+        for hole in [vec![6], vec![5, 7]] {
+            let tails = Tails::idle(2);
+            tails.follow(ONE, Offset(5));
+            assert!(!tails.offer(ONE, stored(hole)));
+            assert_eq!(followed(&tails), []);
+            tails.follow(ONE, Offset(6));
+            assert_eq!(followed(&tails), [(2, 6)]);
+        }
+    }
+
+    #[test]
+    fn only_what_was_seen_is_left() {
+        let tails = Tails::idle(2);
+        tails.follow(ONE, Offset(5));
+        let seen = tails.followed()[0];
+        tails.unfollow(seen);
+        tails.follow(ONE, Offset(5));
+        tails.unfollow(seen);
+        assert_eq!(followed(&tails), [(2, 5)]);
+        let reader = tails.tail(ONE).1.subscribe();
+        assert!(!tails.unfollow_idle(tails.followed()[0]), "somebody reads");
+        drop(reader);
+        assert!(tails.unfollow_idle(tails.followed()[0]));
+    }
+}

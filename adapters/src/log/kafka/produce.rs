@@ -79,10 +79,10 @@ impl Producer {
             let message = BaseRecord::with_opaque_to(topic, ticket).partition(number).key(key).payload(&*record.bytes);
             match self.producer.send(message) {
                 Ok(()) => {}
-                Err((error, _)) if at == 0 => return Err(refused(&error)),
+                Err((error, _)) if at == 0 => return Err(self.refused(&error)),
                 // What is before it may be in the log.
                 Err((error, _)) => {
-                    (at..records.len()).for_each(|at| append.settle(at, Err(refused(&error))));
+                    (at..records.len()).for_each(|at| append.settle(at, Err(self.refused(&error))));
                     break;
                 }
             }
@@ -97,6 +97,17 @@ impl Producer {
             Arc::clone(room).try_acquire_many_owned(many).map_err(|_| full())
         };
         Ok([take(&self.records, records)?, take(&self.bytes, bytes)?])
+    }
+
+    /// Why the producer did not take a record.
+    fn refused(&self, error: &KafkaError) -> Error {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => return Error::TooLarge(format!("append to Kafka: {error}")),
+            Some(RDKafkaErrorCode::QueueFull) => return Error::Unavailable(format!("overloaded: {error}")),
+            Some(RDKafkaErrorCode::Fatal) => self.voice().fatal(&error.to_string()),
+            _ => {}
+        }
+        Error::Unavailable(format!("append to Kafka: {error}"))
     }
 
     /// Waits until everything is answered; what is not by its deadline is answered then.
@@ -175,13 +186,4 @@ fn placed(message: &impl Message) -> Result<Placed, Error> {
     let offset = u64::try_from(message.offset());
     let offset = offset.map_err(|_| Error::Unavailable("append to Kafka: written, but nobody knows where".into()))?;
     Ok(Placed { offset: Offset(offset), time: records::time(message) })
-}
-
-/// What the producer did not take.
-fn refused(error: &KafkaError) -> Error {
-    match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => Error::TooLarge(format!("append to Kafka: {error}")),
-        Some(RDKafkaErrorCode::QueueFull) => Error::Unavailable(format!("overloaded: {error}")),
-        _ => Error::Unavailable(format!("append to Kafka: {error}")),
-    }
 }

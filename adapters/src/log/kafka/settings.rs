@@ -5,12 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{
-    ClientConfig, ClientContext,
-    config::RDKafkaLogLevel,
-    consumer::ConsumerContext,
-    error::{KafkaError, RDKafkaErrorCode},
-};
+use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
 use ringforge_domain::limits;
 use ringforge_ports::{Error, names};
 use tokio::sync::watch;
@@ -141,7 +136,7 @@ impl Cluster {
 
 /// What the clients of one log tell it.
 pub(super) struct Voice {
-    /// Whether the producer has its id: until then nothing is sent.
+    /// Whether the producer has its id, without which nothing is sent.
     warm: watch::Sender<bool>,
     /// Why nothing is appended any more.
     stopped: OnceLock<Error>,
@@ -153,7 +148,7 @@ impl Voice {
         Self { warm: watch::Sender::new(false), stopped: OnceLock::new(), on_fatal: Mutex::new(Some(on_fatal)) }
     }
 
-    /// Waits until the producer has its id.
+    /// Waits until the producer has its id, or never will.
     pub(super) async fn warm(&self) {
         // The sender lives as long as `self`.
         let _ = self.warm.subscribe().wait_for(|warm| *warm).await;
@@ -169,10 +164,11 @@ impl Voice {
     }
 
     /// A producer that is dead for good must not look alive: the process is told, once, that it must not go on.
-    fn fatal(&self, reason: &str) {
+    pub(super) fn fatal(&self, reason: &str) {
         let error = Error::Unavailable(format!("the Kafka producer is dead: {reason}"));
         tracing::error!("{error}");
         self.stop(error.clone());
+        self.warm.send_replace(true);
         let hook = self.on_fatal.lock().expect("no panic while the lock is held").take();
         if let Some(hook) = hook {
             hook(&error);
@@ -191,17 +187,17 @@ fn trace(level: RDKafkaLogLevel, about: &str, line: &str) {
 
 impl ClientContext for Voice {
     fn log(&self, level: RDKafkaLogLevel, about: &str, line: &str) {
-        if about == "IDEMPSTATE" && line.ends_with("-> Assigned") {
-            self.warm.send_replace(true);
+        match about {
+            "IDEMPSTATE" if line.ends_with("-> Assigned") => drop(self.warm.send_replace(true)),
+            // Its error has the code of what was the cause, as any other that passes.
+            "FATAL" => self.fatal(line),
+            _ => {}
         }
         trace(level, about, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error {
-            KafkaError::Global(RDKafkaErrorCode::Fatal) => self.fatal(reason),
-            error => tracing::warn!("kafka: {error}: {reason}"),
-        }
+        tracing::warn!("kafka: {error}: {reason}");
     }
 }
 
