@@ -99,7 +99,7 @@ impl Kafka {
 impl Subject for Kafka {
     async fn open(&self, _: Arc<dyn Clock>) -> Arc<dyn Log> {
         let shape = Shape { pool_partitions: PARTITIONS - 1, replication: 1, min_insync_replicas: 1 };
-        create(&self.cluster, &shape, Generation(7)).await.expect("the topics are made");
+        create(&self.cluster, shape, Generation(7)).await.expect("the topics are made");
         KafkaLog::open(&self.cluster).await.expect("the log opens")
     }
 

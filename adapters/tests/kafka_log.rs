@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt,
-    future::{join_all, poll_immediate, try_join_all},
+    future::{join_all, poll_immediate},
     stream::BoxStream,
 };
 use rdkafka::{
@@ -24,7 +24,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     Error,
-    clock::{Clock, Ids, SystemClock, SystemIds},
+    clock::{Ids, SystemIds},
     contract::server,
     log::{AppendError, Log, Record, Stored},
     names,
@@ -42,7 +42,7 @@ fn cluster(name: &str) -> Option<Cluster> {
 }
 
 async fn open(cluster: &Cluster) -> Arc<KafkaLog> {
-    create(cluster, &SHAPE, GENERATION).await.expect("the topics are made");
+    create(cluster, SHAPE, GENERATION).await.expect("the topics are made");
     KafkaLog::open(cluster).await.expect("the log opens")
 }
 
@@ -124,16 +124,16 @@ fn play(change: impl FnOnce(&mut Cluster)) -> (Played, Cluster) {
 #[tokio::test]
 async fn topics_are_made_once_and_grow() {
     let Some(cluster) = cluster("create") else { return };
-    assert_eq!(create(&cluster, &SHAPE, GENERATION).await.expect("made"), GENERATION);
-    assert_eq!(create(&cluster, &SHAPE, Generation(8)).await.expect("there"), GENERATION);
-    assert_eq!(check(&cluster, &SHAPE).await.expect("checked"), [""; 0]);
+    assert_eq!(create(&cluster, SHAPE, GENERATION).await.expect("made"), GENERATION);
+    assert_eq!(create(&cluster, SHAPE, Generation(8)).await.expect("there"), GENERATION);
+    assert_eq!(check(&cluster, SHAPE).await.expect("checked"), [""; 0]);
     let log = KafkaLog::open(&cluster).await.expect("the log opens");
     assert_eq!(log.partitions(), 3);
     assert_eq!(log.bounds(ONE).await.expect("bounds").generation, GENERATION);
     let larger = Shape { pool_partitions: 4, ..SHAPE };
-    let wrong = check(&cluster, &larger).await.expect("checked");
+    let wrong = check(&cluster, larger).await.expect("checked");
     assert!(wrong.len() == 1 && wrong[0].contains("has 2 partitions, not 4. `ringforge topics create`"), "{wrong:?}");
-    assert_eq!(create(&cluster, &larger, Generation(8)).await.expect("grown"), GENERATION);
+    assert_eq!(create(&cluster, larger, Generation(8)).await.expect("grown"), GENERATION);
     assert_eq!(KafkaLog::open(&cluster).await.expect("the log opens").partitions(), 5);
 }
 
@@ -142,22 +142,22 @@ async fn no_topics_half_of_them_or_too_many_are_told_apart() {
     let Some(cluster) = cluster("find") else { return };
     let error = KafkaLog::open(&cluster).await.err().expect("there is no log").to_string();
     assert!(error.contains(&cluster.prefix) && error.contains("`ringforge topics create`"), "{error}");
-    assert_eq!(check(&cluster, &SHAPE).await.expect("checked"), [error]);
+    assert_eq!(check(&cluster, SHAPE).await.expect("checked"), [error]);
 
     let outsider = Outsider::at(&cluster);
     outsider.make(&names::directory_topic(&cluster.prefix, GENERATION), 1, &[]).await;
     let error = KafkaLog::open(&cluster).await.err().expect("there is half a log").to_string();
     let pool = names::pool_topic(&cluster.prefix, GENERATION);
     assert!(error.contains(&pool) && error.contains("`ringforge topics create`"), "{error}");
-    assert_eq!(create(&cluster, &SHAPE, Generation(8)).await.expect("completed"), GENERATION);
+    assert_eq!(create(&cluster, SHAPE, Generation(8)).await.expect("completed"), GENERATION);
     KafkaLog::open(&cluster).await.expect("the log opens");
 
     outsider.make(&names::pool_topic(&cluster.prefix, Generation(0xff)), 1, &[]).await;
-    for error in [KafkaLog::open(&cluster).await.err(), create(&cluster, &SHAPE, GENERATION).await.err()] {
+    for error in [KafkaLog::open(&cluster).await.err(), create(&cluster, SHAPE, GENERATION).await.err()] {
         let error = error.expect("there are two logs").to_string();
         assert!(error.contains("00000007, 000000ff") && error.contains("`ringforge topics create`"), "{error}");
     }
-    assert_eq!(check(&cluster, &SHAPE).await.expect("checked").len(), 1);
+    assert_eq!(check(&cluster, SHAPE).await.expect("checked").len(), 1);
 }
 
 #[tokio::test]
@@ -174,7 +174,7 @@ async fn what_is_wrong_with_topics_is_named_with_its_fix() {
     let pool = names::pool_topic(&cluster.prefix, GENERATION);
     Outsider::at(&cluster).make(&pool, 2, &settings).await;
     let asked = Shape { replication: 3, min_insync_replicas: 2, ..SHAPE };
-    let wrong = check(&cluster, &asked).await.expect("checked");
+    let wrong = check(&cluster, asked).await.expect("checked");
     for (name, value) in settings {
         let said = format!("The topic {pool} has {name}={value}: ");
         assert!(
@@ -193,8 +193,8 @@ async fn a_broker_that_is_not_there_is_told_in_time() {
     let mut cluster = Cluster::at("kafka://127.0.0.1:1/nowhere").expect("an address");
     cluster.request_timeout = Duration::from_secs(1);
     let opened = within(5, "opening", KafkaLog::open(&cluster)).await.err();
-    let checked = within(5, "checking", check(&cluster, &SHAPE)).await.err();
-    let created = within(5, "creating", create(&cluster, &SHAPE, GENERATION)).await.err();
+    let checked = within(5, "checking", check(&cluster, SHAPE)).await.err();
+    let created = within(5, "creating", create(&cluster, SHAPE, GENERATION)).await.err();
     for error in [opened, checked, created] {
         let error = error.expect("nobody is there");
         assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
@@ -421,100 +421,4 @@ async fn a_producer_that_dies_ends_its_process() {
     let refused = log.append(ONE, vec![record("late")]).await;
     assert!(matches!(refused, Err(AppendError::Refused(Error::Unavailable(_)))), "{refused:?}");
     assert!(matches!(log.bounds(ONE).await, Err(Error::Unavailable(_))), "it is not well, and says so");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "figures, to be looked at"]
-async fn figures() {
-    let Some(cluster) = cluster("figures") else { return };
-    let clock = SystemClock::start();
-    let since = |from: Duration| clock.monotonic().saturating_sub(from);
-    let begun = clock.monotonic();
-    let log = open(&cluster).await;
-    println!("create and open: {:?}", since(begun));
-    let payload = || Record { bytes: Arc::from([b'x'; 300]), ..record("") };
-    let show = |what: &str, mut all: Vec<Duration>| {
-        all.sort();
-        println!(
-            "{what}: p50 {:?}, p99 {:?}, max {:?}",
-            all[all.len() / 2],
-            all[all.len() * 99 / 100],
-            all[all.len() - 1]
-        );
-    };
-    for round in 0..2 {
-        let mut bare_config = ClientConfig::new();
-        bare_config.set("bootstrap.servers", &cluster.servers).set("acks", "all").set("enable.idempotence", "true");
-        let bare: FutureProducer = bare_config.set("linger.ms", "0.5").create().expect("a producer");
-        let topic = names::pool_topic(&cluster.prefix, GENERATION);
-        let (mut ours, mut bares) = (Vec::new(), Vec::new());
-        for at in 0..1_000 {
-            let from = clock.monotonic();
-            log.append(ONE, vec![payload()]).await.expect("appended");
-            let mid = clock.monotonic();
-            let sent = FutureRecord::to(&topic).partition(1).key("k").payload(&[b'x'; 300][..]);
-            bare.send(sent, Duration::ZERO).await.expect("sent");
-            if at > 10 {
-                ours.push(mid - from);
-                bares.push(since(mid));
-            } else if at == 0 {
-                println!("first append {:?}, first bare send {:?}", mid - from, since(mid));
-            }
-        }
-        show(&format!("append {round}"), ours);
-        show(&format!("bare produce {round}"), bares);
-    }
-    let end = log.bounds(ONE).await.expect("bounds").end;
-    let mut reader = log.read(ONE, end);
-    assert!(poll_immediate(reader.next()).await.is_none());
-    let mut follow = Vec::new();
-    for at in 0..1_000 {
-        let from = clock.monotonic();
-        let appended = async { log.append(ONE, vec![payload()]).await.expect("appended") };
-        let (_, batch) = tokio::join!(appended, reader.next());
-        assert_eq!(batch.expect("on").expect("read").len(), 1);
-        if at > 10 {
-            follow.push(since(from));
-        }
-    }
-    show("append -> read, follower", follow);
-    let begun = clock.monotonic();
-    for _ in 0..12 {
-        let appends = (0..32).map(|_| log.append(ONE, vec![payload(); 256]));
-        try_join_all(appends).await.expect("appended");
-    }
-    println!("98,304 records, 8,192 in flight: {:?}", since(begun));
-    drop(reader);
-    // Another process, which has nothing in memory.
-    let log = KafkaLog::open(&cluster).await.expect("the log opens");
-    let from = clock.monotonic();
-    log.append(ONE, vec![payload()]).await.expect("appended");
-    println!("first append after opening what is there: {:?}", since(from));
-    let end = log.bounds(ONE).await.expect("bounds").end.0;
-    println!("records: {end}");
-    let (mut scattered, mut newest, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..60 {
-        let offsets: Vec<_> = (0..100).map(|at| Offset(at * (end / 100) + round)).collect();
-        let from = clock.monotonic();
-        assert_eq!(log.seek(ONE, &offsets).await.expect("sought").len(), 100);
-        scattered.push(since(from));
-        let offsets: Vec<_> = (end - 100..end).map(Offset).collect();
-        let from = clock.monotonic();
-        assert_eq!(log.seek(ONE, &offsets).await.expect("sought").len(), 100);
-        newest.push(since(from));
-        let from = clock.monotonic();
-        let mut reader = log.read(ONE, Offset(round * 1_000));
-        reader.next().await.expect("on").expect("read");
-        ranges.push(since(from));
-    }
-    println!("first scattered seek {:?}", scattered[0]);
-    show("seek of 100 scattered", scattered);
-    show("seek of the newest 100", newest);
-    show("first batch of a reader from an old offset", ranges);
-    let begun = clock.monotonic();
-    let (mut reader, mut seen) = (log.read(ONE, Offset::ZERO), 0);
-    while seen < end {
-        seen += reader.next().await.expect("on").expect("read").len() as u64;
-    }
-    println!("catch up with {end} records: {:?}", since(begun));
 }

@@ -49,7 +49,7 @@ pub(super) trait Tailed: Send + Sync + 'static {
 
 /// The tails of all partitions.
 pub(super) struct Tails {
-    tails: Vec<(Mutex<Tail>, watch::Sender<()>)>,
+    partitions: Vec<(Mutex<Tail>, watch::Sender<()>)>,
     bytes_max: usize,
     ended: Mutex<Option<Error>>,
     /// How often all readers were interrupted, and why the last time.
@@ -92,21 +92,21 @@ impl Tails {
     }
 
     fn of(tails: impl Iterator<Item = Tail>) -> Self {
-        let tails: Vec<_> = tails.map(|tail| (Mutex::new(tail), watch::Sender::new(()))).collect();
-        let bytes_max = limits::LOG_TAIL_BYTES_MAX.min(limits::LOG_TAILS_BYTES_MAX / tails.len().max(1));
-        Self { tails, bytes_max, ended: Mutex::default(), interrupted: Mutex::default() }
+        let partitions: Vec<_> = tails.map(|tail| (Mutex::new(tail), watch::Sender::new(()))).collect();
+        let bytes_max = limits::LOG_TAIL_BYTES_MAX.min(limits::LOG_TAILS_BYTES_MAX / partitions.len().max(1));
+        Self { partitions, bytes_max, ended: Mutex::default(), interrupted: Mutex::default() }
     }
 
     pub(super) fn partitions(&self) -> u16 {
-        u16::try_from(self.tails.len()).expect("a log has at most as many as a u16 counts")
+        u16::try_from(self.partitions.len()).expect("a log has at most as many as a u16 counts")
     }
 
     fn tail(&self, partition: Partition) -> &(Mutex<Tail>, watch::Sender<()>) {
-        &self.tails[usize::from(partition.0)]
+        &self.partitions[usize::from(partition.0)]
     }
 
     fn wake_all(&self) {
-        for (_, changed) in &self.tails {
+        for (_, changed) in &self.partitions {
             changed.send_replace(());
         }
     }
@@ -241,7 +241,7 @@ impl Tails {
             let tail = lock(tail);
             tail.followed.then_some(Followed { partition, begun: tail.begun, end: tail.end })
         };
-        (0..).map(Partition).zip(&self.tails).filter_map(followed).collect()
+        (0..).map(Partition).zip(&self.partitions).filter_map(followed).collect()
     }
 
     /// Shows records that came; what is known already is left out. `false`: there is a hole before or between them, so the

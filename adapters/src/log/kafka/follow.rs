@@ -70,7 +70,7 @@ async fn follow(core: &Core, follower: &Follower) -> KafkaResult<Infallible> {
 }
 
 /// Sends the consumer to what is followed now.
-fn assign(core: &Core, follower: &Follower, assigned: &mut BTreeMap<Partition, u64>) -> KafkaResult<()> {
+fn assign(core: &Core, consumer: &Follower, assigned: &mut BTreeMap<Partition, u64>) -> KafkaResult<()> {
     let followed: BTreeMap<_, _> = core.tails().followed().into_iter().map(|seen| (seen.partition, seen)).collect();
     let (mut left, mut new) = (TopicPartitionList::new(), TopicPartitionList::new());
     assigned.retain(|partition, begun| {
@@ -88,10 +88,10 @@ fn assign(core: &Core, follower: &Follower, assigned: &mut BTreeMap<Partition, u
         }
     }
     if left.count() > 0 {
-        follower.incremental_unassign(&left)?;
+        consumer.incremental_unassign(&left)?;
     }
     if new.count() > 0 {
-        follower.incremental_assign(&new)?;
+        consumer.incremental_assign(&new)?;
     }
     Ok(())
 }

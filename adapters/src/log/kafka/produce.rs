@@ -34,7 +34,7 @@ pub(super) type Answer = oneshot::Receiver<Result<Vec<Placed>, AppendError>>;
 /// The producer. Its library would refuse records one by one when it is full; here an append is refused as a whole, before any
 /// of it is taken.
 pub(super) struct Producer {
-    producer: ThreadedProducer<Voice>,
+    client: ThreadedProducer<Voice>,
     records: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     patience: Duration,
@@ -43,7 +43,7 @@ pub(super) struct Producer {
 impl Producer {
     pub(super) fn new(cluster: &Cluster, voice: Voice) -> KafkaResult<Self> {
         Ok(Self {
-            producer: ThreadedProducer::from_config_and_context(&cluster.producer(), voice)?,
+            client: ThreadedProducer::from_config_and_context(&cluster.producer(), voice)?,
             records: Arc::new(Semaphore::new(limits::APPEND_QUEUE_MAX)),
             bytes: Arc::new(Semaphore::new(limits::APPEND_QUEUE_BYTES_MAX)),
             patience: cluster.append_timeout,
@@ -51,12 +51,12 @@ impl Producer {
     }
 
     pub(super) fn voice(&self) -> &Voice {
-        self.producer.context()
+        self.client.context()
     }
 
     /// The client, which may be asked other things as well.
     pub(super) fn client(&self) -> &rdkafka::client::Client<Voice> {
-        self.producer.client()
+        self.client.client()
     }
 
     /// Hands the records over, in order. They are on their way when this returns.
@@ -77,7 +77,7 @@ impl Producer {
         for (at, (record, key)) in records.iter().zip(&keys).enumerate() {
             let ticket = Box::new(Ticket { append: Arc::clone(&append), at });
             let message = BaseRecord::with_opaque_to(topic, ticket).partition(number).key(key).payload(&*record.bytes);
-            match self.producer.send(message) {
+            match self.client.send(message) {
                 Ok(()) => {}
                 Err((error, _)) if at == 0 => return Err(self.refused(&error)),
                 // What is before it may be in the log.
@@ -112,7 +112,7 @@ impl Producer {
 
     /// Waits until everything is answered; what is not by its deadline is answered then.
     pub(super) fn flush(&self) {
-        if let Err(error) = self.producer.flush(self.patience) {
+        if let Err(error) = self.client.flush(self.patience) {
             tracing::warn!("kafka: records were on their way when the log was closed: {error}");
         }
     }

@@ -6,8 +6,8 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
     config::FromClientConfigAndContext,
     error::{KafkaResult, RDKafkaErrorCode},
-    metadata::Metadata,
-    topic_partition_list::TopicPartitionList,
+    metadata::{Metadata, MetadataBroker},
+    topic_partition_list::{TopicPartitionList, TopicPartitionListElem},
 };
 use ringforge_domain::{
     limits,
@@ -136,7 +136,7 @@ pub(super) fn find(metadata: &Metadata, prefix: &str) -> Result<Topics, OpenErro
 ///
 /// # Errors
 /// The cluster is away, refuses, or has several generations.
-pub async fn create(cluster: &Cluster, shape: &Shape, drawn: Generation) -> Result<Generation, OpenError> {
+pub async fn create(cluster: &Cluster, shape: Shape, drawn: Generation) -> Result<Generation, OpenError> {
     let admin = Admin::connect(cluster)?;
     let (generation, found) = only(&cluster.prefix, admin.found().await?)?.unwrap_or((drawn, Found::new()));
     let directory = names::directory_topic(&cluster.prefix, generation);
@@ -169,7 +169,7 @@ pub async fn create(cluster: &Cluster, shape: &Shape, drawn: Generation) -> Resu
 ///
 /// # Errors
 /// The cluster is away or does not tell.
-pub async fn check(cluster: &Cluster, shape: &Shape) -> Result<Vec<String>, OpenError> {
+pub async fn check(cluster: &Cluster, shape: Shape) -> Result<Vec<String>, OpenError> {
     let admin = Admin::connect(cluster)?;
     let (generation, found) = match only(&cluster.prefix, admin.found().await?) {
         Ok(Some(found)) => found,
@@ -197,7 +197,7 @@ pub async fn check(cluster: &Cluster, shape: &Shape) -> Result<Vec<String>, Open
     Ok(wrong)
 }
 
-fn check_partitions(topic: &str, seen: &Seen, partitions: u16, shape: &Shape) -> Vec<String> {
+fn check_partitions(topic: &str, seen: &Seen, partitions: u16, shape: Shape) -> Vec<String> {
     let mut wrong = Vec::new();
     if seen.partitions < usize::from(partitions) {
         wrong.push(format!(
@@ -226,10 +226,15 @@ fn check_partitions(topic: &str, seen: &Seen, partitions: u16, shape: &Shape) ->
             fewest - 1
         ));
     }
+    if fewest > 2 && insync < 2 {
+        wrong.push(format!(
+            "{MIN_INSYNC}={insync} on {topic} acknowledges what only one of {fewest} brokers may have. Set it to 2."
+        ));
+    }
     wrong
 }
 
-fn check_settings(topic: &str, settings: &ConfigResource, shape: &Shape) -> Vec<String> {
+fn check_settings(topic: &str, settings: &ConfigResource, shape: Shape) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut is = |name: &str, have: &str, want: &str, why: &str| {
         wrong.push(format!("The topic {topic} has {name}={have}: {why}. Set it to {want}."));
@@ -293,7 +298,7 @@ impl Admin {
 
     /// A broker.
     async fn broker(&self) -> Result<i32, OpenError> {
-        self.metadata(|metadata| metadata.brokers().first().map_or(0, |broker| broker.id())).await
+        self.metadata(|metadata| metadata.brokers().first().map_or(0, MetadataBroker::id)).await
     }
 
     async fn settings(&self, of: &ResourceSpecifier<'_>) -> Result<ConfigResource, OpenError> {
@@ -304,7 +309,7 @@ impl Admin {
         one.map_err(|code| refused(code.to_string()))
     }
 
-    async fn create(&self, topic: &str, partitions: u16, shape: &Shape) -> Result<(), OpenError> {
+    async fn create(&self, topic: &str, partitions: u16, shape: Shape) -> Result<(), OpenError> {
         let (insync, bytes) = (shape.min_insync_replicas.to_string(), limits::KAFKA_MESSAGE_BYTES_MAX.to_string());
         let replication = TopicReplication::Fixed(i32::from(shape.replication));
         let mut new = NewTopic::new(topic, i32::from(partitions), replication);
@@ -323,7 +328,7 @@ impl Admin {
     /// Deletes what is before the offsets.
     pub(super) async fn delete_records(&self, before: &TopicPartitionList) -> KafkaResult<()> {
         let done = self.client.delete_records(before, &self.options()).await?;
-        done.elements().iter().try_for_each(|partition| partition.error())
+        done.elements().iter().try_for_each(TopicPartitionListElem::error)
     }
 }
 
@@ -341,4 +346,34 @@ fn one_of(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_in_sync_are_weighed_against_replicas() {
+        let said = |replication: u16, min_insync_replicas| {
+            let seen = Seen { partitions: 2, led: 2, replication: usize::from(replication) };
+            check_partitions("pool", &seen, 2, Shape { pool_partitions: 2, replication, min_insync_replicas })
+        };
+        for (replication, insync) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
+            assert_eq!(said(replication, insync), [""; 0], "{replication} {insync}");
+        }
+        assert!(
+            said(3, 3)[0].ends_with("stops every append when one broker is away. Set it to 2."),
+            "{:?}",
+            said(3, 3)
+        );
+        assert!(said(3, 1)[0].ends_with("only one of 3 brokers may have. Set it to 2."), "{:?}", said(3, 1));
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_named() {
+        let seen = Seen { partitions: 4, led: 3, replication: 1 };
+        let shape = Shape { pool_partitions: 4, replication: 1, min_insync_replicas: 1 };
+        let wrong = check_partitions("pool", &seen, 4, shape);
+        assert_eq!(wrong, ["1 partitions of the topic pool have no leader. Start the brokers that keep them."]);
+    }
 }
