@@ -368,11 +368,39 @@ async fn an_append_that_no_broker_answers_is_unknown() {
     let (brokers, log) = played(|cluster| cluster.append_timeout = Duration::from_secs(1)).await;
     append(&log, &["before"]).await;
     brokers.broker_down(1).expect("it is away");
-    let lost = within(5, "an append", log.append(ONE, vec![record("lost"), record("too")])).await;
-    assert!(matches!(lost, Err(AppendError::Unknown(Error::Unavailable(_)))), "{lost:?}");
+    let unknown = within(5, "an append", log.append(ONE, vec![record("late"), record("too")])).await;
+    assert!(matches!(unknown, Err(AppendError::Unknown(Error::Unavailable(_)))), "{unknown:?}");
     brokers.broker_up(1).expect("it is back");
-    let after = append(&log, &["after"]).await;
-    assert!(after[0] >= Offset(1), "{after:?}");
+    // What was given up is still written, where it belongs.
+    let mut after = Vec::new();
+    while after.is_empty() {
+        after = log.append(ONE, vec![record("after")]).await.unwrap_or_default();
+    }
+    let (mut reader, mut seen) = (log.read(ONE, Offset::ZERO), Vec::new());
+    while seen.len() < 4 {
+        seen.extend(next(&mut reader).await.expect("read").into_iter().map(|stored| stored.record));
+    }
+    assert_eq!(seen[..4], ["before", "late", "too", "after"].map(record));
+}
+
+#[tokio::test]
+async fn what_a_slow_broker_has_is_not_written_twice() {
+    let (brokers, log) = played(|cluster| cluster.append_timeout = Duration::from_secs(1)).await;
+    append(&log, &["before"]).await;
+    // It writes them at once, and is about to say so when the first has been given up and the second has not.
+    brokers.broker_round_trip_time(1, Duration::from_secs(2)).expect("it is slow");
+    let (first, second) = tokio::join!(log.append(ONE, vec![record("a")]), async {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        tokio::join!(log.append(ONE, vec![record("b")]), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            brokers.broker_round_trip_time(1, Duration::ZERO).expect("it is fast");
+        })
+        .0
+    });
+    assert!(matches!(first, Err(AppendError::Unknown(_))), "{first:?}");
+    assert!(matches!(second, Err(AppendError::Unknown(_)) | Ok(_)), "{second:?}");
+    let placed = append(&log, &["after"]).await;
+    assert_eq!(placed, [Offset(3)]);
 }
 
 #[tokio::test]

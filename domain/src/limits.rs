@@ -24,8 +24,8 @@ pub const LOG_TAIL_RECORDS_MAX: usize = 4 * GROUP_RECORDS_MAX;
 pub const LOG_TAIL_BYTES_MAX: usize = 2 * GROUP_BYTES_MAX;
 /// Their bytes in all partitions, about; each has an equal part.
 pub const LOG_TAILS_BYTES_MAX: usize = 4 * LOG_TAIL_BYTES_MAX;
-/// How long Kafka may take to acknowledge an append, in milliseconds; then its outcome is unknown. More than the death of one
-/// broker costs, so that nobody notices it.
+/// How long Kafka may take to acknowledge an append, in milliseconds; then its outcome is unknown, and it may still be written
+/// later. More than the death of one broker costs, so that nobody notices it.
 pub const KAFKA_APPEND_MS: u64 = 10_000;
 /// How long Kafka may take to answer anything else, in milliseconds; then it is unavailable.
 pub const KAFKA_REQUEST_MS: u64 = 5_000;

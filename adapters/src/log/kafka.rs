@@ -311,7 +311,10 @@ impl Log for KafkaLog {
         }
         // Before the first await: the order of first polls is the order of the log.
         let answer = self.core.producer.send(self.core.topics.place(partition), &records);
-        let placed = answer.map_err(AppendError::Refused)?.await.unwrap_or(Err(AppendError::Unknown(Error::Closed)))?;
+        let answer = tokio::time::timeout(self.core.cluster.append_timeout, answer.map_err(AppendError::Refused)?);
+        let late = || Error::Unavailable("append to Kafka: no broker has acknowledged it in time".into());
+        let answer = answer.await.map_err(|_| AppendError::Unknown(late()))?;
+        let placed = answer.unwrap_or(Err(AppendError::Unknown(Error::Closed)))?;
         if let Some(last) = placed.last() {
             self.core.saw(partition, last.offset.next());
         }

@@ -110,7 +110,7 @@ impl Producer {
         Error::Unavailable(format!("append to Kafka: {error}"))
     }
 
-    /// Waits until everything is answered; what is not by its deadline is answered then.
+    /// Waits until everything is answered, as long as an append may take.
     pub(super) fn flush(&self) {
         if let Err(error) = self.client.flush(self.patience) {
             tracing::warn!("kafka: records were on their way when the log was closed: {error}");
