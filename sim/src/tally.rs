@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::vocabulary::commands::KEYS;
 
 /// Everything that a batch must have met.
-pub const MET: [&str; 69] = [
+pub const MET: [&str; 70] = [
     "fault: publish lost",
     "fault: publish doubled",
     "fault: publish late",
@@ -20,6 +20,7 @@ pub const MET: [&str; 69] = [
     "fault: append refused",
     "fault: append unknown, logged",
     "fault: append unknown, not logged",
+    "fault: append unknown, logged in part",
     "fault: append unknown, logged later",
     "fault: record damaged",
     "fault: projector died between load and commit",

@@ -66,6 +66,7 @@ struct Tail {
     bytes: usize,
     followed: bool,
     /// How often it began to be followed.
+    #[cfg(feature = "cluster")]
     begun: u64,
 }
 

@@ -131,11 +131,16 @@ impl Log for Journal {
             self.fate.wait().await;
             return placed;
         }
-        match self.fate.below(3) {
+        match self.fate.below(4) {
             0 => self.fate.tally.note("fault: append unknown, not logged"),
             1 => {
                 self.fate.tally.note("fault: append unknown, logged");
                 self.inner.append(partition, records).await?;
+            }
+            2 => {
+                self.fate.tally.note("fault: append unknown, logged in part");
+                let part = records.into_iter().filter(|_| self.fate.below(2) == 0).collect();
+                self.inner.append(partition, part).await?;
             }
             _ => {
                 self.fate.tally.note("fault: append unknown, logged later");
