@@ -243,12 +243,16 @@ async fn a_topic_made_anew_under_a_reader_is_noticed() {
     let Some(mut cluster) = cluster("anew") else { return };
     cluster.request_timeout = Duration::from_secs(2);
     let log = open(&cluster).await;
-    append(&log, &["one", "two", "three"]).await;
     let mut reader = log.read(ONE, Offset::ZERO);
+    assert!(poll_immediate(reader.next()).await.is_none());
+    // By another process: this one knows only what it follows.
+    let other = KafkaLog::open(&cluster).await.expect("the log opens");
     let mut seen = 0;
     while seen < 3 {
+        append(&other, &["one"]).await;
         seen += next(&mut reader).await.expect("read").len();
     }
+    other.close().await;
     assert!(poll_immediate(reader.next()).await.is_none());
     let (topic, outsider) = (names::pool_topic(&cluster.prefix, GENERATION), Outsider::at(&cluster));
     outsider.delete(&topic).await;

@@ -62,6 +62,9 @@ async fn follow(core: &Core, follower: &Follower) -> KafkaResult<Infallible> {
             message = if taken.is_full() { None } else { messages.next().now_or_never().flatten() };
         }
         for (partition, batch) in taken.batches {
+            if let Some(last) = batch.last() {
+                core.saw(partition, last.offset.next());
+            }
             if !core.tails().offer(partition, batch) {
                 core.asked.notify_one();
             }

@@ -27,7 +27,7 @@ pub(super) fn offset(message: &impl Message) -> Offset {
 /// The record in a message. What somebody else wrote into our topic belongs to nobody: it is read, and has no effect.
 pub(super) fn stored(message: &impl Message) -> Stored {
     let scope = names::key_scope(message.key().unwrap_or_default()).unwrap_or_else(|| {
-        tracing::warn!(topic = message.topic(), offset = message.offset(), "a record with a foreign key");
+        tracing::debug!(topic = message.topic(), offset = message.offset(), "a record with a foreign key");
         Scope::OPERATOR
     });
     let record = Record { scope, bytes: message.payload().unwrap_or_default().into() };
