@@ -20,6 +20,7 @@ use rdkafka::{
 use ringforge_adapters::log::kafka::{Cluster, KafkaLog, OpenError, Shape, check, create};
 use ringforge_domain::{
     ids::{FleetId, Scope, TenantId},
+    limits::{APPEND_QUEUE_MAX, APPEND_RECORDS_MAX},
     position::{Generation, Offset, Partition},
 };
 use ringforge_ports::{
@@ -405,6 +406,34 @@ async fn what_a_slow_broker_has_is_not_written_twice() {
     assert!(matches!(second, Err(AppendError::Unknown(_)) | Ok(_)), "{second:?}");
     let placed = append(&log, &["after"]).await;
     assert_eq!(placed, [Offset(3)]);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_as_a_whole() {
+    let (brokers, log) = played(|cluster| cluster.append_timeout = Duration::from_secs(1)).await;
+    append(&log, &["before"]).await;
+    brokers.broker_down(1).expect("it is away");
+    let full = (APPEND_QUEUE_MAX / APPEND_RECORDS_MAX) as u64;
+    let appends = (0..full + 3).map(|_| log.append(ONE, vec![record("x"); APPEND_RECORDS_MAX]));
+    let (mut taken, mut refused) = (0, 0);
+    for answer in within(5, "appends", join_all(appends)).await {
+        match answer {
+            Err(AppendError::Unknown(_)) => taken += 1,
+            Err(AppendError::Refused(Error::Unavailable(why))) if why.starts_with("overloaded") => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((taken, refused), (full, 3));
+    brokers.broker_up(1).expect("it is back");
+    let mut after = Vec::new();
+    while after.is_empty() {
+        after = log.append(ONE, vec![record("after")]).await.unwrap_or_default();
+    }
+    assert_eq!(
+        after[0].offset,
+        Offset(1 + APPEND_QUEUE_MAX as u64),
+        "what was refused is not there, all else is, once"
+    );
 }
 
 #[tokio::test]
