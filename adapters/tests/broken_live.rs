@@ -28,7 +28,7 @@ use ringforge_ports::{
         Failure,
         live::{PROMISES, Subject},
     },
-    live::{Heard, Live, News},
+    live::{Directory, Heard, Live, News},
 };
 
 /// What is wrong with a bus.
@@ -58,8 +58,12 @@ enum Fault {
     KeepsFacts,
     /// A later put changes the value, but not when it ends.
     KeepsTime,
-    /// A star in a prefix means anything.
-    ScansPatterns,
+    /// What is kept in a directory within one is found too.
+    ScansDeeper,
+    /// What was lost counts as kept.
+    VouchesForLost,
+    /// Nothing is ever certain to have been kept.
+    NeverVouches,
     /// Looking counts.
     CountsLooks,
     /// A window begins anew with every count.
@@ -80,7 +84,9 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::WaitsForSlow, &["a_slow_follower_hears_that_it_lost"]),
     (Fault::KeepsFacts, &["facts_end"]),
     (Fault::KeepsTime, &["a_later_put_begins_anew"]),
-    (Fault::ScansPatterns, &["scans_take_prefixes_literally"]),
+    (Fault::ScansDeeper, &["directories_are_apart"]),
+    (Fault::VouchesForLost, &["a_directory_tells_since_when_it_is_intact"]),
+    (Fault::NeverVouches, &["a_directory_tells_since_when_it_is_intact"]),
     (Fault::CountsLooks, &["counters_count"]),
     (Fault::SlidesWindows, &["counters_restart"]),
 ];
@@ -185,9 +191,19 @@ impl Live for Broken {
         self.live.put(key, value, ttl).await
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
-        let prefix = if self.has(Fault::ScansPatterns) { prefix.trim_end_matches('*') } else { prefix };
-        self.live.scan(prefix).await
+    async fn scan(&self, directory: &str) -> Result<Directory, Error> {
+        let mut found = self.live.scan(directory).await?;
+        if self.has(Fault::ScansDeeper) {
+            let inner = self.live.scan(&format!("{directory}b/")).await?;
+            found.facts.extend(inner.facts);
+        }
+        if self.has(Fault::VouchesForLost) {
+            found.intact = self.clock.monotonic();
+        }
+        if self.has(Fault::NeverVouches) {
+            found.intact = Duration::ZERO;
+        }
+        Ok(found)
     }
 
     async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {
@@ -226,6 +242,10 @@ impl Subject for Bench {
 
     async fn pass(&self, time: Duration) {
         self.clock.advance(time);
+    }
+
+    async fn lose(&self) -> Arc<dyn Live> {
+        self.open().await
     }
 }
 

@@ -27,6 +27,10 @@ impl Subject for Local {
     async fn pass(&self, time: Duration) {
         self.clock.advance(time);
     }
+
+    async fn lose(&self) -> Arc<dyn Live> {
+        self.open().await
+    }
 }
 
 contract_tests!(
@@ -43,7 +47,8 @@ contract_tests!(
         a_slow_follower_harms_nobody,
         facts_end,
         a_later_put_begins_anew,
-        scans_take_prefixes_literally,
+        directories_are_apart,
+        a_directory_tells_since_when_it_is_intact,
         counters_count,
         counters_restart,
     ]

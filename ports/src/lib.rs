@@ -4,6 +4,7 @@
 pub mod clock;
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod followers;
 pub mod live;
 pub mod log;
 pub mod memory;

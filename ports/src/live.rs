@@ -49,6 +49,16 @@ pub enum Heard {
     Lost,
 }
 
+/// What is kept in a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// Keys and values that have not ended, by key.
+    pub facts: Vec<(String, String)>,
+    /// For so long nothing that was kept here has been lost, at the least: whatever was put within it and is not here has
+    /// ended. It grows from scan to scan until something may have been lost; then it begins anew.
+    pub intact: Duration,
+}
+
 /// Publish and subscribe by fleet; facts that end by themselves; counters.
 #[async_trait]
 pub trait Live: Send + Sync {
@@ -60,11 +70,12 @@ pub trait Live: Send + Sync {
     /// everything.
     async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error>;
 
-    /// Keeps `value` under `key` for `ttl`; a later put replaces it and begins anew.
+    /// Keeps `value` under `key` for `ttl`; a later put replaces it and begins anew. A key is a path: what comes before its last
+    /// slash, with it, is the directory where it is kept.
     async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<(), Error>;
 
-    /// What is kept under keys that begin with `prefix` and has not ended, by key.
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error>;
+    /// What is kept in `directory`, which is empty or ends with a slash: not what is kept in those within it.
+    async fn scan(&self, directory: &str) -> Result<Directory, Error>;
 
     /// Adds `add` to the counter under `key` and returns it; 0 only looks and begins nothing. It restarts at 0 once the `window`
     /// that it began with has passed.

@@ -18,7 +18,7 @@ use ringforge_domain::{
 
 use crate::{
     Error, Services,
-    live::{Heard, Live, News},
+    live::{Directory, Heard, Live, News},
     log::{AppendError, Bounds, Log, Placed, Record, Stored},
     reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
 };
@@ -350,8 +350,8 @@ impl Live for Points<dyn Live> {
         self.through(Call::LivePut, self.port.put(key, value, ttl)).await
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
-        self.through(Call::LiveScan, self.port.scan(prefix)).await
+    async fn scan(&self, directory: &str) -> Result<Directory, Error> {
+        self.through(Call::LiveScan, self.port.scan(directory)).await
     }
 
     async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {

@@ -80,13 +80,14 @@ impl Timers {
         Ok(if found.is_last(limit) { found.rows.len() } else { PAGE })
     }
 
-    /// Ends the sessions of edges whose lease is gone. Absence counts only once we have been up for a full lease.
+    /// Ends the sessions of edges whose lease is gone. Absence counts only once we and the leases' directory have been up for a
+    /// full lease.
     ///
     /// # Errors
     /// As [`Self::tick`].
     pub async fn sweep(&mut self) -> Result<usize, Error> {
-        let held: BTreeSet<String> =
-            self.services.live.scan(names::EDGE_LEASES).await?.into_iter().map(|(key, _)| key).collect();
+        let found = self.services.live.scan(names::EDGE_LEASES).await?;
+        let held: BTreeSet<String> = found.facts.into_iter().map(|(key, _)| key).collect();
         let now = self.services.clock.monotonic();
         let gap = now.saturating_sub(std::mem::replace(&mut self.looked, now));
         if gap + LEASE_RENEWED >= LEASE {
@@ -99,7 +100,8 @@ impl Timers {
         let lost = self.leases.iter().any(|lease| !held.contains(lease));
         self.leases.clone_from(&held);
         self.swept &= !lost;
-        if up < LEASE || self.swept {
+        // Whoever lost the leases, we or the bus: all that are held are renewed within one.
+        if up.min(found.intact) < LEASE || self.swept {
             return Ok(0);
         }
         let ended = self.end_sessions(|edge| !held.contains(&names::edge_lease(edge)), "edge_lost").await?;

@@ -162,10 +162,10 @@ async fn changed(
 
 /// The last heartbeats of a fleet; nothing if Live is away, for they are only an ornament.
 async fn heartbeats(services: &Services, scope: Scope) -> BTreeMap<AgentId, String> {
-    let prefix = names::heartbeats(scope);
-    let found = services.live.scan(&prefix).await.unwrap_or_default();
-    let read = |(key, value): (String, String)| Some((key.strip_prefix(&prefix)?.parse().ok()?, value));
-    found.into_iter().filter_map(read).collect()
+    let directory = names::heartbeats(scope);
+    let found = services.live.scan(&directory).await.unwrap_or_default();
+    let read = |(key, value): (String, String)| Some((key.strip_prefix(&directory)?.parse().ok()?, value));
+    found.facts.into_iter().filter_map(read).collect()
 }
 
 impl Fleet {

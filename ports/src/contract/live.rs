@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{
     FutureExt, StreamExt,
-    future::{BoxFuture, join_all, poll_immediate},
+    future::{BoxFuture, join_all},
     stream::BoxStream,
 };
 use ringforge_domain::{
@@ -30,13 +30,21 @@ pub trait Subject: Send + Sync {
 
     /// Lets so much time pass for the bus opened last.
     async fn pass(&self, time: Duration);
+
+    /// The bus opened last, after it has lost all that it kept.
+    async fn lose(&self) -> Arc<dyn Live>;
+
+    /// What the suite takes for a second: where time really passes it may be shorter.
+    fn second(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 }
 
 /// A promise as a value, to run a whole suite in a loop.
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 12] = [
+pub const PROMISES: [(&str, Promise); 13] = [
     ("news_come_in_order", |subject| news_come_in_order(subject).boxed()),
     ("only_the_fleet_is_told", |subject| only_the_fleet_is_told(subject).boxed()),
     ("a_confirmed_follower_hears", |subject| a_confirmed_follower_hears(subject).boxed()),
@@ -46,7 +54,8 @@ pub const PROMISES: [(&str, Promise); 12] = [
     ("a_slow_follower_harms_nobody", |subject| a_slow_follower_harms_nobody(subject).boxed()),
     ("facts_end", |subject| facts_end(subject).boxed()),
     ("a_later_put_begins_anew", |subject| a_later_put_begins_anew(subject).boxed()),
-    ("scans_take_prefixes_literally", |subject| scans_take_prefixes_literally(subject).boxed()),
+    ("directories_are_apart", |subject| directories_are_apart(subject).boxed()),
+    ("a_directory_tells_since_when_it_is_intact", |subject| a_directory_tells_since_when_it_is_intact(subject).boxed()),
     ("counters_count", |subject| counters_count(subject).boxed()),
     ("counters_restart", |subject| counters_restart(subject).boxed()),
 ];
@@ -54,8 +63,6 @@ pub const PROMISES: [(&str, Promise); 12] = [
 const FLEET: Scope = Scope { tenant: TenantId::from_bits(7), fleet: FleetId::from_bits(70) };
 const SISTER: Scope = Scope { tenant: TenantId::from_bits(7), fleet: FleetId::from_bits(71) };
 const STRANGER: Scope = Scope { tenant: TenantId::from_bits(8), fleet: FleetId::from_bits(70) };
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// A piece of news, a head or an update by turns.
 fn news(scope: Scope, number: u64) -> News {
@@ -101,10 +108,11 @@ async fn numbers(follower: &mut Follower, count: usize) -> Result<Vec<u64>, Fail
     Ok(all)
 }
 
-/// Broken if something waits to be heard.
-async fn silent(follower: &mut Follower) -> Outcome {
-    let heard = poll_immediate(follower.next()).await;
-    ensure(heard.is_none(), &format!("heard {heard:?}"))
+/// Broken if something else is heard than what is published now.
+async fn silent(live: &dyn Live, scope: Scope, follower: &mut Follower) -> Outcome {
+    let marker = news(scope, 1_000_000);
+    live.publish(std::slice::from_ref(&marker)).await?;
+    same("after all that was to be heard", &next(follower).await?, &Heard::News(marker))
 }
 
 /// News come in the order in which they were published, as they were.
@@ -118,7 +126,7 @@ pub async fn news_come_in_order(subject: &dyn Subject) -> Outcome {
     for want in all {
         same("the next", &next(&mut follower).await?, &Heard::News(want))?;
     }
-    silent(&mut follower).await
+    silent(&*live, FLEET, &mut follower).await
 }
 
 /// Only those who follow the fleet of a piece hear it; nobody has to follow.
@@ -131,8 +139,8 @@ pub async fn only_the_fleet_is_told(subject: &dyn Subject) -> Outcome {
     let every_third = |from: u64| (from..30).step_by(3).collect::<Vec<_>>();
     same("mine", &numbers(&mut mine, 10).await?, &every_third(0))?;
     same("the sister's", &numbers(&mut sister, 10).await?, &every_third(1))?;
-    silent(&mut mine).await?;
-    silent(&mut sister).await
+    silent(&*live, FLEET, &mut mine).await?;
+    silent(&*live, SISTER, &mut sister).await
 }
 
 /// Once a subscription has resolved, everything published is heard, and nothing from before.
@@ -229,55 +237,90 @@ pub async fn a_slow_follower_harms_nobody(subject: &dyn Subject) -> Outcome {
     Ok(())
 }
 
-async fn scanned(live: &dyn Live, prefix: &str) -> Result<Vec<String>, Failure> {
-    Ok(live.scan(prefix).await?.into_iter().map(|(key, value)| format!("{key}={value}")).collect())
+async fn scanned(live: &dyn Live, directory: &str) -> Result<Vec<String>, Failure> {
+    let found = live.scan(directory).await?;
+    Ok(found.facts.into_iter().map(|(key, value)| format!("{key}={value}")).collect())
 }
 
-/// Facts are found by prefix, by key, until their time is over.
+/// Facts are found in their directory, by key, until their time is over.
 pub async fn facts_end(subject: &dyn Subject) -> Outcome {
-    let live = subject.open().await;
-    live.put("b/2", "two", 8 * SECOND).await?;
-    live.put("b/1", "", 2 * SECOND).await?;
-    live.put("c", "other", 8 * SECOND).await?;
+    let (live, second) = (subject.open().await, subject.second());
+    live.put("b/2", "two", 8 * second).await?;
+    live.put("b/1", "", 2 * second).await?;
+    live.put("c", "other", 8 * second).await?;
     same("at first", &scanned(&*live, "b/").await?, &vec!["b/1=".to_owned(), "b/2=two".to_owned()])?;
-    subject.pass(2 * SECOND).await;
+    subject.pass(2 * second).await;
     same("after 2 s", &scanned(&*live, "b/").await?, &vec!["b/2=two".to_owned()])?;
-    same("all", &scanned(&*live, "").await?, &vec!["b/2=two".to_owned(), "c=other".to_owned()])?;
-    subject.pass(6 * SECOND).await;
-    same("in the end", &scanned(&*live, "").await?, &Vec::new())
+    same("in no directory", &scanned(&*live, "").await?, &vec!["c=other".to_owned()])?;
+    subject.pass(6 * second).await;
+    same("in the end", &scanned(&*live, "b/").await?, &Vec::new())?;
+    same("in the end, in none", &scanned(&*live, "").await?, &Vec::new())
 }
 
 /// A later put replaces the value and the time.
 pub async fn a_later_put_begins_anew(subject: &dyn Subject) -> Outcome {
-    let live = subject.open().await;
-    live.put("longer", "1", 2 * SECOND).await?;
-    live.put("shorter", "1", 9 * SECOND).await?;
-    subject.pass(SECOND).await;
-    live.put("longer", "2", 4 * SECOND).await?;
-    live.put("shorter", "2", SECOND).await?;
+    let (live, second) = (subject.open().await, subject.second());
+    live.put("longer", "1", 2 * second).await?;
+    live.put("shorter", "1", 9 * second).await?;
+    subject.pass(second).await;
+    live.put("longer", "2", 4 * second).await?;
+    live.put("shorter", "2", second).await?;
     same("replaced", &scanned(&*live, "").await?, &vec!["longer=2".to_owned(), "shorter=2".to_owned()])?;
-    subject.pass(2 * SECOND).await;
+    subject.pass(2 * second).await;
     same("later", &scanned(&*live, "").await?, &vec!["longer=2".to_owned()])
 }
 
-/// A prefix is no pattern, and a key that is the prefix begins with it.
-pub async fn scans_take_prefixes_literally(subject: &dyn Subject) -> Outcome {
-    let live = subject.open().await;
-    for key in ["a", "a*", "a?", "ab", "a[b]", "A", "\u{e9}", "a%"] {
-        live.put(key, "", 60 * SECOND).await?;
+/// A directory is a name, not a pattern, and holds neither its neighbours' facts nor those of directories within it.
+pub async fn directories_are_apart(subject: &dyn Subject) -> Outcome {
+    let (live, minute) = (subject.open().await, 60 * subject.second());
+    for key in ["a/1", "a/2", "a/b/1", "a*/1", "a?/1", "A/1", "{a}/1", "\u{e9}/\u{e9}", "a/", "a%/1", "a"] {
+        live.put(key, "", minute).await?;
     }
-    for (prefix, want) in
-        [("a", 6), ("a*", 1), ("a?", 1), ("a[", 1), ("a%", 1), ("*", 0), ("\u{e9}", 1), ("", 8), ("abc", 0)]
-    {
-        same(&format!("keys with {prefix:?}"), &scanned(&*live, prefix).await?.len(), &want)?;
+    for (directory, want) in [
+        ("a/", 3),
+        ("a/b/", 1),
+        ("a*/", 1),
+        ("a?/", 1),
+        ("?/", 0),
+        ("{a}/", 1),
+        ("\u{e9}/", 1),
+        ("a%/", 1),
+        ("", 1),
+        ("b/", 0),
+    ] {
+        let found = scanned(&*live, directory).await?;
+        same(&format!("what is kept in {directory:?}, {found:?}"), &found.len(), &want)?;
     }
     Ok(())
 }
 
+/// A directory that kept everything says so, for as long as it is looked at, also when there was nothing to keep; one that lost
+/// everything says so too.
+pub async fn a_directory_tells_since_when_it_is_intact(subject: &dyn Subject) -> Outcome {
+    let (live, second) = (subject.open().await, subject.second());
+    live.put("a/1", "", 60 * second).await?;
+    for directory in ["a/", "empty/"] {
+        live.scan(directory).await?;
+    }
+    subject.pass(4 * second).await;
+    for (directory, want) in [("a/", 1), ("empty/", 0)] {
+        let found = live.scan(directory).await?;
+        same(directory, &found.facts.len(), &want)?;
+        ensure(found.intact >= 3 * second, &format!("{directory} lost nothing, and says {:?}", found.intact))?;
+    }
+    let live = subject.lose().await;
+    let found = live.scan("a/").await?;
+    same("after a loss", &found.facts, &Vec::new())?;
+    ensure(found.intact <= second, &format!("it lost what it kept, and says {:?}", found.intact))?;
+    subject.pass(4 * second).await;
+    let intact = live.scan("a/").await?.intact;
+    ensure(intact >= 3 * second, &format!("it lost nothing since, and says {intact:?}"))
+}
+
 /// Each counter adds up by itself; adding nothing only looks.
 pub async fn counters_count(subject: &dyn Subject) -> Outcome {
-    let live = subject.open().await;
-    let window = 60 * SECOND;
+    let (live, second) = (subject.open().await, subject.second());
+    let window = 60 * second;
     same("before", &live.count("a", 0, window).await?, &0)?;
     same("one", &live.count("a", 1, window).await?, &1)?;
     same("three", &live.count("a", 2, window).await?, &3)?;
@@ -291,14 +334,14 @@ pub async fn counters_count(subject: &dyn Subject) -> Outcome {
 
 /// A counter restarts when its window has passed since it began, however often it was used; a look begins none.
 pub async fn counters_restart(subject: &dyn Subject) -> Outcome {
-    let live = subject.open().await;
-    let window = 3 * SECOND;
+    let (live, second) = (subject.open().await, subject.second());
+    let window = 3 * second;
     live.count("a", 0, window).await?;
-    subject.pass(2 * SECOND).await;
+    subject.pass(2 * second).await;
     same("it begins", &live.count("a", 1, window).await?, &1)?;
-    subject.pass(2 * SECOND).await;
+    subject.pass(2 * second).await;
     same("within its window", &live.count("a", 1, window).await?, &2)?;
-    subject.pass(SECOND).await;
+    subject.pass(second).await;
     same("a look after it", &live.count("a", 0, window).await?, &0)?;
     same("it begins again", &live.count("a", 4, window).await?, &4)
 }

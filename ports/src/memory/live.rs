@@ -1,46 +1,29 @@
-//! The live bus within one process. No task, no thread, no timer: publishing is done at its first poll, a follower is ready
-//! whenever there is something to hear, and what is over is forgotten when it is next looked at.
+//! The live bus within one process. No task, no thread, no timer: publishing is done at its first poll, and what is over is
+//! forgotten when it is next looked at.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use futures_util::{Stream, StreamExt, stream::BoxStream};
-use ringforge_domain::{ids::Scope, limits};
+use futures_util::{StreamExt, stream::BoxStream};
+use ringforge_domain::ids::Scope;
 
 use crate::{
     Error,
     clock::Clock,
-    live::{Heard, Live, News},
+    followers::Followers,
+    live::{Directory, Heard, Live, News},
 };
 
 /// A bus that dies with its process.
 pub struct MemoryLive {
     clock: Arc<dyn Clock>,
-    fleets: Arc<Mutex<Fleets>>,
+    begun: Duration,
+    followers: Followers,
     facts: Mutex<Facts>,
-}
-
-/// Who follows what.
-#[derive(Default)]
-struct Fleets {
-    followers: BTreeMap<Scope, BTreeMap<u64, Arc<Mutex<Queue>>>>,
-    count: u64,
-}
-
-/// What waits for one follower.
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Heard>,
-    /// About their bytes.
-    weight: usize,
-    waker: Option<Waker>,
-    closed: bool,
 }
 
 /// What ends by itself, with the monotonic time of its end.
@@ -58,34 +41,12 @@ const SWEEP_MIN: usize = 1_024;
 impl MemoryLive {
     /// A bus that nobody follows yet.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { clock, fleets: Arc::default(), facts: Mutex::default() })
+        Arc::new(Self { begun: clock.monotonic(), clock, followers: Followers::default(), facts: Mutex::default() })
     }
 }
 
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().expect("no panic while the lock is held")
-}
-
-impl Queue {
-    /// Adds a piece; whoever is too slow loses what waits, because it has to look into the log anyway.
-    fn push(&mut self, news: &News) {
-        let full = self.waiting.len() >= limits::FOLLOWER_QUEUE_MAX || self.weight >= limits::FOLLOWER_QUEUE_BYTES_MAX;
-        if full {
-            self.waiting.clear();
-            self.weight = 0;
-            self.waiting.push_back(Heard::Lost);
-        }
-        self.weight += news.weight();
-        self.waiting.push_back(Heard::News(news.clone()));
-    }
-
-    fn pop(&mut self) -> Option<Heard> {
-        let heard = self.waiting.pop_front();
-        if let Some(Heard::News(news)) = &heard {
-            self.weight -= news.weight();
-        }
-        heard
-    }
 }
 
 impl Facts {
@@ -103,30 +64,12 @@ impl Facts {
 #[async_trait]
 impl Live for MemoryLive {
     async fn publish(&self, news: &[News]) -> Result<(), Error> {
-        // Held all the while: two publishers must not be heard in different orders by different followers.
-        let fleets = lock(&self.fleets);
-        let mut told: BTreeMap<u64, Arc<Mutex<Queue>>> = BTreeMap::new();
-        for piece in news {
-            for (id, queue) in fleets.followers.get(&piece.scope()).into_iter().flatten() {
-                lock(queue).push(piece);
-                told.entry(*id).or_insert_with(|| Arc::clone(queue));
-            }
-        }
-        drop(fleets);
-        for queue in told.into_values() {
-            let waker = lock(&queue).waker.take();
-            waker.into_iter().for_each(Waker::wake);
-        }
+        self.followers.tell(news);
         Ok(())
     }
 
     async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error> {
-        let mut fleets = lock(&self.fleets);
-        fleets.count += 1;
-        let id = fleets.count;
-        let queue = Arc::<Mutex<Queue>>::default();
-        fleets.followers.entry(scope).or_default().insert(id, Arc::clone(&queue));
-        Ok(Follow { fleets: Arc::clone(&self.fleets), scope, id, queue }.boxed())
+        Ok(self.followers.follow(scope).boxed())
     }
 
     async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<(), Error> {
@@ -137,12 +80,13 @@ impl Live for MemoryLive {
         Ok(())
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
+    async fn scan(&self, directory: &str) -> Result<Directory, Error> {
         let now = self.clock.monotonic();
         let facts = lock(&self.facts);
-        let named = facts.kept.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-        let live = named.filter(|(_, (_, end))| now < *end);
-        Ok(live.map(|(key, (value, _))| (key.clone(), value.clone())).collect())
+        let inside = facts.kept.range(directory.to_owned()..).take_while(|(key, _)| key.starts_with(directory));
+        let named = inside.filter(|(key, (_, end))| !key[directory.len()..].contains('/') && now < *end);
+        let facts = named.map(|(key, (value, _))| (key.clone(), value.clone())).collect();
+        Ok(Directory { facts, intact: now.saturating_sub(self.begun) })
     }
 
     async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {
@@ -165,47 +109,7 @@ impl Live for MemoryLive {
 impl Drop for MemoryLive {
     /// Tells the followers that nothing will come any more.
     fn drop(&mut self) {
-        for queue in lock(&self.fleets).followers.values().flat_map(BTreeMap::values) {
-            let mut queue = lock(queue);
-            queue.closed = true;
-            queue.waker.take().into_iter().for_each(Waker::wake);
-        }
-    }
-}
-
-/// A follower.
-struct Follow {
-    fleets: Arc<Mutex<Fleets>>,
-    scope: Scope,
-    id: u64,
-    queue: Arc<Mutex<Queue>>,
-}
-
-impl Stream for Follow {
-    type Item = Heard;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Heard>> {
-        let mut queue = lock(&self.queue);
-        if let Some(heard) = queue.pop() {
-            return Poll::Ready(Some(heard));
-        }
-        if queue.closed {
-            return Poll::Ready(None);
-        }
-        queue.waker = Some(context.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Follow {
-    fn drop(&mut self) {
-        let mut fleets = lock(&self.fleets);
-        if let Some(followers) = fleets.followers.get_mut(&self.scope) {
-            followers.remove(&self.id);
-            if followers.is_empty() {
-                fleets.followers.remove(&self.scope);
-            }
-        }
+        self.followers.close();
     }
 }
 
@@ -215,6 +119,7 @@ mod tests {
     use ringforge_domain::{
         code::{Code, Refusal},
         ids::CommandId,
+        limits,
         position::{LogTime, Offset, Partition, Position},
         verdict::{Index, Outcome, Verdict},
     };
@@ -275,14 +180,6 @@ mod tests {
             live.publish(&news).now_or_never().expect("done at once").expect("published");
             assert!(hear() == Some(Heard::News(news[0].clone())), "whoever listens loses nothing");
         }
-    }
-
-    #[test]
-    fn a_follower_that_left_is_forgotten() {
-        let live = MemoryLive::new(ManualClock::at(LogTime(5)));
-        let follower = live.subscribe(Scope::OPERATOR).now_or_never().expect("done at once").expect("it follows");
-        drop(follower);
-        assert!(lock(&live.fleets).followers.is_empty());
     }
 
     #[test]

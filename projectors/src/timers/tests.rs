@@ -65,6 +65,12 @@ impl House {
         now(self.services.live.put(&names::edge_lease(edge), "held", LEASE)).expect("kept");
     }
 
+    /// The live bus forgets all that it kept.
+    fn lose(&mut self) {
+        self.services.live = MemoryLive::new(self.clock.clone());
+        self.timers.services.live = Arc::clone(&self.services.live);
+    }
+
     /// Time passes, then leases are looked at.
     fn sweep(&mut self, after: Duration) -> usize {
         self.clock.advance(after);
@@ -174,6 +180,24 @@ fn a_process_that_stood_still_ends_no_session_of_its_own() {
         }
         assert_eq!(house.ended(), [session(OTHER)], "the other one did not come back");
     }
+}
+
+#[test]
+fn leases_that_the_bus_lost_end_no_session_but_those_that_are_not_renewed_do() {
+    let mut house = House::new();
+    for _ in 0..4 {
+        house.renew(OWN);
+        house.renew(OTHER);
+        assert_eq!(house.sweep(LEASE_RENEWED), 0);
+    }
+    house.lose();
+    assert_eq!(house.sweep(Duration::from_secs(1)), 0, "nobody has renewed it yet");
+    for _ in 0..4 {
+        house.sweep(LEASE_RENEWED);
+        house.renew(OWN);
+        house.project();
+    }
+    assert_eq!(house.ended(), [session(OTHER)], "the other one did not come back");
 }
 
 #[test]

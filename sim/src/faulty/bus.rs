@@ -11,7 +11,7 @@ use ringforge_domain::ids::Scope;
 use ringforge_ports::{
     Error,
     clock::Clock,
-    live::{Heard, Live, News},
+    live::{Directory, Heard, Live, News},
     memory::live::MemoryLive,
 };
 
@@ -109,8 +109,8 @@ impl Live for View {
         self.bus.facts.put(key, value, ttl).await
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
-        self.bus.facts.scan(prefix).await
+    async fn scan(&self, directory: &str) -> Result<Directory, Error> {
+        self.bus.facts.scan(directory).await
     }
 
     async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {

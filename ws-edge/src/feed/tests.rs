@@ -10,7 +10,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     clock::{Clock, ManualClock, SeededIds},
-    live::Live,
+    live::{Directory, Live},
     log::Record,
     memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
     reads::Commit,
@@ -41,8 +41,8 @@ impl Live for Stuck {
         self.bus.put(key, value, ttl).await
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
-        self.bus.scan(prefix).await
+    async fn scan(&self, directory: &str) -> Result<Directory, Error> {
+        self.bus.scan(directory).await
     }
 
     async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {
