@@ -61,6 +61,10 @@ impl contract::live::Subject for Behind {
     async fn pass(&self, time: Duration) {
         self.0.advance(time);
     }
+
+    async fn lose(&self) -> Arc<dyn Live> {
+        contract::live::Subject::open(self).await
+    }
 }
 
 /// What needs a restart is tried with the adapters that survive one.

@@ -73,6 +73,17 @@ pub const ANSWER_BYTES_MAX: usize = 4 << 20;
 pub const FOLLOWER_QUEUE_MAX: usize = 1_024;
 /// About the bytes of their events and verdicts, those of one commit and as much again; with more, the same happens.
 pub const FOLLOWER_QUEUE_BYTES_MAX: usize = 2 * PROJECTOR_COMMIT_BYTES_MAX;
+/// Bytes of an update on a live bus between processes; a larger one is only pointed to, and read from index and log.
+pub const LIVE_UPDATE_BYTES_MAX: usize = 16 << 10;
+/// How long a server of the live bus may take for an answer. Then it is away, and until it is back nobody waits for it.
+pub const LIVE_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait between two tries to reach it.
+pub const LIVE_RETRY_MAX: Duration = Duration::from_secs(1);
+/// Fleets that are followed or left in one go.
+pub const FOLLOWED_AT_ONCE_MAX: usize = 256;
+/// How far apart two looks at a directory of facts may be for it to count as intact in between: what is renewed every five
+/// seconds and lasts for fifteen outlasts a clock that jumps by less.
+pub const LOOKS_APART_MAX: Duration = Duration::from_secs(10);
 /// About the bytes of the rows that a projector keeps from one batch to the next, and loads for one; beyond, it forgets them and
 /// takes a smaller batch.
 pub const PROJECTOR_ROWS_BYTES_MAX: usize = 8 << 20;

@@ -94,7 +94,9 @@ impl Followers {
             }
         }
         drop(fleets);
-        told.into_values().for_each(|queue| wake(&queue));
+        for queue in told.into_values() {
+            wake(&queue);
+        }
     }
 
     /// Tells the followers of a fleet that news which would stand here were lost.

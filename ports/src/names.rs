@@ -65,6 +65,24 @@ pub fn access_count(scope: Scope, key: &str) -> String {
     format!("t/{}/f/{}/access/{key}", scope.tenant, scope.fleet)
 }
 
+/// Whose part of a Redis it is, unless its address says so.
+pub const DEPLOYMENT: &str = "ringforge";
+
+/// The channel of a fleet in a deployment's part of a Redis.
+pub fn fleet_channel(deployment: &str, scope: Scope) -> String {
+    format!("{deployment}:news:t/{}/f/{}", scope.tenant, scope.fleet)
+}
+
+/// What keeps a directory of facts there.
+pub fn directory_key(deployment: &str, directory: &str) -> String {
+    format!("{deployment}:facts:{directory}")
+}
+
+/// What keeps a counter there.
+pub fn counter_key(deployment: &str, key: &str) -> String {
+    format!("{deployment}:count:{key}")
+}
+
 /// The log's file in a data directory.
 pub const LOG_FILE: &str = "log.db";
 

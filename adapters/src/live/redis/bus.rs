@@ -1,0 +1,257 @@
+//! The servers of a Redis and who of them owns what. A lone server is a cluster of one that owns everything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{ConnectionAddr, ConnectionInfo, FromRedisValue, RedisResult, Value};
+use ringforge_domain::limits::LIVE_WAIT;
+use ringforge_ports::Error;
+use tokio::{sync::Notify, task::JoinSet};
+use tracing::warn;
+
+use super::{
+    channels::Channels,
+    ear,
+    server::{Link, Server},
+    slots::{Address, Owners, slot},
+    url::Url,
+};
+
+/// How often a cluster is asked who owns what, without cause.
+const LOOK: Duration = Duration::from_secs(2);
+/// How soon it is asked again, with cause.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// All servers of a Redis, and what is followed over them.
+pub struct Bus {
+    /// Who is followed here.
+    pub channels: Arc<Channels>,
+    /// Some server said that another one is to be asked.
+    pub moved: Notify,
+    /// Where a cluster was first found.
+    seeds: Vec<ConnectionInfo>,
+    servers: Mutex<Servers>,
+    looks: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Servers {
+    owners: Owners,
+    seats: BTreeMap<Address, Seat>,
+    /// Looks who owns what.
+    look: JoinSet<()>,
+}
+
+/// A server and its tasks, which end with it.
+struct Seat {
+    server: Arc<Server>,
+    _tasks: JoinSet<()>,
+}
+
+fn address(info: &ConnectionInfo) -> Result<Address, Error> {
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) => Ok((host.clone(), *port)),
+        other => Err(Error::Unavailable(format!("Redis at {other}: not an address that this build can use"))),
+    }
+}
+
+/// Asks a server of a cluster who owns what.
+async fn owners(link: Link, host: &str) -> RedisResult<Option<Owners>> {
+    let mut connection = link.connection;
+    let answer: Vec<Value> = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+    Ok(Owners::parse(&answer, host))
+}
+
+impl Bus {
+    /// Finds the servers and connects to them.
+    ///
+    /// # Errors
+    /// None can be reached, or one of them is not as it must be.
+    pub async fn open(url: Url) -> Result<Arc<Self>, Error> {
+        let bus = Arc::new_cyclic(|bus: &std::sync::Weak<Self>| {
+            let bus = bus.clone();
+            let changed = move |name: &str| {
+                if let Some(bus) = bus.upgrade() {
+                    bus.touch(name);
+                }
+            };
+            let channels = Channels::new(changed);
+            let (moved, servers, looks) = (Notify::new(), Mutex::default(), AtomicUsize::new(0));
+            Self { channels, moved, seeds: url.servers, servers, looks }
+        });
+        let Some(first) = bus.seeds.first() else { return Err(Error::Unavailable("no Redis is named".to_owned())) };
+        if bus.find().await? {
+            let look = bus.clone().look();
+            bus.servers().look.spawn(look);
+        } else if bus.seeds.len() == 1 {
+            bus.seat(Owners::all(address(first)?))?;
+        } else {
+            return Err(Error::Unavailable(format!("Redis at {} is no cluster: name one server", first.addr())));
+        }
+        let linked = async {
+            for server in bus.all() {
+                server.linked().await;
+            }
+        };
+        // A cluster may be in use while one of its servers is away.
+        let _ = tokio::time::timeout(LIVE_WAIT, linked).await;
+        Ok(bus)
+    }
+
+    /// Asks those that are named who owns what, until one answers. `false`: it is no cluster.
+    async fn find(self: &Arc<Self>) -> Result<bool, Error> {
+        let mut refused = None;
+        for info in &self.seeds {
+            let server = Server::new(info.clone())?;
+            let link = match server.connect(|_, _| {}).await {
+                Ok(link) if !link.about.cluster => return Ok(false),
+                Ok(link) => link,
+                Err(error) => {
+                    refused.get_or_insert(error);
+                    continue;
+                }
+            };
+            match owners(link, &address(info)?.0).await {
+                Ok(Some(owners)) if owners.servers().next().is_some() => {
+                    self.seat(owners)?;
+                    return Ok(true);
+                }
+                Ok(_) => {
+                    let what = format!("Redis at {} is of a cluster without slots: create it first", server.name);
+                    refused.get_or_insert(Error::Unavailable(what));
+                }
+                Err(error) => {
+                    refused.get_or_insert(server.unreachable(&error));
+                }
+            }
+        }
+        Err(refused.unwrap_or(Error::Closed))
+    }
+
+    /// Looks now and then, and soon if there is cause, who owns what. Runs for ever.
+    async fn look(self: Arc<Self>) {
+        loop {
+            // Whoever has moved or is away may be found by now.
+            let _ = tokio::time::timeout(LOOK, self.moved.notified()).await;
+            if let Err(error) = self.look_once().await {
+                warn!(%error, "the servers of Redis could not be asked who owns what");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn look_once(self: &Arc<Self>) -> Result<(), Error> {
+        let mut servers = self
+            .servers()
+            .seats
+            .iter()
+            .map(|((host, _), seat)| (host.clone(), Arc::clone(&seat.server)))
+            .collect::<Vec<_>>();
+        // Each time another one: one that was cut off from the others may not know.
+        let turn = self.looks.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
+        servers.rotate_left(turn);
+        for (host, server) in servers {
+            if let Ok(Some(owners)) = server.ask(|link| owners(link, &host)).await {
+                return self.seat(owners);
+            }
+        }
+        self.find().await.map(|_| ())
+    }
+
+    /// From now on these own what there is.
+    fn seat(self: &Arc<Self>, owners: Owners) -> Result<(), Error> {
+        let wanted: BTreeSet<&Address> = owners.servers().collect();
+        let mut servers = self.servers();
+        servers.seats.retain(|address, _| wanted.contains(address));
+        for address in wanted {
+            let seat = match servers.seats.remove(address) {
+                Some(seat) => seat,
+                None => self.take_a_seat(address)?,
+            };
+            servers.seats.insert(address.clone(), seat);
+        }
+        servers.owners = owners;
+        drop(servers);
+        self.touch_unheard();
+        Ok(())
+    }
+
+    fn take_a_seat(self: &Arc<Self>, (host, port): &Address) -> Result<Seat, Error> {
+        let server = Server::new(self.seeds[0].clone().set_addr(ConnectionAddr::Tcp(host.clone(), *port)))?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&server).keep());
+        tasks.spawn(ear::hear(Arc::clone(self), Arc::clone(&server)));
+        Ok(Seat { server, _tasks: tasks })
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().expect("no panic while the lock is held")
+    }
+
+    /// Every server that owns something.
+    pub fn all(&self) -> Vec<Arc<Server>> {
+        self.servers().seats.values().map(|seat| Arc::clone(&seat.server)).collect()
+    }
+
+    /// The server that owns a key or channel.
+    ///
+    /// # Errors
+    /// There is none at the moment.
+    pub fn owner(&self, name: &str) -> Result<Arc<Server>, Error> {
+        let servers = self.servers();
+        let owner = servers.owners.of(slot(name)).and_then(|address| servers.seats.get(address));
+        let owner = owner.map(|seat| Arc::clone(&seat.server));
+        owner.ok_or_else(|| Error::Unavailable("a part of the Redis cluster has no server".to_owned()))
+    }
+
+    /// Asks the owner of a key.
+    ///
+    /// # Errors
+    /// It is away, or refuses.
+    pub async fn ask<T: FromRedisValue, F: Future<Output = RedisResult<T>>>(
+        &self,
+        server: &Server,
+        ask: impl FnOnce(Link) -> F,
+    ) -> Result<T, Error> {
+        server.ask(ask).await.map_err(|refused| {
+            if refused.moved {
+                self.moved.notify_one();
+            }
+            refused.error
+        })
+    }
+
+    /// Has a channel looked at by its owner.
+    fn touch(&self, name: &str) {
+        // Once it has an owner again, whatever is not heard is looked at.
+        if let Ok(server) = self.owner(name) {
+            server.touch(name);
+        }
+    }
+
+    /// Has every channel looked at that is not heard from its owner.
+    pub fn touch_unheard(&self) {
+        for (name, heard) in self.channels.all() {
+            if let Ok(server) = self.owner(&name)
+                && (heard.is_none() || heard != server.hears())
+            {
+                server.touch(&name);
+            }
+        }
+    }
+
+    /// Ends all tasks and tells the followers that nothing more will come.
+    pub fn close(&self) {
+        let mut servers = self.servers();
+        servers.look.abort_all();
+        servers.seats.clear();
+        drop(servers);
+        self.channels.close();
+    }
+}

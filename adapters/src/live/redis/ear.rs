@@ -1,0 +1,100 @@
+//! The connection over which a server's channels are heard: subscribes and leaves, notices when it breaks, and begins anew.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use redis::{PushInfo, PushKind, RedisResult, Value};
+use ringforge_domain::limits::FOLLOWED_AT_ONCE_MAX;
+use ringforge_ports::Error;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::{
+    bus::Bus,
+    server::{Link, Server, back_off, first_wait, moved},
+};
+
+/// How often a silent server is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// Hears the channels of a server, for ever.
+pub async fn hear(bus: Arc<Bus>, server: Arc<Server>) {
+    let mut wait = first_wait();
+    loop {
+        let Err(error) = listen(&bus, &server, &mut wait).await;
+        server.hears_over(None);
+        if wait == first_wait() {
+            warn!(%error, "the channels of Redis are not heard");
+        }
+        back_off(&mut wait).await;
+    }
+}
+
+/// Hears them until the connection breaks.
+async fn listen(bus: &Arc<Bus>, server: &Arc<Server>, wait: &mut Duration) -> Result<Infallible, Error> {
+    let closed = Arc::new(Notify::new());
+    let heard = {
+        let (bus, closed) = (Arc::clone(bus), Arc::clone(&closed));
+        move |number, push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                closed.notify_one();
+            } else if bus.channels.take(number, push) {
+                bus.moved.notify_one();
+            }
+        }
+    };
+    let mut link = server.connect(heard).await?;
+    server.hears_over(Some(link.number));
+    bus.touch_unheard();
+    loop {
+        let names = server.touched(FOLLOWED_AT_ONCE_MAX);
+        if names.is_empty() {
+            tokio::select! {
+                biased;
+                () = closed.notified() => {
+                    return Err(Error::Unavailable(format!("Redis at {} closed a connection", server.name)));
+                }
+                () = server.wake.notified() => continue,
+                () = tokio::time::sleep(PING_EVERY) => {}
+            }
+        }
+        subscribe(bus, &mut link, &names).await.map_err(|error| server.unreachable(&error))?;
+        *wait = first_wait();
+    }
+}
+
+/// Subscribes to channels, or leaves them if nobody follows them any more. Without any it asks whether the server is there.
+async fn subscribe(bus: &Bus, link: &mut Link, names: &[String]) -> RedisResult<()> {
+    let mut pipe = redis::pipe();
+    let mut sent = Vec::new();
+    for name in names {
+        match bus.channels.to_send(name, link.number) {
+            None => {
+                pipe.cmd("SUNSUBSCRIBE").arg(name);
+                sent.push(None);
+            }
+            Some(count) => {
+                for _ in 0..count {
+                    pipe.cmd("SSUBSCRIBE").arg(name);
+                    sent.push(Some(name));
+                }
+            }
+        }
+    }
+    if sent.is_empty() {
+        pipe.cmd("PING");
+        sent.push(None);
+    }
+    let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query_async(&mut link.connection).await?;
+    for (name, answer) in sent.into_iter().zip(answers) {
+        match (name, answer) {
+            (Some(name), Err(error)) if moved(&error) => {
+                bus.channels.unsubscribed(name, link.number);
+                bus.moved.notify_one();
+            }
+            (Some(_), Err(error)) => return Err(error),
+            // A confirmation has been heard before; a channel that is left is not heard any more, whoever has it.
+            _ => {}
+        }
+    }
+    Ok(())
+}
