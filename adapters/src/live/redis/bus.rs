@@ -2,13 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use redis::{ConnectionAddr, ConnectionInfo, FromRedisValue, RedisResult, Value};
 use ringforge_domain::limits::LIVE_WAIT;
 use ringforge_ports::Error;
@@ -24,7 +22,7 @@ use super::{
 };
 
 /// How often a cluster is asked who owns what, without cause.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(5);
 /// How soon it is asked again, with cause.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -37,7 +35,6 @@ pub struct Bus {
     /// Where a cluster was first found.
     seeds: Vec<ConnectionInfo>,
     servers: Mutex<Servers>,
-    looks: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -64,8 +61,10 @@ fn address(info: &ConnectionInfo) -> Result<Address, Error> {
 /// Asks a server of a cluster who owns what.
 async fn owners(link: Link, host: &str) -> RedisResult<Option<Owners>> {
     let mut connection = link.connection;
-    let answer: Vec<Value> = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
-    Ok(Owners::parse(&answer, host))
+    let mut pipe = redis::pipe();
+    pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+    let (info, slots): (String, Vec<Value>) = pipe.query_async(&mut connection).await?;
+    Ok(Owners::parse(&info, &slots, host))
 }
 
 impl Bus {
@@ -82,8 +81,7 @@ impl Bus {
                 }
             };
             let channels = Channels::new(changed);
-            let (moved, servers, looks) = (Notify::new(), Mutex::default(), AtomicUsize::new(0));
-            Self { channels, moved, seeds: url.servers, servers, looks }
+            Self { channels, moved: Notify::new(), seeds: url.servers, servers: Mutex::default() }
         });
         let Some(first) = bus.seeds.first() else { return Err(Error::Unavailable("no Redis is named".to_owned())) };
         if bus.find().await? {
@@ -104,11 +102,13 @@ impl Bus {
         Ok(bus)
     }
 
-    /// Asks those that are named who owns what, until one answers. `false`: it is no cluster.
+    /// Asks those that are named, and those that were known, who owns what, until one answers. `false`: it is no cluster.
     async fn find(self: &Arc<Self>) -> Result<bool, Error> {
         let mut refused = None;
-        for info in &self.seeds {
-            let server = Server::new(info.clone())?;
+        let known = self.servers().owners.known.clone();
+        let known = known.into_iter().map(|(host, port)| self.template().set_addr(ConnectionAddr::Tcp(host, port)));
+        for info in self.seeds.iter().cloned().chain(known) {
+            let (server, host) = (Server::new(info.clone())?, address(&info)?.0);
             let link = match server.connect(|_, _| {}).await {
                 Ok(link) if !link.about.cluster => return Ok(false),
                 Ok(link) => link,
@@ -117,7 +117,7 @@ impl Bus {
                     continue;
                 }
             };
-            match owners(link, &address(info)?.0).await {
+            match owners(link, &host).await {
                 Ok(Some(owners)) if owners.servers().next().is_some() => {
                     self.seat(owners)?;
                     return Ok(true);
@@ -147,21 +147,15 @@ impl Bus {
     }
 
     async fn look_once(self: &Arc<Self>) -> Result<(), Error> {
-        let mut servers = self
-            .servers()
-            .seats
-            .iter()
-            .map(|((host, _), seat)| (host.clone(), Arc::clone(&seat.server)))
-            .collect::<Vec<_>>();
-        // Each time another one: one that was cut off from the others may not know.
-        let turn = self.looks.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
-        servers.rotate_left(turn);
-        for (host, server) in servers {
-            if let Ok(Some(owners)) = server.ask(|link| owners(link, &host)).await {
-                return self.seat(owners);
-            }
+        let seats: Vec<_> =
+            self.servers().seats.iter().map(|((host, _), seat)| (host.clone(), Arc::clone(&seat.server))).collect();
+        let answers = seats.iter().map(|(host, server)| server.ask(move |link| owners(link, host)));
+        let answers = join_all(answers).await.into_iter().filter_map(|answer| answer.ok().flatten());
+        // One that was cut off from the others may not know.
+        match answers.max_by_key(|owners| owners.epoch) {
+            Some(owners) => self.seat(owners),
+            None => self.find().await.map(|_| ()),
         }
-        self.find().await.map(|_| ())
     }
 
     /// From now on these own what there is.
@@ -182,8 +176,13 @@ impl Bus {
         Ok(())
     }
 
+    /// How every server of a cluster is spoken to.
+    fn template(&self) -> ConnectionInfo {
+        self.seeds[0].clone()
+    }
+
     fn take_a_seat(self: &Arc<Self>, (host, port): &Address) -> Result<Seat, Error> {
-        let server = Server::new(self.seeds[0].clone().set_addr(ConnectionAddr::Tcp(host.clone(), *port)))?;
+        let server = Server::new(self.template().set_addr(ConnectionAddr::Tcp(host.clone(), *port)))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&server).keep());
         tasks.spawn(ear::hear(Arc::clone(self), Arc::clone(&server)));
