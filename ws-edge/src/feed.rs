@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, future, stream::BoxStream};
+use futures_util::{
+    StreamExt, future,
+    stream::{self, BoxStream},
+};
 use ringforge_domain::{
     buggify::{Site, buggify},
     cursor::Seal,
@@ -158,7 +161,7 @@ impl Hub {
 }
 
 impl Feed {
-    /// Begins at a fleet's present head; what comes after it is heard or filled.
+    /// Begins at a fleet's present head; what comes after it is heard or filled. While the live bus is away it is filled.
     ///
     /// # Errors
     /// A port is away.
@@ -170,7 +173,9 @@ impl Feed {
         kept: Kept,
     ) -> Result<(Arc<Self>, BoxStream<'static, Heard>), Error> {
         let generation = services.log.bounds(stream.partition).await?.generation;
-        let heard = services.live.subscribe(scope).await?;
+        let heard = services.live.subscribe(scope).await;
+        // One that is over is followed anew.
+        let heard = heard.unwrap_or_else(|_| stream::empty().boxed());
         let heads = services.reads.heads(stream.partition, &[scope]).await?.heads;
         let last = heads.into_iter().next().flatten().map(|head| First { offset: head.last, hash: head.hash });
         let fleet = Fleet::new(Encoder { seal, scope, stream, generation }, last, kept);
@@ -347,9 +352,8 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
                     Some(Heard::News(news)) => feed.hear(&news, clock.monotonic()),
                     Some(Heard::Lost) => true,
                     None => {
-                        feed.show().await;
-                        heard = resubscribed(&services, scope).await;
-                        true
+                        heard = resubscribed(services.clone(), scope);
+                        false
                     }
                 }
             }
@@ -387,16 +391,20 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
     }
 }
 
-async fn resubscribed(services: &Services, scope: Scope) -> BoxStream<'static, Heard> {
-    loop {
-        match services.live.subscribe(scope).await {
-            Ok(heard) => return heard,
-            Err(error) => {
-                warn!(%error, fleet.id = %scope.fleet, "the live bus is away");
-                tokio::time::sleep(SILENCE).await;
+/// Follows again as soon as the live bus is there. What was missed until then is lost.
+fn resubscribed(services: Services, scope: Scope) -> BoxStream<'static, Heard> {
+    let heard = async move {
+        loop {
+            match services.live.subscribe(scope).await {
+                Ok(heard) => return stream::once(future::ready(Heard::Lost)).chain(heard),
+                Err(error) => {
+                    warn!(%error, fleet.id = %scope.fleet, "the live bus is away");
+                    tokio::time::sleep(SILENCE).await;
+                }
             }
         }
-    }
+    };
+    stream::once(heard).flatten().boxed()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Given a port that hangs, then only those wait who need it. Given an event that cannot be read, then nobody waits for it.
 
+use std::sync::atomic::AtomicBool;
+
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use ringforge_domain::{
@@ -18,10 +20,11 @@ use ringforge_ports::{
 
 use super::*;
 
-/// A bus on which one fleet cannot be followed.
+/// A bus on which one fleet cannot be followed, and none while it is away.
 struct Stuck {
     bus: Arc<MemoryLive>,
     fleet: Scope,
+    away: AtomicBool,
 }
 
 #[async_trait]
@@ -33,6 +36,9 @@ impl Live for Stuck {
     async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error> {
         if scope == self.fleet {
             std::future::pending::<()>().await;
+        }
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable("it is away".to_owned()));
         }
         self.bus.subscribe(scope).await
     }
@@ -57,16 +63,21 @@ fn fleet(number: u128) -> Scope {
 }
 
 fn hub(stuck: Scope) -> (Arc<Hub>, Arc<ManualClock>) {
+    let (hub, _, clock) = hub_on(stuck);
+    (hub, clock)
+}
+
+fn hub_on(stuck: Scope) -> (Arc<Hub>, Arc<Stuck>, Arc<ManualClock>) {
     let clock = ManualClock::at(LogTime(1));
-    let bus = MemoryLive::new(clock.clone());
+    let bus = Arc::new(Stuck { bus: MemoryLive::new(clock.clone()), fleet: stuck, away: AtomicBool::new(false) });
     let services = Services {
         log: MemoryLog::new(clock.clone(), 2, Generation(1)),
         reads: Arc::new(MemoryReads::new()),
-        live: Arc::new(Stuck { bus, fleet: stuck }),
+        live: bus.clone(),
         clock: clock.clone(),
         ids: SeededIds::new(1),
     };
-    (Hub::new(services, Seal::new([1; 32])), clock)
+    (Hub::new(services, Seal::new([1; 32])), bus, clock)
 }
 
 #[tokio::test]
@@ -149,11 +160,9 @@ async fn whoever_learns_the_place_of_a_damaged_event_when_it_has_passed_is_told_
     assert!(other.now_or_never().is_none(), "nobody else is meant");
 }
 
-#[tokio::test]
-async fn a_damaged_event_that_the_bus_lost_is_found_in_the_log() {
-    let (hub, _) = hub(fleet(1));
-    let (feed, [first, other]) = awaited(&hub).await;
-    let (services, scope) = (&hub.services, fleet(2));
+/// The first event of the fleet is logged and applied.
+async fn happens(services: &Services) {
+    let scope = fleet(2);
     let record = Record { scope, bytes: b"no event".to_vec().into() };
     services.log.append(STREAM.partition, vec![record]).await.expect("it is appended");
     let commit = Commit {
@@ -165,6 +174,31 @@ async fn a_damaged_event_that_the_bus_lost_is_found_in_the_log() {
         verdicts: vec![damaged(scope).verdict],
     };
     services.reads.commit(&[commit]).await.expect("it is committed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_can_be_opened_while_the_bus_is_away_and_is_followed_once_it_is_back() {
+    let (hub, bus, _) = hub_on(fleet(1));
+    bus.away.store(true, Ordering::Relaxed);
+    let (feed, [first, other]) = awaited(&hub).await;
+    happens(&hub.services).await;
+    feed.placed(FIRST, Offset::ZERO);
+    assert!(is_refused(Some(first.await)), "it is found in index and log");
+    bus.away.store(false, Ordering::Relaxed);
+    tokio::time::sleep(2 * SILENCE).await;
+    let verdict = Verdict { command_id: OTHER, previous: Some(Offset::ZERO), ..damaged(fleet(2)).verdict };
+    let position = Position { offset: Offset(1), ..verdict.position };
+    let news = News::Update(Arc::new(Update { event: None, verdict: Verdict { position, ..verdict } }));
+    bus.publish(&[news]).await.expect("published");
+    assert!(is_refused(Some(other.await)), "it is heard");
+}
+
+#[tokio::test]
+async fn a_damaged_event_that_the_bus_lost_is_found_in_the_log() {
+    let (hub, _) = hub(fleet(1));
+    let (feed, [first, other]) = awaited(&hub).await;
+    let services = &hub.services;
+    happens(services).await;
     feed.placed(FIRST, Offset::ZERO);
     assert_eq!(feed.fill(services).await.expect("it is filled"), 1);
     assert!(is_refused(first.now_or_never()));
