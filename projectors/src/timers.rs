@@ -37,6 +37,8 @@ const PAGE: usize = APPEND_RECORDS_MAX;
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often an edge renews its lease, and leases are looked at.
 pub const LEASE_RENEWED: Duration = Duration::from_secs(5);
+/// How soon an edge tries again that could not.
+pub const LEASE_TRIED: Duration = Duration::from_secs(1);
 
 /// The timers of one partition.
 pub struct Timers {

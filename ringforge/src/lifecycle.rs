@@ -179,10 +179,14 @@ async fn start_timers(services: &Services, edge: EdgeId, roles: &mut JoinSet<()>
 
 async fn hold_lease(services: Services, edge: EdgeId) {
     loop {
-        if let Err(error) = services.live.put(&names::edge_lease(edge), "held", timers::LEASE).await {
-            warn!(%error, "the lease of this edge was not renewed");
-        }
-        tokio::time::sleep(timers::LEASE_RENEWED).await;
+        let wait = match services.live.put(&names::edge_lease(edge), "held", timers::LEASE).await {
+            Ok(()) => timers::LEASE_RENEWED,
+            Err(error) => {
+                warn!(%error, "the lease of this edge was not renewed");
+                timers::LEASE_TRIED
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
