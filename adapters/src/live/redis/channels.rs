@@ -107,13 +107,14 @@ impl Channels {
         Some(channel.waiting.len().max(1))
     }
 
-    /// A subscription over this connection failed: it is to be sent again.
-    pub fn unsubscribed(&self, name: &str, connection: u64) {
-        if let Some(channel) = self.open().get_mut(name)
-            && channel.sent == Some(connection)
-        {
-            (channel.sent, channel.heard) = (None, None);
+    /// Whether a channel that was subscribed to over this connection is heard; else it is to be subscribed to again.
+    pub fn is_heard(&self, name: &str, connection: u64) -> bool {
+        let mut open = self.open();
+        let Some(channel) = open.get_mut(name) else { return true };
+        if channel.heard != Some(connection) {
+            channel.sent = None;
         }
+        channel.sent.is_some()
     }
 
     /// Every channel, with the connection over which it is heard.
@@ -121,7 +122,7 @@ impl Channels {
         self.open().iter().map(|(name, channel)| (name.clone(), channel.heard)).collect()
     }
 
-    /// Takes what came over a connection; `true` if the server no longer has one of its channels.
+    /// Takes what came over a connection; `true` if one of its channels was taken from us.
     pub fn take(&self, connection: u64, push: PushInfo) -> bool {
         let mut data = push.data.into_iter();
         let Some(Value::BulkString(name)) = data.next() else { return false };
@@ -130,9 +131,12 @@ impl Channels {
             (PushKind::SMessage, Some(Value::BulkString(bytes))) => self.message(connection, &name, &bytes),
             (PushKind::SSubscribe, _) => self.confirmed(connection, &name),
             (PushKind::SUnsubscribe, _) => {
-                let moved = self.open().get(&name).is_some_and(|channel| channel.heard == Some(connection));
-                self.unsubscribed(&name, connection);
-                return moved;
+                let mut open = self.open();
+                let taken = open.get_mut(&name).filter(|channel| channel.heard == Some(connection));
+                return taken.is_some_and(|channel| {
+                    (channel.sent, channel.heard) = (None, None);
+                    true
+                });
             }
             _ => {}
         }

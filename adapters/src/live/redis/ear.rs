@@ -65,35 +65,32 @@ async fn listen(bus: &Arc<Bus>, server: &Arc<Server>, wait: &mut Duration) -> Re
 /// Subscribes to channels, or leaves them if nobody follows them any more. Without any it asks whether the server is there.
 async fn subscribe(bus: &Bus, link: &mut Link, names: &[String]) -> RedisResult<()> {
     let mut pipe = redis::pipe();
-    let mut sent = Vec::new();
+    let mut subscribed = Vec::new();
     for name in names {
         match bus.channels.to_send(name, link.number) {
             None => {
                 pipe.cmd("SUNSUBSCRIBE").arg(name);
-                sent.push(None);
             }
             Some(count) => {
                 for _ in 0..count {
                     pipe.cmd("SSUBSCRIBE").arg(name);
-                    sent.push(Some(name));
                 }
+                subscribed.push(name);
             }
         }
     }
-    if sent.is_empty() {
+    if pipe.is_empty() {
         pipe.cmd("PING");
-        sent.push(None);
     }
     let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query_async(&mut link.connection).await?;
-    for (name, answer) in sent.into_iter().zip(answers) {
-        match (name, answer) {
-            (Some(name), Err(error)) if moved(&error) => {
-                bus.channels.unsubscribed(name, link.number);
-                bus.moved.notify_one();
-            }
-            (Some(_), Err(error)) => return Err(error),
-            // A confirmation has been heard before; a channel that is left is not heard any more, whoever has it.
-            _ => {}
+    if let Some(error) = answers.into_iter().filter_map(Result::err).find(|error| !moved(error)) {
+        return Err(error);
+    }
+    // Not by the answers: a channel that is taken from us in between is told by one that nobody asked for. What was confirmed
+    // has been heard by now.
+    for name in subscribed {
+        if !bus.channels.is_heard(name, link.number) {
+            bus.moved.notify_one();
         }
     }
     Ok(())
