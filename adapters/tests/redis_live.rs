@@ -123,10 +123,10 @@ async fn a_server_that_is_killed_and_comes_back_empty_is_followed_again() {
     live.put(&lease, "held", LEASE).await.expect("put");
     live.scan(names::EDGE_LEASES).await.expect("scanned");
     live.publish(&[head(1)]).await.expect("published");
-    server.kill();
     for follower in [&mut one, &mut other] {
         assert_eq!(next(follower).await, Heard::News(head(1)));
     }
+    server.kill();
     refuses(live.publish(&[head(2)])).await;
     refuses(live.put(&lease, "held", LEASE)).await;
     refuses(live.scan(names::EDGE_LEASES)).await;

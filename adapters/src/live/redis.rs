@@ -62,7 +62,10 @@ impl RedisLive {
     pub async fn open(url: &str) -> Result<Arc<Self>, Error> {
         let url = Url::parse(url)?;
         let deployment = url.deployment.clone();
-        Ok(Arc::new(Self { bus: Bus::open(url).await?, deployment }))
+        // What was begun ends with it, also if it is not waited for.
+        let live = Self { bus: Bus::new(url), deployment };
+        live.bus.open().await?;
+        Ok(Arc::new(live))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
@@ -68,12 +68,9 @@ async fn owners(link: Link, host: &str) -> RedisResult<Option<Owners>> {
 }
 
 impl Bus {
-    /// Finds the servers and connects to them.
-    ///
-    /// # Errors
-    /// None can be reached, or one of them is not as it must be.
-    pub async fn open(url: Url) -> Result<Arc<Self>, Error> {
-        let bus = Arc::new_cyclic(|bus: &std::sync::Weak<Self>| {
+    /// Of these servers, which are not looked for yet.
+    pub fn new(url: Url) -> Arc<Self> {
+        Arc::new_cyclic(|bus: &Weak<Self>| {
             let bus = bus.clone();
             let changed = move |name: &str| {
                 if let Some(bus) = bus.upgrade() {
@@ -82,24 +79,31 @@ impl Bus {
             };
             let channels = Channels::new(changed);
             Self { channels, moved: Notify::new(), seeds: url.servers, servers: Mutex::default() }
-        });
-        let Some(first) = bus.seeds.first() else { return Err(Error::Unavailable("no Redis is named".to_owned())) };
-        if bus.find().await? {
-            let look = bus.clone().look();
-            bus.servers().look.spawn(look);
-        } else if bus.seeds.len() == 1 {
-            bus.seat(Owners::all(address(first)?))?;
+        })
+    }
+
+    /// Finds the servers and connects to them.
+    ///
+    /// # Errors
+    /// None can be reached, or one of them is not as it must be.
+    pub async fn open(self: &Arc<Self>) -> Result<(), Error> {
+        let first = self.template();
+        if self.find().await? {
+            let look = Arc::clone(self).look();
+            self.servers().look.spawn(look);
+        } else if self.seeds.len() == 1 {
+            self.seat(Owners::all(address(&first)?))?;
         } else {
             return Err(Error::Unavailable(format!("Redis at {} is no cluster: name one server", first.addr())));
         }
         let linked = async {
-            for server in bus.all() {
+            for server in self.all() {
                 server.linked().await;
             }
         };
         // A cluster may be in use while one of its servers is away.
         let _ = tokio::time::timeout(LIVE_WAIT, linked).await;
-        Ok(bus)
+        Ok(())
     }
 
     /// Asks those that are named, and those that were known, who owns what, until one answers. `false`: it is no cluster.
@@ -194,7 +198,7 @@ impl Bus {
     }
 
     /// Every server that owns something.
-    pub fn all(&self) -> Vec<Arc<Server>> {
+    fn all(&self) -> Vec<Arc<Server>> {
         self.servers().seats.values().map(|seat| Arc::clone(&seat.server)).collect()
     }
 

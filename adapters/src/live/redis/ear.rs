@@ -6,11 +6,10 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use ringforge_domain::limits::FOLLOWED_AT_ONCE_MAX;
 use ringforge_ports::Error;
 use tokio::sync::Notify;
-use tracing::warn;
 
 use super::{
     bus::Bus,
-    server::{Link, Server, back_off, first_wait, moved},
+    server::{Link, RETRY, Server, back_off, moved, tell},
 };
 
 /// How often a silent server is asked whether it is still there.
@@ -18,13 +17,11 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// Hears the channels of a server, for ever.
 pub async fn hear(bus: Arc<Bus>, server: Arc<Server>) {
-    let mut wait = first_wait();
+    let (mut wait, mut told) = (RETRY, String::new());
     loop {
         let Err(error) = listen(&bus, &server, &mut wait).await;
         server.hears_over(None);
-        if wait == first_wait() {
-            warn!(%error, "the channels of Redis are not heard");
-        }
+        tell(&mut told, &error);
         back_off(&mut wait).await;
     }
 }
@@ -58,7 +55,7 @@ async fn listen(bus: &Arc<Bus>, server: &Arc<Server>, wait: &mut Duration) -> Re
             }
         }
         subscribe(bus, &mut link, &names).await.map_err(|error| server.unreachable(&error))?;
-        *wait = first_wait();
+        *wait = RETRY;
     }
 }
 

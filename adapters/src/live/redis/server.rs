@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 /// The shortest wait between two tries to reach a server.
-const RETRY: Duration = Duration::from_millis(50);
+pub const RETRY: Duration = Duration::from_millis(50);
 
 /// A server.
 pub struct Server {
@@ -94,9 +94,13 @@ pub async fn back_off(wait: &mut Duration) {
     *wait = (*wait * 2).min(LIVE_RETRY_MAX);
 }
 
-/// How long to wait before the first of them.
-pub fn first_wait() -> Duration {
-    RETRY
+/// Warns of a failure, unless it is the same as the last one.
+pub fn tell(told: &mut String, error: &Error) {
+    let text = error.to_string();
+    if *told != text {
+        warn!(%error, "no connection to Redis");
+        *told = text;
+    }
 }
 
 impl Server {
@@ -150,7 +154,7 @@ impl Server {
 
     /// Keeps a connection for commands, for ever.
     pub async fn keep(self: Arc<Self>) {
-        let mut wait = first_wait();
+        let (mut wait, mut told) = (RETRY, String::new());
         loop {
             let own = Arc::downgrade(&self);
             let heard = move |number, push: PushInfo| {
@@ -162,14 +166,13 @@ impl Server {
             };
             match self.connect(heard).await {
                 Ok(link) => {
-                    wait = first_wait();
+                    (wait, told) = (RETRY, String::new());
+                    info!(server = self.name, "connected to Redis");
                     self.link.send_replace(Some(link));
                     // The sender is ours.
                     let _ = self.link.subscribe().wait_for(Option::is_none).await;
-                    info!(server = self.name, "connection to Redis lost");
                 }
-                Err(error) if wait == first_wait() => warn!(%error, "Redis is away"),
-                Err(_) => {}
+                Err(error) => tell(&mut told, &error),
             }
             back_off(&mut wait).await;
         }
