@@ -36,6 +36,8 @@ struct Channel {
     sent: Option<u64>,
     /// The connection over which they were confirmed: messages of no other one count.
     heard: Option<u64>,
+    /// Whether it was said that something could not be read: there may be many, while another build publishes.
+    warned: bool,
 }
 
 /// Held by everybody who follows a channel or waits: the last one closes it.
@@ -77,6 +79,7 @@ impl Channels {
             unsent: 0,
             sent: None,
             heard: None,
+            warned: false,
         });
         if channel.waiting.iter().all(oneshot::Sender::is_closed) {
             // They gave up: while the server is away they must not become ever more.
@@ -150,7 +153,10 @@ impl Channels {
         match codec::decode(scope, bytes) {
             Ok(news) => self.followers.tell(&[news]),
             Err(what) => {
-                warn!(what, fleet.id = %scope.fleet, "news that cannot be read");
+                let warned = |channel: &mut Channel| std::mem::replace(&mut channel.warned, true);
+                if !self.open().get_mut(name).is_none_or(warned) {
+                    warn!(what, fleet.id = %scope.fleet, "news that cannot be read");
+                }
                 self.followers.lose(scope);
             }
         }
