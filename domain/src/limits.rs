@@ -260,6 +260,47 @@ pub const AUTH_FAILURES_ADDRESS_MAX: u32 = 100;
 /// Origins of failed logins remembered.
 pub const AUTH_FAILURES_TRACKED_MAX: usize = 10_000;
 
+/// Bytes of an object's key.
+pub const BLOB_KEY_BYTES_MAX: usize = 255;
+/// Bytes of a content type.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
+/// Bytes of the name that a download is saved under.
+pub const FILE_NAME_BYTES_MAX: usize = 255;
+/// How long a signed URL may be good for.
+pub const BLOB_URL_TTL_MAX: Duration = Duration::from_secs(3_600);
+/// Bytes of one upload: S3 takes no more in one request.
+pub const UPLOAD_BYTES_MAX: u64 = 5 << 30;
+/// Bytes of one piece of an object that is read.
+pub const BLOB_PIECE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of one part of an object that is written: S3 takes 5 MiB and more, and so many are in memory for each that is written.
+pub const BLOB_PART_BYTES: usize = 8 << 20;
+/// Parts of an object: S3 takes no more.
+pub const BLOB_PARTS_MAX: u64 = 10_000;
+/// Bytes of an object.
+pub const BLOB_BYTES_MAX: u64 = BLOB_PARTS_MAX * BLOB_PART_BYTES as u64;
+/// Bytes that are written to a file at once.
+pub const BLOB_WRITE_BYTES: usize = 1 << 20;
+/// Keys of one page of objects.
+pub const BLOBS_PAGE_MAX: usize = 1_000;
+/// Directories that are known to be durable; beyond, all are made sure of again.
+pub const BLOB_DIRECTORIES_MAX: usize = 4_096;
+/// Bytes that a store copies in one request, by itself.
+pub const BLOB_COPY_BYTES_MAX: u64 = 1 << 30;
+/// How often a request to S3 is tried.
+pub const S3_ATTEMPTS_MAX: u32 = 3;
+/// How long to wait for a connection to S3.
+pub const S3_CONNECT: Duration = Duration::from_secs(3);
+/// How long one try of a request to S3 may take: a part at 300 kB/s.
+pub const S3_ATTEMPT: Duration = Duration::from_secs(30);
+/// How long a request to S3 may take with all its tries.
+pub const S3_REQUEST: Duration = Duration::from_secs(75);
+/// How long S3 may take to copy by itself.
+pub const S3_COPY: Duration = Duration::from_secs(300);
+/// How far this machine's clock may be from the store's: signed URLs are too old or too new by that.
+pub const S3_SKEW_MAX: Duration = Duration::from_secs(300);
+/// What was being written when its process ended is removed from S3 after this long.
+pub const S3_STAGED_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// What an operator may change and every agent is told in `auth_ok.config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

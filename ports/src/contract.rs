@@ -1,6 +1,7 @@
 //! The suites that hold every adapter to its port's doc comments: one async fn a promise, a macro that makes tests of them,
 //! and what a promise may answer. Only tests may use this.
 
+pub mod blobs;
 pub mod live;
 pub mod log;
 pub mod reads;

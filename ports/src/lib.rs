@@ -1,6 +1,7 @@
 //! What the house asks of the world: narrow, object-safe traits whose doc comments are promises.
 //! Every promise is a function of the contract suites; no vendor type may appear here.
 
+pub mod blobs;
 pub mod clock;
 #[cfg(feature = "contract")]
 pub mod contract;

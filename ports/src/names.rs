@@ -94,6 +94,9 @@ pub fn reads_file(generation: Generation) -> String {
 /// The keys of a bootstrap, in a data directory.
 pub const CREDENTIALS_FILE: &str = "credentials.json";
 
+/// Where the URLs of objects lead that we serve ourselves.
+pub const BLOBS_PATH: &str = "/blobs/";
+
 #[cfg(test)]
 mod tests {
     use ringforge_domain::ids::{FleetId, TenantId};

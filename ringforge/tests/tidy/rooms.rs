@@ -35,9 +35,11 @@ const ROOMS: [Room; 10] = [
         rooms: &[DOMAIN],
         crates: Some(&[
             "async-trait",
+            "bytes",
             "futures-util",
             "serde",
             "serde_json",
+            "sha2",
             "tokio",
             "tokio-stream",
             "uuid",
