@@ -1,6 +1,10 @@
 //! The promises of the objects, on every adapter.
 
+#[cfg(feature = "cluster")]
+#[path = "blobs/bucket.rs"]
+mod bucket;
 #[path = "blobs/serving.rs"]
+#[allow(dead_code, reason = "the other half is for tests without a socket")]
 mod serving;
 
 use std::{
@@ -162,6 +166,40 @@ contract_tests!(
     blobs,
     file,
     File::new(),
+    [
+        what_is_got_is_what_was_put,
+        large_objects_come_in_pieces,
+        what_was_not_put_is_not_there,
+        puts_do_not_overwrite,
+        of_several_puts_one_wins,
+        nothing_is_seen_of_an_unfinished_put,
+        a_body_that_fails_leaves_nothing,
+        damage_is_told,
+        copies_are_the_same,
+        copies_do_not_overwrite,
+        deleted_is_gone,
+        lists_are_in_order,
+        lists_come_in_pages,
+        what_was_put_survives,
+        an_upload_url_uploads,
+        an_upload_url_is_for_one_object,
+        the_bytes_are_those_that_were_declared,
+        uploads_do_not_overwrite,
+        a_download_url_downloads,
+        a_download_url_is_for_one_object,
+        ranges_are_downloaded,
+        file_names_are_harmless,
+        nobody_gets_in_without_a_url,
+        urls_expire,
+        urls_are_bounded,
+    ]
+);
+
+#[cfg(feature = "cluster")]
+contract_tests!(
+    blobs,
+    s3,
+    TEST_S3 | address | bucket::S3::new(&address),
     [
         what_is_got_is_what_was_put,
         large_objects_come_in_pieces,

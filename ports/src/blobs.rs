@@ -67,15 +67,16 @@ pub struct Signed {
 /// Bytes under keys, written once.
 #[async_trait]
 pub trait Blobs: Send + Sync {
-    /// A request that uploads the object `head` as `key`, good for `ttl` in whole seconds. The status is 403 for another key or
-    /// method, a header that differs or is missing, an altered or an expired URL; 400 for other bytes than the digest tells; 412
-    /// where an object is already, even the same. None of these stores or changes anything. `TooLarge`: a longer `ttl` than
-    /// `limits::BLOB_URL_TTL_MAX`, or more than `UPLOAD_BYTES_MAX` bytes. It says nothing of whether there is an object.
+    /// A request that uploads the object `head` as `key`, good for `ttl` in whole seconds. Whoever holds it can do nothing else:
+    /// the status is 403 for another key, a header that differs or is missing, and an expired URL; it is 400 to 405 for another
+    /// method and an altered URL; 400 for other bytes than the digest tells; 412 where an object is already, even the same. None
+    /// of these stores or changes anything. `TooLarge`: a longer `ttl` than `limits::BLOB_URL_TTL_MAX`, or more than
+    /// `UPLOAD_BYTES_MAX` bytes. It says nothing of whether there is an object.
     async fn upload_url(&self, key: &Key, head: &Head, ttl: Duration) -> Result<Signed, Error>;
 
     /// A request that downloads the object `key` as an attachment named `file_name`, whatever that contains, with its length and
     /// type; also a range of its bytes. Good for `ttl` in whole seconds; `TooLarge` as for uploads. The status is 403 for another
-    /// key, method or name, an altered or an expired URL; 404 where no object is.
+    /// key and an expired URL, 400 to 405 for another method and an altered URL, 404 where no object is.
     async fn download_url(&self, key: &Key, file_name: &str, ttl: Duration) -> Result<Signed, Error>;
 
     /// Stores `body` as `key`, however it is cut, and tells what was stored: all of it, so that it survives the death of this

@@ -383,6 +383,7 @@ pub async fn lists_come_in_pages(subject: &dyn Subject) -> Outcome {
             let is_last = page.len() < limit;
             after = page.last().cloned().or(after);
             all.extend(page.iter().map(Key::to_string));
+            ensure(all.len() <= names.len(), "a key comes twice")?;
             if is_last {
                 break;
             }
