@@ -95,7 +95,7 @@ pub trait Blobs: Send + Sync {
     }
 
     /// Makes `to` the same as `from` and tells what it is; `None` if there is no `from`. What happens to `from` later does not
-    /// touch it. An object that is there is not replaced: `Conflict`, unless it is the same.
+    /// touch it. An object that is there is not replaced: `Conflict`, unless it is the same; of several at once, one wins.
     async fn copy(&self, from: &Key, to: &Key) -> Result<Option<Head>, Error>;
 
     /// From now on there is no object `key`, nor need there have been one. The key may be used again.

@@ -14,9 +14,9 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     presigning::{PresignedRequest, PresigningConfig},
-    types::{ChecksumMode, MetadataDirective},
+    types::ChecksumMode,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -96,7 +96,7 @@ impl Bucket {
         let request = self.client.head_object().bucket(&self.name).key(self.path(key));
         let found = match request.checksum_mode(ChecksumMode::Enabled).send().await {
             Ok(found) => found,
-            Err(error) if status(&error) == Some(404) => return Ok(None),
+            Err(error) if status(&error) == Some(404) => return self.is_missing(key).await.map(|()| None),
             Err(error) => return Err(refused("look for an object", error)),
         };
         // A digest of parts ends in their number: that is not the digest of the object.
@@ -111,6 +111,16 @@ impl Bucket {
         };
         let tag = found.e_tag().unwrap_or_default().to_owned();
         Ok(Some(Found { head: Head { length, content_type, sha256 }, tag }))
+    }
+
+    /// The answer to a look has no words: only that to a read tells a missing object from a missing bucket or an unknown user.
+    async fn is_missing(&self, key: &Key) -> Result<(), Error> {
+        let request = self.client.get_object().bucket(&self.name).key(self.path(key)).range("bytes=0-0");
+        match request.send().await {
+            Err(error) if error.code() == Some("NoSuchKey") => Ok(()),
+            Err(error) => Err(refused("look for an object", error)),
+            Ok(_) => Err(Error::Unavailable(format!("object {key} came while it was looked for; try again"))),
+        }
     }
 
     /// What writing `head` as `key` came to that found an object there.
@@ -139,33 +149,16 @@ impl Bucket {
         }
     }
 
-    /// Makes the object at `path`, of this tag, the object `key` as well. Not every server refuses to copy onto another object, so
-    /// that we look before.
+    /// Makes the object at `path`, of this tag, the object `key` as well. Always in parts, be it one: servers that copy in one request
+    /// even where they should not, complete only where nothing is.
     async fn copy(&self, path: &str, tag: &str, head: Head, key: &Key) -> Result<Head, Error> {
         if let Some(there) = self.find(key).await? {
             return check_same(key, &there.head, head);
         }
-        if head.length > limits::BLOB_COPY_BYTES_MAX {
-            return self.copy_parts(path, tag, head, key).await;
+        if head.length == 0 {
+            return self.put_whole(key, head, Bytes::new()).await;
         }
-        let request = self
-            .client
-            .copy_object()
-            .bucket(&self.name)
-            .key(self.path(key))
-            .copy_source(format!("{}/{path}", self.name))
-            .copy_source_if_match(tag)
-            .if_none_match("*")
-            .metadata_directive(MetadataDirective::Replace)
-            .metadata(DIGEST, head.sha256.to_string())
-            .content_type(head.content_type.as_str())
-            .customize()
-            .config_override(parts::patient());
-        match request.send().await {
-            Ok(_) => Ok(head),
-            Err(error) if is_there(&error) => self.settle(key, head).await,
-            Err(error) => Err(refused("copy an object", error)),
-        }
+        self.copy_parts(path, tag, head, key, limits::BLOB_COPY_BYTES_MAX).await
     }
 
     /// Reads a part of the object of this tag; what breaks off is asked for again.
@@ -255,21 +248,23 @@ fn is_there<E>(error: &SdkError<E>) -> bool {
     matches!(status(error), Some(409 | 412))
 }
 
-/// A request that did not succeed.
-fn refused<E>(what: &str, error: SdkError<E>) -> Error
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    match (error.code(), status(&error)) {
-        (Some(code), Some(401 | 403)) => Error::Unavailable(format!(
-            "{what}: S3 refuses it ({code}): are the credentials in the URL of the objects good, and may they do that?"
-        )),
-        (Some("NoSuchBucket"), _) => {
-            Error::Unavailable(format!("{what}: the bucket in the URL of the objects is gone"))
-        }
-        (Some("NoSuchKey"), _) => Error::Unavailable(format!("{what}: it was deleted meanwhile")),
-        _ => failed(what, &DisplayErrorContext(error)),
+/// What came of a request, in the words of who said it.
+fn reason<E: ProvideErrorMetadata + std::error::Error + 'static>(error: &SdkError<E>) -> String {
+    if let (Some(status), Some(code)) = (status(error), error.code()) {
+        return format!("{status} {code}: {}", error.message().unwrap_or_default());
     }
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A request that did not succeed.
+fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(what: &str, error: SdkError<E>) -> Error {
+    let advice = match (error.code(), status(&error)) {
+        (Some("NoSuchBucket"), _) => "; is the bucket in the URL of the objects still there?",
+        (Some(_), Some(401 | 403)) => "; are the credentials in the URL of the objects good, and may they do that?",
+        _ => "",
+    };
+    Error::Unavailable(format!("{what}: {}{advice}", reason(&error)))
 }
 
 fn failed(what: &str, why: &impl fmt::Display) -> Error {

@@ -319,7 +319,7 @@ pub async fn copies_are_the_same(subject: &dyn Subject) -> Outcome {
     Ok(())
 }
 
-/// A copy does not replace another object; to copy the same again changes nothing.
+/// A copy does not replace another object, nor does one of several at once; to copy the same again changes nothing.
 pub async fn copies_do_not_overwrite(subject: &dyn Subject) -> Outcome {
     let blobs = subject.open().await;
     put(&*blobs, "one", b"one").await?;
@@ -329,6 +329,12 @@ pub async fn copies_do_not_overwrite(subject: &dyn Subject) -> Outcome {
     for to in ["one", "three", "three"] {
         same(to, &blobs.copy(&key("one"), &key(to)).await?, &Some(head_of(b"one")))?;
         holds(&*blobs, to, b"one").await?;
+    }
+    for round in 0..5 {
+        let (one, two, to) = (key("one"), key("two"), key(&format!("round/{round}")));
+        let both = join_all([&one, &two].map(|from| blobs.copy(from, &to))).await;
+        let won: Vec<_> = both.into_iter().filter_map(Result::ok).flatten().collect();
+        same("those who won", &blobs.head(&to).await?.into_iter().collect::<Vec<_>>(), &won)?;
     }
     Ok(())
 }

@@ -13,14 +13,17 @@ use aws_sdk_s3::{
         RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef, retry::RetryConfig,
         timeout::TimeoutConfig,
     },
-    error::{BoxError, DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{BoxError, ProvideErrorMetadata},
     primitives::{DateTime, DateTimeFormat},
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use ringforge_domain::limits;
 use ringforge_ports::clock::Clock;
 
-use super::address::{Address, InvalidAddress};
+use super::{
+    address::{Address, InvalidAddress},
+    reason, status,
+};
 
 /// Why a bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +54,15 @@ pub enum OpenError {
     },
     /// We are nobody to it, or may not do what we must.
     #[error(
-        "S3 at {host} refuses bucket `{bucket}` ({code}): mend ACCESS:SECRET in the URL of the objects, or allow it to list, read, write and delete"
+        "S3 at {host} refuses bucket `{bucket}` ({why}): mend ACCESS:SECRET or ?region= in the URL of the objects, or allow them to list, read, write and delete"
     )]
     Denied {
         /// Whom we asked.
         host: String,
         /// For what.
         bucket: String,
-        /// Its word for it.
-        code: String,
+        /// Its words for it.
+        why: String,
     },
     /// It lives in another time.
     #[error("the clock of this machine and that of S3 at {host} are {seconds} s apart, more than {} s: signed URLs would be refused; have both synchronised (NTP)", limits::S3_SKEW_MAX.as_secs())]
@@ -123,17 +126,11 @@ pub(super) async fn check(client: &Client, address: &Address, clock: &dyn Clock)
         return Err(OpenError::Skewed { host: host(), seconds });
     }
     let Err(error) = result else { return Ok(()) };
-    Err(match error.code() {
-        Some("NoSuchBucket") => OpenError::NoBucket { host: host(), bucket: address.bucket.clone() },
-        Some(code) if is_denied(&error) => {
-            OpenError::Denied { host: host(), bucket: address.bucket.clone(), code: code.to_owned() }
-        }
-        _ => OpenError::Unreachable { host: host(), why: DisplayErrorContext(error).to_string() },
+    Err(match (error.code(), status(&error)) {
+        (Some("NoSuchBucket"), _) => OpenError::NoBucket { host: host(), bucket: address.bucket.clone() },
+        (_, Some(400..500)) => OpenError::Denied { host: host(), bucket: address.bucket.clone(), why: reason(&error) },
+        _ => OpenError::Unreachable { host: host(), why: reason(&error) },
     })
-}
-
-fn is_denied<E>(error: &SdkError<E>) -> bool {
-    error.raw_response().is_some_and(|response| matches!(response.status().as_u16(), 401 | 403))
 }
 
 /// The time that a server tells with its answers.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::{
     config::{Builder, timeout::TimeoutConfig},
+    operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
 use bytes::{Bytes, BytesMut};
@@ -29,7 +30,7 @@ pub(super) struct Staged {
 }
 
 /// Requests that the store works on for a while.
-pub(super) fn patient() -> Builder {
+fn patient() -> Builder {
     let timeouts =
         TimeoutConfig::builder().operation_attempt_timeout(limits::S3_COPY).operation_timeout(limits::S3_COPY);
     Builder::new().timeout_config(timeouts.build())
@@ -79,18 +80,30 @@ struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    async fn begin(
+    /// Of parts that we send, each with its digest.
+    async fn begin(bucket: &'a Bucket, path: &'a str, content_type: &ContentType) -> Result<Self, Error> {
+        Self::send(bucket, path, |request| {
+            request.content_type(content_type.as_str()).checksum_algorithm(ChecksumAlgorithm::Sha256)
+        })
+        .await
+    }
+
+    /// Of parts of another object, whose digests are for the store to know: the object's own is kept with it.
+    async fn begin_copy(bucket: &'a Bucket, path: &'a str, head: &Head) -> Result<Self, Error> {
+        Self::send(bucket, path, |request| {
+            request.content_type(head.content_type.as_str()).metadata(DIGEST, head.sha256.to_string())
+        })
+        .await
+    }
+
+    async fn send(
         bucket: &'a Bucket,
         path: &'a str,
-        content_type: &ContentType,
-        digest: Option<Sha256>,
+        describe: impl FnOnce(CreateMultipartUploadFluentBuilder) -> CreateMultipartUploadFluentBuilder,
     ) -> Result<Self, Error> {
         let request = bucket.client.create_multipart_upload().bucket(&bucket.name).key(path);
-        let request = request.content_type(content_type.as_str()).checksum_algorithm(ChecksumAlgorithm::Sha256);
-        let metadata = digest.map(|digest| [(DIGEST.to_owned(), digest.to_string())].into());
-        let begun = request.set_metadata(metadata).send().await;
-        let begun = begun.map_err(|error| refused("begin an object", error))?;
-        let id = begun.upload_id().ok_or_else(|| failed("begin an object", &"S3 gave no id"))?.to_owned();
+        let begun = describe(request).send().await.map_err(|error| refused("begin an object", error))?;
+        let id = begun.upload_id.ok_or_else(|| failed("begin an object", &"S3 gave no id"))?;
         Ok(Self { bucket, path, id, done: Vec::new() })
     }
 
@@ -120,7 +133,7 @@ impl<'a> Upload<'a> {
         let copied = copied.map_err(|error| refused("copy a part", error))?.copy_part_result;
         let copied = copied.ok_or_else(|| failed("copy a part", &"S3 does not tell what it copied"))?;
         let done = CompletedPart::builder().part_number(number).set_e_tag(copied.e_tag);
-        self.done.push(done.set_checksum_sha256(copied.checksum_sha256).build());
+        self.done.push(done.build());
         Ok(())
     }
 
@@ -157,7 +170,7 @@ impl Bucket {
         mut parts: Parts,
     ) -> Result<Staged, Error> {
         let path = format!("{}{STAGED}{id:032x}", self.prefix);
-        let mut upload = Upload::begin(self, &path, content_type, None).await?;
+        let mut upload = Upload::begin(self, &path, content_type).await?;
         let sent = async {
             upload.part(first).await?;
             while let Some(part) = parts.next().await? {
@@ -174,14 +187,21 @@ impl Bucket {
         }
     }
 
-    /// Copies what is too large for one request.
-    pub(super) async fn copy_parts(&self, from: &str, tag: &str, head: Head, key: &Key) -> Result<Head, Error> {
+    /// Lets the store copy an object, so many bytes at a time.
+    pub(super) async fn copy_parts(
+        &self,
+        from: &str,
+        tag: &str,
+        head: Head,
+        key: &Key,
+        part: u64,
+    ) -> Result<Head, Error> {
         let path = self.path(key);
-        let mut upload = Upload::begin(self, &path, &head.content_type, Some(head.sha256)).await?;
+        let mut upload = Upload::begin_copy(self, &path, &head).await?;
         let copied = async {
             let mut at = 0;
             while at < head.length {
-                let end = head.length.min(at + limits::BLOB_COPY_BYTES_MAX);
+                let end = head.length.min(at + part);
                 upload.copied(from, tag, &format!("bytes={at}-{}", end - 1)).await?;
                 at = end;
             }
@@ -205,7 +225,7 @@ impl Bucket {
     }
 
     /// Removes what those who died have left, once it is so old that nobody can be at it. One page of each: the next process that
-    /// starts goes on.
+    /// starts goes on. Parts of a copy that was cut off are left to the bucket's own rule: they lie where others' may.
     pub(super) async fn sweep(&self, clock: &dyn Clock) {
         let staged = format!("{}{STAGED}", self.prefix);
         let before =
@@ -218,7 +238,7 @@ impl Bucket {
                 self.remove(object.key().unwrap_or_default()).await;
             }
         }
-        if let Ok(page) = self.client.list_multipart_uploads().bucket(&self.name).prefix(&self.prefix).send().await {
+        if let Ok(page) = self.client.list_multipart_uploads().bucket(&self.name).prefix(&staged).send().await {
             for upload in page.uploads().iter().filter(|upload| is_old(upload.initiated())) {
                 let (path, id) = (upload.key().unwrap_or_default(), upload.upload_id().unwrap_or_default().to_owned());
                 Upload { bucket: self, path, id, done: Vec::new() }.abort().await;
@@ -232,3 +252,6 @@ async fn digest(part: Bytes) -> Result<Sha256, Error> {
     let digesting = tokio::task::spawn_blocking(move || Sha256::of(&part));
     digesting.await.map_err(|error| failed("sum up a part", &error))
 }
+
+#[cfg(test)]
+mod tests;
