@@ -340,7 +340,7 @@ fn spoil(fault: Option<Fault>, mut answer: Answer, file_name: &str) -> Answer {
         match fault {
             Some(Fault::Inline) if name == "content-disposition" => *value = value.replace("attachment", "inline"),
             Some(Fault::RawNames) if name == "content-disposition" => {
-                *value = format!("attachment; filename=\"{file_name}\"")
+                *value = format!("attachment; filename=\"{file_name}\"");
             }
             _ => {}
         }
@@ -390,7 +390,7 @@ impl Subject for Bench {
         let plain = "text/plain".parse().expect("a type");
         match (self.fault, answer.status, key) {
             (Some(Fault::LosesUploads), 200, Some(key)) if seen.method == "PUT" => {
-                blobs.delete(&key).await.expect("deleted")
+                blobs.delete(&key).await.expect("deleted");
             }
             (Some(Fault::AnyKey), 403, _) => {
                 if let Some((known, _)) = &issued {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 fn directory() -> TempDir {
     tempfile::tempdir().expect("a directory for the test")

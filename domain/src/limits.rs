@@ -267,7 +267,7 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// Bytes of the name that a download is saved under.
 pub const FILE_NAME_BYTES_MAX: usize = 255;
 /// How long a signed URL may be good for.
-pub const BLOB_URL_TTL_MAX: Duration = Duration::from_secs(3_600);
+pub const BLOB_URL_TTL_MAX: Duration = Duration::from_hours(1);
 /// Bytes of one upload: S3 takes no more in one request.
 pub const UPLOAD_BYTES_MAX: u64 = 5 << 30;
 /// Bytes of one piece of an object that is read.
@@ -295,11 +295,11 @@ pub const S3_ATTEMPT: Duration = Duration::from_secs(30);
 /// How long a request to S3 may take with all its tries.
 pub const S3_REQUEST: Duration = Duration::from_secs(75);
 /// How long S3 may take to copy by itself.
-pub const S3_COPY: Duration = Duration::from_secs(300);
+pub const S3_COPY: Duration = Duration::from_mins(5);
 /// How far this machine's clock may be from the store's: signed URLs are too old or too new by that.
-pub const S3_SKEW_MAX: Duration = Duration::from_secs(300);
+pub const S3_SKEW_MAX: Duration = Duration::from_mins(5);
 /// What was being written when its process ended is removed from S3 after this long.
-pub const S3_STAGED_MAX: Duration = Duration::from_secs(24 * 3_600);
+pub const S3_STAGED_MAX: Duration = Duration::from_hours(24);
 
 /// What an operator may change and every agent is told in `auth_ok.config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -97,7 +97,7 @@ impl Bucket {
         let found = match request.checksum_mode(ChecksumMode::Enabled).send().await {
             Ok(found) => found,
             Err(error) if status(&error) == Some(404) => return self.is_missing(key).await.map(|()| None),
-            Err(error) => return Err(refused("look for an object", error)),
+            Err(error) => return Err(refused("look for an object", &error)),
         };
         // A digest of parts ends in their number: that is not the digest of the object.
         let whole = found.checksum_sha256().and_then(from_base64);
@@ -118,7 +118,7 @@ impl Bucket {
         let request = self.client.get_object().bucket(&self.name).key(self.path(key)).range("bytes=0-0");
         match request.send().await {
             Err(error) if error.code() == Some("NoSuchKey") => Ok(()),
-            Err(error) => Err(refused("look for an object", error)),
+            Err(error) => Err(refused("look for an object", &error)),
             Ok(_) => Err(Error::Unavailable(format!("object {key} came while it was looked for; try again"))),
         }
     }
@@ -145,7 +145,7 @@ impl Bucket {
         match request.send().await {
             Ok(_) => Ok(head),
             Err(error) if is_there(&error) => self.settle(key, head).await,
-            Err(error) => Err(refused("store an object", error)),
+            Err(error) => Err(refused("store an object", &error)),
         }
     }
 
@@ -167,7 +167,7 @@ impl Bucket {
         loop {
             let request = self.client.get_object().bucket(&self.name).key(self.path(key)).if_match(tag);
             let answer = request.range(format!("bytes={from}-{}", end - 1)).send().await;
-            let answer = answer.map_err(|error| refused("read an object", error))?;
+            let answer = answer.map_err(|error| refused("read an object", &error))?;
             match tokio::time::timeout(limits::S3_ATTEMPT, answer.body.collect()).await {
                 Ok(Ok(bytes)) => return Ok(bytes.into_bytes()),
                 Ok(Err(error)) if tries >= limits::S3_ATTEMPTS_MAX => return Err(failed("read an object", &error)),
@@ -202,7 +202,7 @@ impl Bucket {
                 .set_start_after(after.map(|after| self.path(after)))
                 .set_continuation_token(token)
                 .max_keys(i32::try_from(limit - keys.len()).unwrap_or(i32::MAX));
-            let page = request.send().await.map_err(|error| refused("list objects", error))?;
+            let page = request.send().await.map_err(|error| refused("list objects", &error))?;
             let names = page.contents().iter().filter_map(|object| object.key()?.strip_prefix(&self.prefix));
             // What has no name that we give is not ours, or not finished.
             keys.extend(names.filter_map(|name| name.parse::<Key>().ok()));
@@ -258,13 +258,13 @@ fn reason<E: ProvideErrorMetadata + std::error::Error + 'static>(error: &SdkErro
 }
 
 /// A request that did not succeed.
-fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(what: &str, error: SdkError<E>) -> Error {
-    let advice = match (error.code(), status(&error)) {
+fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(what: &str, error: &SdkError<E>) -> Error {
+    let advice = match (error.code(), status(error)) {
         (Some("NoSuchBucket"), _) => "; is the bucket in the URL of the objects still there?",
         (Some(_), Some(401 | 403)) => "; are the credentials in the URL of the objects good, and may they do that?",
         _ => "",
     };
-    Error::Unavailable(format!("{what}: {}{advice}", reason(&error)))
+    Error::Unavailable(format!("{what}: {}{advice}", reason(error)))
 }
 
 fn failed(what: &str, why: &impl fmt::Display) -> Error {
@@ -286,7 +286,7 @@ impl Blobs for S3Blobs {
             .checksum_sha256(base64(head.sha256))
             .if_none_match("*");
         let request = request.presigned(self.presigning(ttl)?).await;
-        Ok(signed("PUT", &request.map_err(|error| refused("sign an upload", error))?))
+        Ok(signed("PUT", &request.map_err(|error| refused("sign an upload", &error))?))
     }
 
     async fn download_url(&self, key: &Key, file_name: &str, ttl: Duration) -> Result<Signed, Error> {
@@ -294,7 +294,7 @@ impl Blobs for S3Blobs {
         let request = bucket.client.get_object().bucket(&bucket.name).key(bucket.path(key));
         let request =
             request.response_content_disposition(disposition(file_name)).presigned(self.presigning(ttl)?).await;
-        Ok(signed("GET", &request.map_err(|error| refused("sign a download", error))?))
+        Ok(signed("GET", &request.map_err(|error| refused("sign a download", &error))?))
     }
 
     async fn put(&self, key: &Key, content_type: &ContentType, body: Body) -> Result<Head, Error> {
@@ -325,7 +325,7 @@ impl Blobs for S3Blobs {
         match request.send().await {
             Ok(_) => Ok(()),
             Err(error) if status(&error) == Some(404) => Ok(()),
-            Err(error) => Err(refused("delete an object", error)),
+            Err(error) => Err(refused("delete an object", &error)),
         }
     }
 

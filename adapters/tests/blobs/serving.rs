@@ -76,7 +76,7 @@ pub async fn listen(served: Served) -> SocketAddr {
             let served = Arc::clone(&served);
             let service = service_fn(move |request| {
                 let blobs = served.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                async move { Ok::<_, Infallible>(respond(&*blobs.expect("a store is open"), request).await) }
+                async move { Ok::<_, Infallible>(respond(&blobs.expect("a store is open"), request).await) }
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
         }
@@ -130,9 +130,7 @@ pub async fn send(request: &Signed, body: &[u8]) -> Answer {
     let (host, path) = rest.split_once('/').expect("a path");
     let mut socket = TcpStream::connect(host).await.expect("a server");
     let mut head = format!("{} /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n", request.method);
-    for (name, value) in &request.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
+    head.extend(request.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")));
     head.push_str("\r\n");
     // Who refuses need not read the body.
     let _ = socket.write_all(&[head.as_bytes(), body].concat()).await;

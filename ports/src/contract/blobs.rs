@@ -148,7 +148,7 @@ async fn lacks(blobs: &dyn Blobs, name: &str) -> Outcome {
     ensure(!listed.contains(&key(name)), &format!("{name} is listed"))
 }
 
-fn conflict(what: &str, result: Result<impl Sized, Error>) -> Outcome {
+fn conflict(what: &str, result: &Result<impl Sized, Error>) -> Outcome {
     ensure(matches!(result, Err(Error::Conflict(_))), &format!("{what}: no conflict"))
 }
 
@@ -200,10 +200,10 @@ pub async fn puts_do_not_overwrite(subject: &dyn Subject) -> Outcome {
     let large = bytes(limits::BLOB_PART_BYTES + 1);
     for (name, first) in [("small", &b"first"[..]), ("large", &large)] {
         put(&*blobs, name, first).await?;
-        conflict("other bytes", put(&*blobs, name, b"other").await)?;
-        conflict("other bytes, many", put(&*blobs, name, &vec![1; limits::BLOB_PART_BYTES + 1]).await)?;
+        conflict("other bytes", &put(&*blobs, name, b"other").await)?;
+        conflict("other bytes, many", &put(&*blobs, name, &vec![1; limits::BLOB_PART_BYTES + 1]).await)?;
         let html: ContentType = "text/html".parse().map_err(|_| Failure::broken("a content type"))?;
-        conflict("another type", blobs.put(&key(name), &html, body(first, 1_000)).await)?;
+        conflict("another type", &blobs.put(&key(name), &html, body(first, 1_000)).await)?;
         same("the same again", &put(&*blobs, name, first).await?, &head_of(first))?;
         holds(&*blobs, name, first).await?;
     }
@@ -220,7 +220,7 @@ pub async fn of_several_puts_one_wins(subject: &dyn Subject) -> Outcome {
         let won: Vec<_> = all.iter().zip(0..).filter(|(result, _)| result.is_ok()).map(|(_, at)| at).collect();
         let [winner] = won[..] else { return Err(Failure::Broken(format!("{won:?} won"))) };
         holds(&*blobs, &name, &[winner; 9]).await?;
-        for result in all.into_iter().filter(Result::is_err) {
+        for result in all.iter().filter(|result| result.is_err()) {
             conflict("a loser", result)?;
         }
     }
@@ -324,7 +324,7 @@ pub async fn copies_do_not_overwrite(subject: &dyn Subject) -> Outcome {
     let blobs = subject.open().await;
     put(&*blobs, "one", b"one").await?;
     put(&*blobs, "two", b"two").await?;
-    conflict("a copy", blobs.copy(&key("one"), &key("two")).await)?;
+    conflict("a copy", &blobs.copy(&key("one"), &key("two")).await)?;
     holds(&*blobs, "two", b"two").await?;
     for to in ["one", "three", "three"] {
         same(to, &blobs.copy(&key("one"), &key(to)).await?, &Some(head_of(b"one")))?;

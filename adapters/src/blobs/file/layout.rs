@@ -85,8 +85,7 @@ mod tests {
     #[test]
     fn the_format_stays_readable() {
         let head = Head { length: 0, content_type: "a/b".parse().expect("a type"), sha256: Sha256::of(b"") };
-        let hex: String = footer(&head).iter().map(|byte| format!("{byte:02x}")).collect();
-        let whole = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855612f62000379d8e8dd33ab66d45246424c4f423031";
-        assert_eq!(hex, whole);
+        let golden = [&Sha256::of(b"").0[..], b"a/b\x00\x03\x79\xd8\xe8\xdd\x33\xab\x66\xd4RFBLOB01"].concat();
+        assert_eq!(footer(&head), golden);
     }
 }

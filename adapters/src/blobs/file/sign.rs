@@ -10,14 +10,14 @@
 use hmac::{Hmac, KeyInit, Mac};
 use ringforge_domain::position::LogTime;
 use ringforge_ports::{
-    blobs::{Head, Key, Signed},
+    blobs::{Head, Key, Sha256, Signed},
     names,
 };
 
 use super::{Grant, Refused};
 use crate::blobs::{CHECKSUM, disposition, from_base64, from_percent, percent, upload_headers};
 
-/// The keys that sign, and how they are told apart: the beginning of a hash of each.
+/// The keys that sign, and how they are told apart: by the beginning of a hash of each.
 pub(super) struct Signer {
     public: String,
     /// The newest first: it signs, all verify.
@@ -35,7 +35,7 @@ impl Signer {
         assert!(!keys.is_empty(), "a store signs with some key");
         let named = keys.iter().map(|key| {
             let id = blake3::derive_key("ringforge blob url key id", key);
-            let id = id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+            let id = Sha256(id).to_string()[..8].to_owned();
             (id, Hmac::new_from_slice(key).expect("an HMAC takes a key of any length"))
         });
         Self { public: public.trim_end_matches('/').to_owned(), keys: named.collect() }
@@ -55,8 +55,7 @@ impl Signer {
 
     fn sign(&self, what: &str, key: &Key, query: &str, expires: i64) -> String {
         let (id, hmac) = &self.keys[0];
-        let signature = hmac.clone().chain_update(signed(what, expires)).finalize().into_bytes();
-        let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        let signature = Sha256(hmac.clone().chain_update(signed(what, expires)).finalize().into_bytes().into());
         let (public, path) = (&self.public, names::BLOBS_PATH);
         format!("{public}{path}{key}?{query}expires={expires}&key={id}&signature={signature}")
     }
@@ -92,7 +91,7 @@ impl Signer {
             .find(|(known, _)| known == id)
             .ok_or(Refused::Forbidden("the key that signed is not known"))?;
         // In constant time, and before anything that was signed is believed.
-        let verified = hmac.clone().chain_update(signed(&what, expires)).verify_slice(&signature);
+        let verified = hmac.clone().chain_update(signed(&what, expires)).verify_slice(&signature.0);
         verified.map_err(|_| Refused::Forbidden("the signature is not that of this request"))?;
         if now.0 >= expires.saturating_mul(MICROS) {
             return Err(Refused::Forbidden("the URL has expired"));
@@ -129,15 +128,12 @@ fn declared(header: Header<'_>) -> Option<Head> {
     upload_headers(&head).iter().all(|(name, value)| header(name) == Some(value)).then_some(head)
 }
 
-/// Expiry, key id, signature: in this order, and nothing else.
-fn parameters(query: &str) -> Option<(i64, &str, Vec<u8>)> {
-    let (expires, rest) = query.strip_prefix("expires=")?.split_once("&key=")?;
-    let (id, signature) = rest.split_once("&signature=")?;
-    let is_hex = signature.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-    let signature = is_hex.then(|| signature.as_bytes().chunks(2).map(std::str::from_utf8))?;
-    let signature = signature.map(|pair| u8::from_str_radix(pair.ok()?, 16).ok()).collect::<Option<Vec<u8>>>()?;
-    let value: i64 = expires.parse().ok()?;
-    (value.to_string() == expires).then_some((value, id, signature))
+/// Expiry, key id, signature: in this order, each written as we write it, and nothing else.
+fn parameters(query: &str) -> Option<(i64, &str, Sha256)> {
+    let (first, rest) = query.strip_prefix("expires=")?.split_once("&key=")?;
+    let (id, last) = rest.split_once("&signature=")?;
+    let (expires, signature): (i64, Sha256) = (first.parse().ok()?, last.parse().ok()?);
+    (expires.to_string() == first && signature.to_string() == last).then_some((expires, id, signature))
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ impl<'a> Upload<'a> {
         describe: impl FnOnce(CreateMultipartUploadFluentBuilder) -> CreateMultipartUploadFluentBuilder,
     ) -> Result<Self, Error> {
         let request = bucket.client.create_multipart_upload().bucket(&bucket.name).key(path);
-        let begun = describe(request).send().await.map_err(|error| refused("begin an object", error))?;
+        let begun = describe(request).send().await.map_err(|error| refused("begin an object", &error))?;
         let id = begun.upload_id.ok_or_else(|| failed("begin an object", &"S3 gave no id"))?;
         Ok(Self { bucket, path, id, done: Vec::new() })
     }
@@ -117,7 +117,7 @@ impl<'a> Upload<'a> {
         let request =
             client.upload_part().bucket(&self.bucket.name).key(self.path).upload_id(&self.id).part_number(number);
         let sent = request.checksum_sha256(&checksum).body(part.into()).send().await;
-        let sent = sent.map_err(|error| refused("store a part", error))?;
+        let sent = sent.map_err(|error| refused("store a part", &error))?;
         let done = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).checksum_sha256(checksum);
         self.done.push(done.build());
         Ok(())
@@ -130,7 +130,7 @@ impl<'a> Upload<'a> {
         let request = request.copy_source(format!("{}/{from}", self.bucket.name)).copy_source_if_match(tag);
         let request = request.copy_source_range(range).part_number(number);
         let copied = request.customize().config_override(patient()).send().await;
-        let copied = copied.map_err(|error| refused("copy a part", error))?.copy_part_result;
+        let copied = copied.map_err(|error| refused("copy a part", &error))?.copy_part_result;
         let copied = copied.ok_or_else(|| failed("copy a part", &"S3 does not tell what it copied"))?;
         let done = CompletedPart::builder().part_number(number).set_e_tag(copied.e_tag);
         self.done.push(done.build());
@@ -146,7 +146,7 @@ impl<'a> Upload<'a> {
         match request.send().await {
             Ok(whole) => Ok(Some(whole.e_tag.unwrap_or_default())),
             Err(error) if is_there(&error) => Ok(None),
-            Err(error) => Err(refused("complete an object", error)),
+            Err(error) => Err(refused("complete an object", &error)),
         }
     }
 
@@ -155,7 +155,7 @@ impl<'a> Upload<'a> {
         let client = &self.bucket.client;
         let request = client.abort_multipart_upload().bucket(&self.bucket.name).key(self.path).upload_id(&self.id);
         if let Err(error) = request.send().await {
-            tracing::debug!("an upload is left to the sweep: {}", refused("abort it", error));
+            tracing::debug!("an upload is left to the sweep: {}", refused("abort it", &error));
         }
     }
 }
@@ -220,7 +220,7 @@ impl Bucket {
     /// Removes what was staged. What stays is left to the sweep.
     pub(super) async fn remove(&self, path: &str) {
         if let Err(error) = self.client.delete_object().bucket(&self.name).key(path).send().await {
-            tracing::debug!("a staged object is left to the sweep: {}", refused("delete it", error));
+            tracing::debug!("a staged object is left to the sweep: {}", refused("delete it", &error));
         }
     }
 

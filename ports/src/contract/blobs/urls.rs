@@ -11,7 +11,7 @@ use crate::{
     blobs::{Blobs, ContentType, Head, Key, Sha256, Signed},
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 async fn send(subject: &dyn Subject, request: &Signed, body: &[u8]) -> Result<Answer, Failure> {
     subject.send(request, body).await.ok_or(Failure::Skipped("nobody serves its URLs"))

@@ -8,17 +8,17 @@ const NEW: [u8; 32] = [2; 32];
 
 fn head() -> Head {
     let content_type = "text/plain".parse().expect("a content type");
-    Head { length: 5, content_type, sha256: ringforge_ports::blobs::Sha256::of(b"bytes") }
+    Head { length: 5, content_type, sha256: Sha256::of(b"bytes") }
 }
 
 fn key() -> Key {
     "a/b".parse().expect("a key")
 }
 
-fn authorize(signer: &Signer, signed: &Signed) -> Result<Grant, Refused> {
+fn authorize(by: &Signer, signed: &Signed) -> Result<Grant, Refused> {
     let path = signed.url.strip_prefix("http://a").expect("the URL is ours");
     let header = |name: &str| signed.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-    signer.authorize(signed.method, path, &header, NOW)
+    by.authorize(signed.method, path, &header, NOW)
 }
 
 #[test]
