@@ -3,3 +3,5 @@
 mod batch;
 mod sql;
 pub mod sqlite;
+mod terms;
+mod turns;

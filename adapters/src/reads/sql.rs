@@ -1,6 +1,7 @@
 //! Every statement of the read models. A question that is made here is one statement, so that it sees one snapshot, and begins
 //! with where the partition stands.
 
+pub(super) mod build;
 pub(super) mod history;
 
 use ringforge_domain::{
@@ -10,29 +11,12 @@ use ringforge_domain::{
     row::{RowKey, Table},
 };
 use ringforge_ports::reads::{Find, Listed, MemoryFilter, MemorySort, fields};
-use rusqlite::types::Value;
 
-use super::batch::{line, tag_line};
-
-/// A statement in the making, with what is bound to its question marks.
-#[derive(Debug, Default)]
-pub(super) struct Sql {
-    pub text: String,
-    pub values: Vec<Value>,
-}
-
-impl Sql {
-    fn push(&mut self, text: impl AsRef<str>) -> &mut Self {
-        self.text.push_str(text.as_ref());
-        self
-    }
-
-    fn push_bind(&mut self, value: impl Into<Value>) -> &mut Self {
-        self.text.push('?');
-        self.values.push(value.into());
-        self
-    }
-}
+use self::build::{Dialect, List, Sql, Value};
+use super::{
+    batch::{line, tag_line},
+    terms::{self, TRIGRAM, term},
+};
 
 /// Partition, previous, upto, time: changes one row, or none if the partition stands elsewhere.
 pub(super) const ADVANCE: &str = "
@@ -130,43 +114,51 @@ pub(super) const ROW: &str = "SELECT body FROM rows WHERE partition = ?1 AND kin
 pub(super) const VERDICT: &str = "SELECT body FROM verdicts WHERE place = ?1";
 
 /// Begins a question: columns of the answer `f`, and where the partition stands.
-fn ask(partition: Partition, columns: &str) -> Sql {
-    let mut sql = Sql::default();
+fn ask(sql: &mut Sql, partition: Partition, columns: &str) {
     sql.push(format!("SELECT p.applied, p.time, {columns} FROM (SELECT "));
     sql.push_bind(i64::from(partition.0));
     sql.push(" AS partition) q LEFT JOIN partitions p ON p.partition = q.partition ");
-    sql
 }
 
 /// Which rows: applied, time, total, key, kind, scope, tenant, fleet. Their bodies are read apart, as many as have room: sorting
 /// and joining would carry all of them along.
-pub(super) fn find(partition: Partition, find: &Find) -> Sql {
-    let Find::Memory(filter) = find else { return find_rows(partition, find) };
-    find_memory(partition, filter)
+pub(super) fn find(dialect: Dialect, partition: Partition, find: &Find) -> Sql {
+    let mut sql = Sql::of(dialect);
+    match find {
+        Find::Memory(filter) => find_memory(&mut sql, partition, filter),
+        _ => find_rows(&mut sql, partition, find),
+    }
+    sql
 }
 
-fn find_rows(partition: Partition, find: &Find) -> Sql {
-    let mut sql = ask(partition, "0, f.key, f.kind, f.scope, f.tenant, f.fleet");
-    // In this order: within a kind, rows stand by scope and key.
-    sql.push("LEFT JOIN (SELECT r.key, r.kind, r.scope, r.due_at, r.place, s.tenant, s.fleet FROM ");
-    sql.push(match find {
-        Find::Table { .. } => "scopes s CROSS JOIN rows r",
-        _ => "rows r CROSS JOIN scopes s",
+fn find_rows(sql: &mut Sql, partition: Partition, find: &Find) {
+    let s = sql.dialect.scopes("r");
+    ask(sql, partition, "0 AS total, f.key, f.kind, f.scope, f.tenant, f.fleet");
+    sql.push(format!("LEFT JOIN (SELECT r.key, r.kind, {} AS scope, r.due_at, r.place, ", sql.dialect.scope("r")));
+    sql.push(format!("{s}.tenant, {s}.fleet FROM "));
+    sql.push(match (sql.dialect, find) {
+        // In this order: within a kind, rows stand by scope and key.
+        (Dialect::Sqlite, Find::Table { .. }) => "scopes s CROSS JOIN rows r ON s.id = r.scope",
+        (Dialect::Sqlite, _) => "rows r CROSS JOIN scopes s ON s.id = r.scope",
+        (Dialect::Postgres, _) => "rows r",
     });
-    sql.push(" ON s.id = r.scope WHERE r.partition = ").push_bind(i64::from(partition.0));
+    sql.push(" WHERE r.partition = ").push_bind(i64::from(partition.0));
     let (order, limit) = match find {
         Find::Table { table, scope, after, limit } => {
-            sql.push(" AND r.kind = ").push_bind(table.text().to_owned());
+            sql.push(" AND r.kind = ").push_bind(table.text());
             if let Some(scope) = scope {
-                of_scope(&mut sql, "r.", *scope);
-                sql.push(" AND s.tenant = ").push_bind(scope.tenant.to_string());
-                sql.push(" AND s.fleet = ").push_bind(scope.fleet.to_string());
+                of_scope(sql, "r.", *scope);
+                // SQLite finds the scope itself by these.
+                if sql.dialect == Dialect::Sqlite {
+                    sql.push(" AND s.tenant = ").push_bind(scope.tenant.to_string());
+                    sql.push(" AND s.fleet = ").push_bind(scope.fleet.to_string());
+                }
             }
             if let Some(after) = after {
                 if after.table > *table {
                     sql.push(" AND false");
                 } else if after.table == *table {
-                    after_key(&mut sql, after, *scope);
+                    after_key(sql, after, *scope);
                 }
             }
             ("tenant, fleet, key", limit)
@@ -176,7 +168,7 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
             ("due_at, kind, tenant, fleet, key", limit)
         }
         Find::Mail { scope, agent, after, limit } => {
-            of_scope(&mut sql, "r.", *scope);
+            of_scope(sql, "r.", *scope);
             sql.push(" AND r.owner = ").push_bind(agent.to_string());
             if let Some(after) = after {
                 sql.push(" AND r.place > ").push_bind(after.0.cast_signed());
@@ -184,8 +176,8 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
             ("place, kind, key", limit)
         }
         Find::Listed { table, scope, which, after, limit } => {
-            sql.push(" AND r.kind = ").push_bind(table.text().to_owned());
-            of_scope(&mut sql, "r.", *scope);
+            sql.push(" AND r.kind = ").push_bind(table.text());
+            of_scope(sql, "r.", *scope);
             match which {
                 Listed::At(now) => sql.push(" AND r.listed > ").push_bind(now.0),
                 Listed::Since(upto) => {
@@ -193,7 +185,7 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
                 }
             };
             if let Some(after) = after {
-                sql.push(" AND +r.key > ").push_bind(after.clone());
+                sql.push(format!(" AND {}r.key > ", sql.dialect.apart())).push_written(after);
             }
             ("key", limit)
         }
@@ -201,66 +193,80 @@ fn find_rows(partition: Partition, find: &Find) -> Sql {
     };
     sql.push(format!(" ORDER BY {order} LIMIT ")).push_bind(i64::from(*limit));
     sql.push(format!(") f ON true ORDER BY {order}"));
-    sql
 }
 
-/// Where the scope is this one. One that no row has is nothing, and equals nothing.
-fn of_scope(sql: &mut Sql, table: &str, scope: Scope) {
-    sql.push(format!(" AND {table}scope = (SELECT id FROM scopes WHERE tenant = "));
-    sql.push_bind(scope.tenant.to_string()).push(" AND fleet = ").push_bind(scope.fleet.to_string()).push(")");
+/// Where the scope is this one. In SQLite one that no row has is nothing, and equals nothing.
+fn of_scope(sql: &mut Sql, table: &str, Scope { tenant, fleet }: Scope) {
+    match sql.dialect {
+        Dialect::Sqlite => {
+            sql.push(format!(" AND {table}scope = (SELECT id FROM scopes WHERE tenant = "));
+            sql.push_bind(tenant.to_string()).push(" AND fleet = ").push_bind(fleet.to_string()).push(")");
+        }
+        Dialect::Postgres => {
+            sql.push(format!(" AND {table}tenant = ")).push_bind(tenant.to_string());
+            sql.push(format!(" AND {table}fleet = ")).push_bind(fleet.to_string());
+        }
+    }
 }
 
 fn after_key(sql: &mut Sql, after: &RowKey, scope: Option<Scope>) {
     let (tenant, fleet) = (after.scope.tenant.to_string(), after.scope.fleet.to_string());
     if scope == Some(after.scope) {
         // One range of the rows.
-        sql.push(" AND r.key > ").push_bind(after.key.clone());
+        sql.push(" AND r.key > ").push_written(&after.key);
         return;
     }
-    sql.push(" AND (s.tenant, s.fleet) >= (").push_bind(tenant.clone()).push(", ").push_bind(fleet.clone());
-    sql.push(") AND (s.tenant, s.fleet, r.key) > (").push_bind(tenant).push(", ").push_bind(fleet);
-    sql.push(", ").push_bind(after.key.clone()).push(")");
+    let s = sql.dialect.scopes("r");
+    sql.push(format!(" AND ({s}.tenant, {s}.fleet) >= ("))
+        .push_bind(tenant.clone())
+        .push(", ")
+        .push_bind(fleet.clone());
+    sql.push(format!(") AND ({s}.tenant, {s}.fleet, r.key) > (")).push_bind(tenant).push(", ").push_bind(fleet);
+    sql.push(", ").push_written(&after.key).push(")");
 }
 
-/// Characters in a row that [`memory_words`](PUT_WORDS) knows.
-const TRIGRAM: usize = 3;
-
-fn find_memory(partition: Partition, filter: &MemoryFilter) -> Sql {
+fn find_memory(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     let order = match filter.sort {
         MemorySort::Key => "key",
         MemorySort::Relevance => "relevance DESC, updated_at DESC, key",
         MemorySort::CreatedAt => "created_at DESC, key",
         MemorySort::UpdatedAt => "updated_at DESC, key",
     };
-    let mut sql = Sql::default();
     // Looked for once, then counted and sorted.
-    sql.push("WITH matches AS MATERIALIZED (SELECT m.key, m.scope, ");
+    sql.push(format!("WITH matches AS MATERIALIZED (SELECT m.key, {} AS scope, ", sql.dialect.scope("m")));
     sql.push(match filter.sort {
         MemorySort::Key => "0 AS created_at, 0 AS updated_at, ",
         _ => "m.created_at, m.updated_at, ",
     });
-    relevance(&mut sql, filter);
+    relevance(sql, filter);
     sql.push(" AS relevance");
-    entries(&mut sql, partition, filter);
+    entries(sql, partition, filter);
     sql.push(") ");
-    let ask = ask(partition, &format!("c.total, f.key, '{}', f.scope, s.tenant, s.fleet", Table::Memory.text()));
-    sql.push(ask.text).values.extend(ask.values);
+    let kind = Table::Memory.text();
+    ask(sql, partition, &format!("c.total, f.key, '{kind}' AS kind, f.scope, s.tenant, s.fleet"));
     sql.push("CROSS JOIN (SELECT count(*) AS total FROM matches) c LEFT JOIN (SELECT * FROM matches");
     if let (MemorySort::Key, Some(after)) = (filter.sort, &filter.after) {
-        sql.push(" WHERE key > ").push_bind(after.clone());
+        sql.push(" WHERE key > ").push_written(after);
     }
     sql.push(format!(" ORDER BY {order} LIMIT ")).push_bind(i64::from(filter.limit));
-    sql.push(" OFFSET ").push_bind(i64::from(filter.skip));
+    sql.push(" OFFSET ").push_bind(i64::from(filter.skip)).push(") f ON true ");
+    match sql.dialect {
+        Dialect::Sqlite => sql.push("LEFT JOIN scopes s ON s.id = f.scope"),
+        Dialect::Postgres => {
+            sql.push("CROSS JOIN (SELECT ").push_bind(filter.scope.tenant.to_string()).push(" AS tenant, ");
+            sql.push_bind(filter.scope.fleet.to_string()).push(" AS fleet) s")
+        }
+    };
     let order: Vec<_> = order.split(", ").map(|column| format!("f.{column}")).collect();
-    sql.push(format!(") f ON true LEFT JOIN scopes s ON s.id = f.scope ORDER BY {}", order.join(", ")));
-    sql
+    sql.push(format!(" ORDER BY {}", order.join(", ")));
 }
 
 /// How many of the words the key holds.
 fn relevance(sql: &mut Sql, filter: &MemoryFilter) {
     sql.push("0");
     for word in filter.words.iter().filter(|_| filter.sort == MemorySort::Relevance) {
-        sql.push(" + (instr(m.lower_key, ").push_bind(word.clone()).push(") > 0)");
+        sql.push(" + CASE WHEN ");
+        sql.push_holds("m.lower_key", Value::Written(word.clone())).push(" THEN 1 ELSE 0 END");
     }
 }
 
@@ -268,23 +274,28 @@ fn relevance(sql: &mut Sql, filter: &MemoryFilter) {
 fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     let trigrams = trigrams(&filter.words);
     // Where tags or words name the entries, name and key must not be taken for the way to find them (they are those of the
-    // whole fleet): the sign keeps them from being looked up.
-    let m = if filter.tags.is_empty() && trigrams.is_empty() { "m." } else { "+m." };
-    sql.push(format!(" FROM memory m WHERE {m}partition = ")).push_bind(i64::from(partition.0));
-    of_scope(sql, m, filter.scope);
-    if !filter.tags.is_empty() {
-        tagged_entries(sql, partition, filter);
-    } else if !trigrams.is_empty() {
-        sql.push(" AND m.id IN (SELECT rowid FROM memory_words WHERE memory_words MATCH ").push_bind(trigrams);
-        sql.push(" UNION ALL SELECT id FROM memory_unread WHERE true");
-        of_scope(sql, "", filter.scope);
-        sql.push(")");
+    // whole fleet).
+    let named = !filter.tags.is_empty() || !trigrams.is_empty();
+    let m = if named { format!("{}m.", sql.dialect.apart()) } else { "m.".to_owned() };
+    sql.push(" FROM ");
+    if named && sql.dialect == Dialect::Postgres {
+        with_terms(sql, filter, &trigrams);
+    } else {
+        sql.push("memory");
+    }
+    sql.push(format!(" m WHERE {m}partition = ")).push_bind(i64::from(partition.0));
+    of_scope(sql, &m, filter.scope);
+    match sql.dialect {
+        Dialect::Sqlite if !filter.tags.is_empty() => tagged_entries(sql, partition, filter),
+        Dialect::Sqlite if !trigrams.is_empty() => with_words(sql, filter.scope, &trigrams),
+        Dialect::Sqlite => {}
+        Dialect::Postgres => holds_tags(sql, filter),
     }
     sql.push(" AND (m.expires_at IS NULL OR m.expires_at > ").push_bind(filter.now.0).push(")");
     if let Some(prefix) = &filter.prefix {
-        sql.push(format!(" AND {m}key >= ")).push_bind(prefix.clone());
+        sql.push(format!(" AND {m}key >= ")).push_written(prefix);
         if let Some(end) = end_of(prefix) {
-            sql.push(format!(" AND {m}key < ")).push_bind(end);
+            sql.push(format!(" AND {m}key < ")).push_written(&end);
         }
     }
     if let Some(author) = filter.author {
@@ -295,13 +306,13 @@ fn entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     }
     match filter.metadata.as_ref().map(fields) {
         Some(Some(wanted)) => wanted.iter().for_each(|field| {
-            sql.push(" AND instr(m.metadata, ").push_bind(line(field)).push(") > 0");
+            sql.push(" AND ").push_holds("m.metadata", line(field).into());
         }),
         Some(None) => drop(sql.push(" AND false")),
         None => {}
     }
     for word in &filter.words {
-        sql.push(" AND instr(m.text, ").push_bind(word.clone()).push(") > 0");
+        sql.push(" AND ").push_holds("m.text", Value::Written(word.clone()));
     }
 }
 
@@ -312,7 +323,39 @@ fn tagged_entries(sql: &mut Sql, partition: Partition, filter: &MemoryFilter) {
     for tags in tags.chunks(together) {
         sql.push(" AND m.id IN (SELECT t.id FROM memory_tags t WHERE t.partition = ").push_bind(i64::from(partition.0));
         of_scope(sql, "t.", filter.scope);
-        one_of(sql, "t.tag", tags.iter().cloned());
+        one_of(sql, "t.tag", tags.iter().cloned().map(Value::Text));
+        sql.push(")");
+    }
+}
+
+/// Whether the index of words knows all of these in an entry, or the entry has changed since.
+fn with_words(sql: &mut Sql, scope: Scope, trigrams: &[String]) {
+    let quoted: Vec<_> = trigrams.iter().map(|trigram| format!("\"{}\"", trigram.replace('"', "\"\""))).collect();
+    sql.push(" AND m.id IN (SELECT rowid FROM memory_words WHERE memory_words MATCH ").push_bind(quoted.join(" "));
+    sql.push(" UNION ALL SELECT id FROM memory_unread WHERE true");
+    of_scope(sql, "", scope);
+    sql.push(")");
+}
+
+/// The entries that have one of the tags, or all of them and of the words. Only the function may use the index of terms: what a
+/// policy protects is not compared by anything that might tell of it.
+fn with_terms(sql: &mut Sql, filter: &MemoryFilter, trigrams: &[String]) {
+    let any = filter.any_tag && !filter.tags.is_empty();
+    let tags = filter.tags.iter().map(|tag| tag_line(tag));
+    let texts: Vec<String> = if any { tags.collect() } else { tags.chain(trigrams.iter().cloned()).collect() };
+    let terms = texts.iter().map(|text| i64::from(term(filter.scope, text))).collect();
+    sql.push(if any { "entries_with_any(" } else { "entries_with_all(" });
+    sql.push_bind(Value::Lists(vec![List::Integers(terms)])).push(")");
+}
+
+/// Whether an entry has one of the tags, or all of them, as it says itself.
+fn holds_tags(sql: &mut Sql, filter: &MemoryFilter) {
+    let (between, mut before) = if filter.any_tag { (" OR ", " AND (") } else { (" AND ", " AND (") };
+    for tag in &filter.tags {
+        sql.push(before).push_holds("m.tags", line(&tag_line(tag)).into());
+        before = between;
+    }
+    if !filter.tags.is_empty() {
         sql.push(")");
     }
 }
@@ -330,24 +373,22 @@ fn end_of(prefix: &str) -> Option<String> {
     None
 }
 
-/// What the index of words is asked for; empty if every word is too short for it. Every character of a word is in one of
+/// What an index of words is asked for; empty if every word is too short for it. Every character of a word is in one of
 /// them, which narrows nearly as well as all of them and reads a third.
-fn trigrams(words: &[String]) -> String {
+fn trigrams(words: &[String]) -> Vec<String> {
     let all = words.iter().flat_map(|word| {
-        // The index passes over NUL.
-        let chars: Vec<char> = word.chars().filter(|char| *char != '\0').collect();
+        let chars = terms::indexed(word);
         let end = chars.len().saturating_sub(TRIGRAM);
         let starts = (0..end).step_by(TRIGRAM).chain((chars.len() >= TRIGRAM).then_some(end));
         starts.map(|at| chars[at..at + TRIGRAM].iter().collect()).collect::<Vec<String>>()
     });
-    let quoted = all.take(limits::TRIGRAMS_MAX).map(|trigram| format!("\"{}\"", trigram.replace('"', "\"\"")));
-    quoted.collect::<Vec<_>>().join(" ")
+    all.take(limits::TRIGRAMS_MAX).collect()
 }
 
-fn one_of(sql: &mut Sql, column: &str, texts: impl Iterator<Item = String>) {
+fn one_of(sql: &mut Sql, column: &str, values: impl Iterator<Item = Value>) {
     let mut open = false;
-    for text in texts {
-        sql.push(if open { ", ".to_owned() } else { format!(" AND {column} IN (") }).push_bind(text);
+    for value in values {
+        sql.push(if open { ", ".to_owned() } else { format!(" AND {column} IN (") }).push_bind(value);
         open = true;
     }
     if open {

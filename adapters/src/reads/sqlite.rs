@@ -5,7 +5,6 @@
 mod pending;
 mod readers;
 mod sum;
-mod turns;
 mod writer;
 
 use std::{
@@ -44,7 +43,10 @@ use self::{
 };
 use super::{
     batch::{Batch, offset},
-    sql,
+    sql::{
+        self,
+        build::{Dialect, Sql},
+    },
 };
 use crate::damage::is_damage;
 
@@ -270,7 +272,7 @@ fn prepare<'c>(connection: &'c Connection, text: &str) -> Result<rusqlite::Cache
 /// Asks one statement and gives each line to `line`.
 fn lines(
     connection: &Connection,
-    sql: &sql::Sql,
+    sql: &Sql,
     mut line: impl FnMut(&rusqlite::Row<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut statement = prepare(connection, &sql.text)?;
@@ -285,7 +287,7 @@ fn column<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>, at: usize) -> Re
     row.get(at).map_err(|error| reading(&error))
 }
 
-fn find(connection: &Connection, partition: Partition, sql: &sql::Sql) -> Result<Found, Error> {
+fn find(connection: &Connection, partition: Partition, sql: &Sql) -> Result<Found, Error> {
     let (mut found, mut answer) = (Found::default(), Answer::default());
     snapshot(connection, || {
         let mut of_row = prepare(connection, sql::ROW)?;
@@ -311,7 +313,7 @@ fn named(key: &str, kind: &str, tenant: &str, fleet: &str) -> Result<RowKey, Err
     Ok(RowKey::new(table, Scope { tenant, fleet }, key))
 }
 
-fn verdicts(connection: &Connection, sql: &sql::Sql, counted: bool) -> Result<Verdicts, Error> {
+fn verdicts(connection: &Connection, sql: &Sql, counted: bool) -> Result<Verdicts, Error> {
     let (mut found, mut answer) = (Verdicts::default(), Answer::default());
     snapshot(connection, || {
         let mut of_verdict = prepare(connection, sql::VERDICT)?;
@@ -413,7 +415,7 @@ impl Reads for SqliteReads {
 
     async fn find(&self, partition: Partition, wanted: &Find) -> Result<Found, Error> {
         self.written().await?;
-        let sql = sql::find(partition, wanted);
+        let sql = sql::find(Dialect::Sqlite, partition, wanted);
         // What whoever comes in waits for: a few rows by an index.
         if matches!(wanted, Find::Mail { .. } | Find::Listed { which: Listed::Since(_), .. })
             && let Some(found) = self.readers.ask_here(|connection| find(connection, partition, &sql))
@@ -429,7 +431,8 @@ impl Reads for SqliteReads {
 
     async fn verdicts(&self, partition: Partition, scope: Scope, which: &Which) -> Result<Verdicts, Error> {
         self.written().await?;
-        let (sql, counted) = (sql::history::verdicts(partition, scope, which), matches!(which, Which::Matching(_)));
+        let sql = sql::history::verdicts(Dialect::Sqlite, partition, scope, which);
+        let counted = matches!(which, Which::Matching(_));
         let question = move |connection: &Connection| verdicts(connection, &sql, counted);
         let found =
             if counted { self.readers.search(scope.tenant, question).await } else { self.readers.ask(question).await };

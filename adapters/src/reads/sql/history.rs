@@ -5,15 +5,18 @@ use ringforge_domain::{
     interest::Topic,
     position::{Offset, Partition},
 };
-use ringforge_ports::reads::{About, Matching, Viewer, Which};
-use serde_json::json;
+use ringforge_ports::reads::{Matching, Viewer, Which};
 
-use super::{Sql, ask, of_scope, one_of};
+use super::{
+    ask,
+    build::{Dialect, List, Sql, Value},
+    of_scope, one_of,
+};
 use crate::reads::batch::place;
 
 /// Which verdicts: applied, time, oldest, total, place. Their bodies are read apart, as many as have room.
-pub fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
-    let mut sql = Sql::default();
+pub fn verdicts(dialect: Dialect, partition: Partition, scope: Scope, which: &Which) -> Sql {
+    let mut sql = Sql::of(dialect);
     let mut total = "0 AS total";
     if let Which::Matching(matching) = which {
         // What labels, tags or subject select is looked for once, then counted and paged. Without them it may be the whole
@@ -24,8 +27,7 @@ pub fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
         sql.push(") ");
         total = "count(*) AS total FROM matches";
     }
-    let ask = ask(partition, "o.oldest, c.total, f.place");
-    sql.push(ask.text).values.extend(ask.values);
+    ask(&mut sql, partition, "o.oldest, c.total, f.place");
     sql.push("CROSS JOIN (SELECT min(place) AS oldest FROM history WHERE true");
     of_fleet(&mut sql, "", partition, scope);
     sql.push(format!(") o CROSS JOIN (SELECT {total}) c LEFT JOIN (SELECT place FROM "));
@@ -40,19 +42,27 @@ pub fn verdicts(partition: Partition, scope: Scope, which: &Which) -> Sql {
         }
         Which::At(offsets) => {
             let places: Vec<_> = offsets.iter().map(|offset| place(partition, *offset)).collect();
-            sql.push("history WHERE place IN (SELECT value FROM json_each(");
-            sql.push_bind(json!(places).to_string()).push("))");
-            of_scope(&mut sql, "", scope);
+            sql.push(format!("history WHERE place IN (SELECT {} FROM ", sql.only_cell("a")));
+            sql.push_lists("a", vec![List::Integers(places)]).push(")");
+            match dialect {
+                Dialect::Sqlite => of_scope(&mut sql, "", scope),
+                // Elsewhere than in these slices they cannot be.
+                Dialect::Postgres => of_fleet(&mut sql, "", partition, scope),
+            }
         }
         Which::About(about) => {
-            let thing = |About { stream, label, subject }: &About| json!([stream.text(), label, subject]);
-            let about: Vec<_> = about.iter().map(thing).collect();
-            // It is named because another way looks as short to whoever does not know how long a history is.
-            sql.push("(SELECT DISTINCT (SELECT min(h.place) FROM history h INDEXED BY history_subject");
-            sql.push(" WHERE h.stream = s.value ->> 0");
-            sql.push(" AND h.label = s.value ->> 1 AND h.subject = s.value ->> 2");
+            sql.push("(SELECT DISTINCT (SELECT min(h.place) FROM history h");
+            if dialect == Dialect::Sqlite {
+                // It is named because another way looks as short to whoever does not know how long a history is.
+                sql.push(" INDEXED BY history_subject");
+            }
+            let (stream, label, subject) = (sql.cell("a", 0), sql.cell("a", 1), sql.cell("a", 2));
+            sql.push(format!(" WHERE h.stream = {stream} AND h.label = {label} AND h.subject = {subject}"));
             of_fleet(&mut sql, "h.", partition, scope);
-            sql.push(") AS place FROM json_each(").push_bind(json!(about).to_string()).push(") s)");
+            let streams = List::Texts(about.iter().map(|about| about.stream.text()).collect());
+            let labels = List::Written(about.iter().map(|about| about.label.clone()).collect());
+            let subjects = List::Written(about.iter().map(|about| about.subject.clone()).collect());
+            sql.push(") AS place FROM ").push_lists("a", vec![streams, labels, subjects]).push(") d");
         }
         Which::Matching(matching) => {
             sql.push("matches");
@@ -80,8 +90,8 @@ fn of_partition(sql: &mut Sql, partition: Partition) {
 
 /// The place as a range is compared with it. Where labels, tags or a subject name the places, the range must not be taken for
 /// the way to find them (it is most of the fleet): the sign keeps it from being looked up.
-fn range(matching: &Matching) -> &'static str {
-    if names(matching) { "+h.place" } else { "h.place" }
+fn range(dialect: Dialect, matching: &Matching) -> String {
+    if names(matching) { format!("{}h.place", dialect.apart()) } else { "h.place".to_owned() }
 }
 
 /// Whether labels, tags or a subject name the places.
@@ -93,23 +103,23 @@ fn names(matching: &Matching) -> bool {
 fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching) {
     sql.push(" FROM history h WHERE true");
     of_scope(sql, "h.", scope);
-    sql.push(" AND ").push(range(matching));
+    sql.push(format!(" AND {}", range(sql.dialect, matching)));
     of_partition(sql, partition);
-    one_of(sql, "h.stream", matching.streams.iter().map(|stream| stream.text().to_owned()));
+    one_of(sql, "h.stream", matching.streams.iter().map(|stream| stream.text().into()));
     if matching.streams.is_empty() {
         sql.push(" AND false");
     }
     if !matching.tags.is_empty() {
-        one_of(sql, "h.label", matching.labels.iter().cloned());
+        one_of(sql, "h.label", matching.labels.iter().cloned().map(Value::Written));
     } else if !matching.labels.is_empty() {
         sql.push(" AND h.place IN (SELECT l.place FROM history l WHERE true");
         of_fleet(sql, "l.", partition, scope);
-        one_of(sql, "l.label", matching.labels.iter().cloned());
+        one_of(sql, "l.label", matching.labels.iter().cloned().map(Value::Written));
         sql.push(")");
     }
-    one_of(sql, "h.agent", matching.agents.iter().map(ToString::to_string));
+    one_of(sql, "h.agent", matching.agents.iter().map(|agent| agent.to_string().into()));
     if let Some(subject) = &matching.subject {
-        sql.push(" AND h.place IN (SELECT a.place FROM history a WHERE a.subject = ").push_bind(subject.clone());
+        sql.push(" AND h.place IN (SELECT a.place FROM history a WHERE a.subject = ").push_written(subject);
         of_fleet(sql, "a.", partition, scope);
         sql.push(")");
     }
@@ -137,39 +147,51 @@ fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matchin
 fn tagged(sql: &mut Sql, partition: Partition, scope: Scope, role: &str, tags: &[String]) {
     sql.push(format!("(SELECT t.place FROM history_tags t WHERE t.{role} = 1"));
     of_fleet(sql, "t.", partition, scope);
-    one_of(sql, "t.tag", tags.iter().cloned());
+    one_of(sql, "t.tag", tags.iter().cloned().map(Value::Written));
     sql.push(")");
 }
 
 /// What [`Matching::visible`] says.
 fn visible(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching, viewer: &Viewer) {
     let agent = viewer.agent.to_string();
-    sql.push(" AND (h.parties IS NULL OR instr(h.parties, ").push_bind(agent.clone()).push(") > 0)");
+    sql.push(" AND (h.parties IS NULL OR ").push_holds("h.parties", agent.clone().into()).push(")");
     sql.push(" AND (h.routed = 0 OR h.agent = ").push_bind(agent);
     if !matching.tags.is_empty() {
         sql.push(" OR h.place IN ");
         tagged(sql, partition, scope, "routed", &matching.tags);
     }
     // In these orders: a span is one range of an index.
-    let (mut tags, mut kinds) = (Vec::new(), Vec::new());
+    let (mut tags, mut kinds) = (Spans::default(), Spans::default());
     for span in &viewer.spans {
         let until = span.until.unwrap_or(Offset(Offset::LIMIT.0 - 1));
-        let range = |text: &String| json!([text, place(partition, span.since), place(partition, until)]);
-        match &span.topic {
-            Topic::Tag(tag) => tags.push(range(tag)),
-            Topic::Kind(kind) => kinds.push(range(kind)),
-            Topic::Memory(_) => {}
-        }
+        let (spans, text) = match &span.topic {
+            Topic::Tag(tag) => (&mut tags, tag),
+            Topic::Kind(kind) => (&mut kinds, kind),
+            Topic::Memory(_) => continue,
+        };
+        spans.texts.push(text.clone());
+        spans.since.push(place(partition, span.since));
+        spans.until.push(place(partition, until));
     }
     for (spans, table, column) in [(tags, "history_tags", "tag"), (kinds, "history", "label")] {
-        if spans.is_empty() {
+        if spans.texts.is_empty() {
             continue;
         }
-        sql.push(" OR h.place IN (SELECT t.place FROM json_each(").push_bind(json!(spans).to_string());
-        sql.push(format!(") s CROSS JOIN {table} t ON t.{column} = s.value ->> 0"));
-        sql.push(" AND t.place > s.value ->> 1 AND t.place <= s.value ->> 2 AND t.routed = 1");
+        let lists = vec![List::Written(spans.texts), List::Integers(spans.since), List::Integers(spans.until)];
+        let (text, since, until) = (sql.cell("a", 0), sql.cell("a", 1), sql.cell("a", 2));
+        sql.push(" OR h.place IN (SELECT t.place FROM ").push_lists("a", lists);
+        sql.push(format!(" {} {table} t ON t.{column} = {text}", sql.dialect.join()));
+        sql.push(format!(" AND t.place > {since} AND t.place <= {until} AND t.routed = 1"));
         of_scope(sql, "t.", scope);
         sql.push(")");
     }
     sql.push(")");
+}
+
+/// Subscriptions by columns.
+#[derive(Default)]
+struct Spans {
+    texts: Vec<String>,
+    since: Vec<i64>,
+    until: Vec<i64>,
 }

@@ -21,7 +21,8 @@ async fn plan(sql: &Sql) -> Vec<String> {
 #[tokio::test]
 async fn what_verdicts_are_about_is_found_by_the_subject() {
     let about = About { stream: Stream::Direct, label: "expired".to_owned(), subject: "message".to_owned() };
-    let plan = plan(&history::verdicts(Partition::POOL, Scope::OPERATOR, &Which::About(vec![about]))).await;
+    let plan =
+        plan(&history::verdicts(Dialect::Sqlite, Partition::POOL, Scope::OPERATOR, &Which::About(vec![about]))).await;
     let found = "SEARCH h USING INDEX history_subject (scope=? AND subject=? AND place>? AND place<?)";
     assert!(plan.iter().any(|step| step == found), "{plan:#?}");
 }
@@ -29,7 +30,7 @@ async fn what_verdicts_are_about_is_found_by_the_subject() {
 #[tokio::test]
 async fn a_search_reads_changed_entries_of_its_own_fleet_only() {
     let filter = MemoryFilter { words: vec!["word".to_owned()], ..MemoryFilter::all(Scope::OPERATOR, LogTime(0)) };
-    let plan = plan(&find(Partition::POOL, &Find::Memory(filter))).await;
+    let plan = plan(&find(Dialect::Sqlite, Partition::POOL, &Find::Memory(filter))).await;
     let unread: Vec<_> = plan.iter().filter(|step| step.contains("memory_unread")).collect();
     assert_eq!(unread, ["SEARCH memory_unread USING PRIMARY KEY (scope=?)"], "{plan:#?}");
 }
@@ -38,7 +39,8 @@ async fn a_search_reads_changed_entries_of_its_own_fleet_only() {
 async fn the_history_of_a_subject_is_found_by_it() {
     let matching =
         Matching { streams: vec![Stream::Memory], subject: Some("plan".to_owned()), limit: 9, ..Matching::default() };
-    let plan = plan(&history::verdicts(Partition::POOL, Scope::OPERATOR, &Which::Matching(matching))).await;
+    let plan =
+        plan(&history::verdicts(Dialect::Sqlite, Partition::POOL, Scope::OPERATOR, &Which::Matching(matching))).await;
     let found = [
         "SEARCH h USING PRIMARY KEY (scope=? AND place=?)",
         "SEARCH a USING COVERING INDEX history_subject (scope=? AND subject=? AND place>? AND place<?)",

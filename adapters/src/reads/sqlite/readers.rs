@@ -22,7 +22,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connect_reader, failed, turns::Turns};
+use super::{connect_reader, failed};
+use crate::reads::turns::Turns;
 
 /// Threads for what an index finds, each with a connection of its own.
 const POINT_THREADS: usize = 3;
