@@ -55,6 +55,16 @@ pub const TRIGRAMS_MAX: usize = 32;
 pub const READS_WAITING_MAX: usize = 256;
 /// How long a search of the read models may take, in milliseconds, until a thread is free for it included; then it is refused.
 pub const SEARCH_MS: u64 = 2_000;
+/// How long the read models in a server may take for anything else, in milliseconds; then it is given up.
+pub const STATEMENT_MS: u64 = 10_000;
+/// How long each step may take that brings their tables to a newer version.
+pub const MIGRATION_MS: u64 = 600_000;
+/// Connections to a server of the read models that write, and read what is of no single tenant.
+pub const PROJECT_CONNECTIONS_MAX: u32 = 8;
+/// Connections to such a server that read what is of one tenant.
+pub const QUERY_CONNECTIONS_MAX: u32 = 8;
+/// Of those, how many search at once. One tenant has all of them but one at most.
+pub const SERVER_SEARCHES_MAX: usize = 4;
 /// Searches that wait for a thread; one more is refused.
 pub const SEARCHES_WAITING_MAX: usize = 1_024;
 /// Of those, of one tenant; one more is refused.

@@ -1,6 +1,8 @@
 //! Every statement of the read models. A question that is made here is one statement, so that it sees one snapshot, and begins
 //! with where the partition stands.
 
+#[cfg(feature = "cluster")]
+pub(super) mod bodies;
 pub(super) mod build;
 pub(super) mod history;
 

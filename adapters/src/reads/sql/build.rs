@@ -63,7 +63,7 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq)]
 pub enum List {
     Integers(Vec<i64>),
-    Texts(Vec<&'static str>),
+    Texts(Vec<String>),
     Written(Vec<String>),
 }
 

@@ -59,7 +59,7 @@ pub fn verdicts(dialect: Dialect, partition: Partition, scope: Scope, which: &Wh
             let (stream, label, subject) = (sql.cell("a", 0), sql.cell("a", 1), sql.cell("a", 2));
             sql.push(format!(" WHERE h.stream = {stream} AND h.label = {label} AND h.subject = {subject}"));
             of_fleet(&mut sql, "h.", partition, scope);
-            let streams = List::Texts(about.iter().map(|about| about.stream.text()).collect());
+            let streams = List::Texts(about.iter().map(|about| about.stream.text().to_owned()).collect());
             let labels = List::Written(about.iter().map(|about| about.label.clone()).collect());
             let subjects = List::Written(about.iter().map(|about| about.subject.clone()).collect());
             sql.push(") AS place FROM ").push_lists("a", vec![streams, labels, subjects]).push(") d");
