@@ -29,7 +29,7 @@ pub use history::{
     matches_are_counted_and_paged, verdicts_are_found_by_offset, verdicts_are_found_by_what_they_are_about,
     verdicts_are_shown_to_those_concerned, verdicts_follow_in_order, verdicts_match_alone_and_together,
 };
-pub use random::{random_questions_have_one_answer, whoever_follows_a_list_has_all_of_it};
+pub use random::{both_answer_alike, random_questions_have_one_answer, whoever_follows_a_list_has_all_of_it};
 pub use room::{answers_have_so_much_room, what_is_larger_comes_alone};
 
 use self::make::{
