@@ -1,5 +1,10 @@
-//! How fast the read models in a file are. Run it in a release build:
-//! `cargo test --profile perf -p ringforge-adapters --test figures_reads -- --ignored --nocapture`
+//! How fast the read models are, in a file and in a server. Run it in a release build:
+//! `cargo test --profile perf -p ringforge-adapters --test figures_reads -- --ignored --nocapture`, for the server with
+//! `scripts/services run` before and `--features cluster`.
+
+#[cfg(feature = "cluster")]
+#[path = "postgres/databases.rs"]
+mod databases;
 
 use std::{fs, time::Duration};
 
@@ -155,11 +160,51 @@ async fn figures() {
     timed(&clock, (100, 257), "load of 257 rows", async || reads.load(POOL, &keys).await.expect("rows")).await;
     let one = [RowKey::head(FLEET)].into_iter().collect();
     timed(&clock, (500, 1), "load of 1 row", async || reads.load(POOL, &one).await.expect("a row")).await;
-    history(&reads, &clock).await;
-    memory(&reads, &clock).await;
+    history(&*reads, &clock).await;
+    memory(&*reads, &clock).await;
 }
 
-async fn history(reads: &SqliteReads, clock: &SystemClock) {
+/// What a projector commits and what waits for it, on a server.
+#[cfg(feature = "cluster")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, for a release build"]
+async fn figures_of_a_server() {
+    let Some(place) = ringforge_ports::contract::server("TEST_POSTGRES", "figures_reads") else { return };
+    let database = databases::Database::new(&place).await;
+    let reads = ringforge_adapters::reads::postgres::PostgresReads::open(&database.address()).await.expect("it opens");
+    let clock = SystemClock::start();
+    let mut end = 0;
+    // A row and a verdict each: a name, then a memory entry.
+    for (what, table, rounds) in [("names", Table::Name, 100), ("memory entries", Table::Memory, 200)] {
+        let kept = |mut commit: Commit| {
+            commit.rows.retain(|(key, _)| key.table == table || key.table == Table::Head);
+            commit
+        };
+        let mut commits = (0..rounds).map(|at| kept(commit(end + at * 500, 500))).collect::<Vec<_>>().into_iter();
+        end += rounds * 500;
+        let rounds = u32::try_from(rounds).expect("small");
+        let begun = clock.monotonic();
+        timed(&clock, (rounds, 500), &format!("commit of 500 events, {what}"), async || {
+            let commit = commits.next().expect("as many as rounds");
+            reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
+        })
+        .await;
+        eprintln!("    {:.0} events/s", f64::from(rounds * 500) / (clock.monotonic() - begun).as_secs_f64());
+    }
+    for known in ["before anything is known of the tables", "once they are analyzed"] {
+        eprintln!("{end} events, {known}");
+        let keys = (0..256).map(|at| entry(50_000 + at * 300).key()).chain([RowKey::head(FLEET)]).collect();
+        timed(&clock, (200, 257), "load of 257 rows", async || reads.load(POOL, &keys).await.expect("rows")).await;
+        let one = [RowKey::head(FLEET)].into_iter().collect();
+        timed(&clock, (500, 1), "load of 1 row", async || reads.load(POOL, &one).await.expect("a row")).await;
+        timed(&clock, (500, 1), "heads of 1 fleet", async || reads.heads(POOL, &[FLEET]).await.expect("heads")).await;
+        history(&reads, &clock).await;
+        memory(&reads, &clock).await;
+        database.execute("VACUUM ANALYZE").await;
+    }
+}
+
+async fn history(reads: &dyn Reads, clock: &SystemClock) {
     let base = || Matching { streams: vec![Stream::Activity], limit: 100, ..Matching::default() };
     let spans = vec![Span { topic: Topic::Tag("tag-3".to_owned()), since: Offset(10), until: None }];
     let viewer = Some(Viewer { agent: agent(5), spans });
@@ -177,18 +222,21 @@ async fn history(reads: &SqliteReads, clock: &SystemClock) {
     ];
     for (what, matching) in cases {
         let which = Which::Matching(matching);
-        let found = timed(clock, (20, 1), &format!("matching: {what}"), async || {
-            reads.verdicts(POOL, FLEET, &which).await.expect("verdicts")
-        })
-        .await;
-        eprintln!("    {} of {}", found.verdicts.len(), found.total);
+        let found =
+            timed(clock, (20, 1), &format!("matching: {what}"), async || reads.verdicts(POOL, FLEET, &which).await)
+                .await;
+        // What takes too long is told.
+        match found {
+            Ok(found) => eprintln!("    {} of {}", found.verdicts.len(), found.total),
+            Err(error) => eprintln!("    {error}"),
+        }
     }
     let after = Which::After { after: Some(Offset(50_000)), limit: 1_000 };
     timed(clock, (20, 1), "1,000 after an offset", async || reads.verdicts(POOL, FLEET, &after).await.expect("some"))
         .await;
 }
 
-async fn memory(reads: &SqliteReads, clock: &SystemClock) {
+async fn memory(reads: &dyn Reads, clock: &SystemClock) {
     let base = || MemoryFilter { limit: 20, ..MemoryFilter::all(FLEET, LogTime(10)) };
     let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
     let json = |text: &str| Some(Json::parse(text).expect("valid"));
@@ -221,8 +269,10 @@ async fn memory(reads: &SqliteReads, clock: &SystemClock) {
     ];
     for (what, filter) in cases {
         let find = Find::Memory(filter);
-        let work = async || reads.find(POOL, &find).await.expect("entries");
-        let found = timed(clock, (20, 1), &format!("memory: {what}"), work).await;
-        eprintln!("    {} of {}", found.rows.len(), found.total);
+        let work = async || reads.find(POOL, &find).await;
+        match timed(clock, (20, 1), &format!("memory: {what}"), work).await {
+            Ok(found) => eprintln!("    {} of {}", found.rows.len(), found.total),
+            Err(error) => eprintln!("    {error}"),
+        }
     }
 }
