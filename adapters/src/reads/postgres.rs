@@ -1,4 +1,4 @@
-//! The read models of many processes: PostgreSQL, on one server or several. A partition lives on one of them and nothing
+//! The read models of many processes: Postgres, on one server or several. A partition lives on one of them and nothing
 //! crosses servers. What is asked about one tenant is asked as a role that policies keep from seeing another (see `server`).
 //!
 //! A projector's commits do not wait for the disk: after a server's crash they may be gone, all from some point on, and the
@@ -135,3 +135,6 @@ impl Reads for PostgresReads {
         Ok(Heads { heads: fleets.iter().map(head).collect(), applied: found.applied })
     }
 }
+
+#[cfg(test)]
+mod tests;

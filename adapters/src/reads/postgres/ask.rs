@@ -93,9 +93,9 @@ impl Server {
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+pub type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn bind<'q>(query: Query<'q>, value: &'q Value) -> Query<'q> {
+pub fn bind<'q>(query: Query<'q>, value: &'q Value) -> Query<'q> {
     let bytes = |texts: &'q [String]| texts.iter().map(String::as_bytes).collect::<Vec<_>>();
     match value {
         Value::Integer(value) => query.bind(value),

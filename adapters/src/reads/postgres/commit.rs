@@ -206,7 +206,7 @@ async fn put_memory(connection: &mut PgConnection, changes: &[Change<'_>]) -> sq
     Ok(())
 }
 
-/// The terms of an entry as PostgreSQL writes an array: arrays of arrays of different lengths it does not have.
+/// The terms of an entry as Postgres writes an array: arrays of arrays of different lengths it does not have.
 fn terms_of(line: &RowLine, search: &SearchLine) -> String {
     let mut array = "{".to_owned();
     for term in terms(line.scope, &search.text, tags_in(search.tags.as_deref().unwrap_or_default())) {

@@ -2,7 +2,13 @@
 //! of three roles (see `migrations/postgres/roles.sql`), so it need not be more than a member of them, and should not be a
 //! superuser.
 
-use std::{collections::BTreeMap, fmt::Write, ops::DerefMut, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+    ops::{Deref, DerefMut},
+    sync::Mutex,
+    time::Duration,
+};
 
 use ringforge_domain::{ids::TenantId, limits};
 use ringforge_ports::Error;
@@ -42,11 +48,13 @@ pub struct Server {
 
 impl Server {
     pub async fn open(address: &str) -> Result<Self, Error> {
-        let options: PgConnectOptions = address.parse().map_err(|error: sqlx::Error| {
-            Error::Unavailable(format!(
-                "the address of the read models is not `postgres://user@host/database`: {error}"
-            ))
-        })?;
+        let wrong = |why: &dyn Display| {
+            Error::Unavailable(format!("the address of the read models is not `postgres://user@host/database`: {why}"))
+        };
+        if !address.starts_with("postgres://") {
+            return Err(wrong(&"it begins with something else"));
+        }
+        let options: PgConnectOptions = address.parse().map_err(|error: sqlx::Error| wrong(&error))?;
         let options = options.application_name("ringforge").log_statements(tracing::log::LevelFilter::Off);
         let database = options.get_database().unwrap_or(options.get_username());
         let place = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
@@ -184,7 +192,7 @@ impl Lent {
     }
 }
 
-impl std::ops::Deref for Lent {
+impl Deref for Lent {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {

@@ -1,4 +1,4 @@
-//! What only PostgreSQL is asked: names together with their bodies, as many as have room, in one statement.
+//! What only Postgres is asked: names together with their bodies, as many as have room, in one statement.
 
 use std::collections::BTreeSet;
 

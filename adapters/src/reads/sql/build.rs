@@ -71,16 +71,14 @@ impl List {
     fn len(&self) -> usize {
         match self {
             Self::Integers(list) => list.len(),
-            Self::Texts(list) => list.len(),
-            Self::Written(list) => list.len(),
+            Self::Texts(list) | Self::Written(list) => list.len(),
         }
     }
 
     fn json(&self, at: usize) -> serde_json::Value {
         match self {
             Self::Integers(list) => json!(list[at]),
-            Self::Texts(list) => json!(list[at]),
-            Self::Written(list) => json!(list[at]),
+            Self::Texts(list) | Self::Written(list) => json!(list[at]),
         }
     }
 }

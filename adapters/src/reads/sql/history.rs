@@ -1,5 +1,7 @@
 //! Which verdicts a question means.
 
+use std::collections::BTreeSet;
+
 use ringforge_domain::{
     ids::Scope,
     interest::Topic,
@@ -41,13 +43,20 @@ pub fn verdicts(dialect: Dialect, partition: Partition, scope: Scope, which: &Wh
             sql.push(" ORDER BY place LIMIT ").push_bind(i64::from(*limit));
         }
         Which::At(offsets) => {
-            let places: Vec<_> = offsets.iter().map(|offset| place(partition, *offset)).collect();
-            sql.push(format!("history WHERE place IN (SELECT {} FROM ", sql.only_cell("a")));
-            sql.push_lists("a", vec![List::Integers(places)]).push(")");
+            let places: BTreeSet<i64> = offsets.iter().map(|offset| place(partition, *offset)).collect();
+            let places = vec![List::Integers(places.into_iter().collect())];
             match dialect {
-                Dialect::Sqlite => of_scope(&mut sql, "", scope),
-                // Elsewhere than in these slices they cannot be.
-                Dialect::Postgres => of_fleet(&mut sql, "", partition, scope),
+                Dialect::Sqlite => {
+                    sql.push(format!("history WHERE place IN (SELECT {} FROM ", sql.only_cell("a")));
+                    sql.push_lists("a", places).push(")");
+                    of_scope(&mut sql, "", scope);
+                }
+                Dialect::Postgres => {
+                    sql.push_lists("a", places).push(" CROSS JOIN LATERAL (");
+                    sql.push("SELECT h.place FROM history h WHERE h.place = a.c0");
+                    of_fleet(&mut sql, "h.", partition, scope);
+                    sql.push(" OFFSET 0) h");
+                }
             }
         }
         Which::About(about) => {
@@ -101,7 +110,15 @@ fn names(matching: &Matching) -> bool {
 
 /// `FROM` and `WHERE` of what [`Matching::includes`].
 fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching) {
-    sql.push(" FROM history h WHERE true");
+    // Then what names it need not be asked of it again in the same way.
+    let is_named = sql.dialect == Dialect::Postgres && names(matching);
+    sql.push(" FROM ");
+    if is_named {
+        named(sql, partition, scope, matching);
+    } else {
+        sql.push("history h");
+    }
+    sql.push(" WHERE true");
     of_scope(sql, "h.", scope);
     sql.push(format!(" AND {}", range(sql.dialect, matching)));
     of_partition(sql, partition);
@@ -109,19 +126,18 @@ fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matchin
     if matching.streams.is_empty() {
         sql.push(" AND false");
     }
-    if !matching.tags.is_empty() {
+    if is_named || !matching.tags.is_empty() {
         one_of(sql, "h.label", matching.labels.iter().cloned().map(Value::Written));
     } else if !matching.labels.is_empty() {
-        sql.push(" AND h.place IN (SELECT l.place FROM history l WHERE true");
-        of_fleet(sql, "l.", partition, scope);
-        one_of(sql, "l.label", matching.labels.iter().cloned().map(Value::Written));
-        sql.push(")");
+        sql.push(" AND h.place IN ");
+        labelled(sql, partition, scope, &matching.labels);
     }
     one_of(sql, "h.agent", matching.agents.iter().map(|agent| agent.to_string().into()));
-    if let Some(subject) = &matching.subject {
-        sql.push(" AND h.place IN (SELECT a.place FROM history a WHERE a.subject = ").push_written(subject);
-        of_fleet(sql, "a.", partition, scope);
-        sql.push(")");
+    if let Some(subject) = matching.subject.as_ref().filter(|_| is_named) {
+        sql.push(" AND h.subject = ").push_written(subject);
+    } else if let Some(subject) = &matching.subject {
+        sql.push(" AND h.place IN ");
+        concerning(sql, partition, scope, subject);
     }
     if let Some(from) = matching.from {
         sql.push(" AND h.time >= ").push_bind(from.0);
@@ -130,17 +146,50 @@ fn matches(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matchin
         sql.push(" AND h.time < ").push_bind(to.0);
     }
     if matching.all_tags {
-        for tag in &matching.tags {
+        for tag in matching.tags.iter().skip(usize::from(is_named)) {
             sql.push(" AND h.place IN ");
             tagged(sql, partition, scope, "tagged", std::slice::from_ref(tag));
         }
-    } else if !matching.tags.is_empty() {
+    } else if !matching.tags.is_empty() && !is_named {
         sql.push(" AND h.place IN ");
         tagged(sql, partition, scope, "tagged", &matching.tags);
     }
     if let Some(viewer) = &matching.viewer {
         visible(sql, partition, scope, matching, viewer);
     }
+}
+
+/// The history at the places that tags, a subject or labels name, one place after the other, however many the planner takes them
+/// for: of a new slice nothing is known yet.
+fn named(sql: &mut Sql, partition: Partition, scope: Scope, matching: &Matching) {
+    sql.push("(SELECT DISTINCT n.place FROM ");
+    match (matching.tags.as_slice(), &matching.subject) {
+        ([], Some(subject)) => concerning(sql, partition, scope, subject),
+        ([], None) => labelled(sql, partition, scope, &matching.labels),
+        ([first, ..], _) if matching.all_tags => tagged(sql, partition, scope, "tagged", std::slice::from_ref(first)),
+        (tags, _) => tagged(sql, partition, scope, "tagged", tags),
+    }
+    sql.push(
+        " n) n CROSS JOIN LATERAL (SELECT h.tenant, h.fleet, h.place, h.time, h.stream, h.label, h.subject, h.agent,",
+    );
+    sql.push(" h.routed, h.parties FROM history h WHERE h.place = n.place");
+    of_fleet(sql, "h.", partition, scope);
+    sql.push(" OFFSET 0) h");
+}
+
+/// The places that have one of these labels.
+fn labelled(sql: &mut Sql, partition: Partition, scope: Scope, labels: &[String]) {
+    sql.push("(SELECT l.place FROM history l WHERE true");
+    of_fleet(sql, "l.", partition, scope);
+    one_of(sql, "l.label", labels.iter().cloned().map(Value::Written));
+    sql.push(")");
+}
+
+/// The places that have this subject.
+fn concerning(sql: &mut Sql, partition: Partition, scope: Scope, subject: &str) {
+    sql.push("(SELECT a.place FROM history a WHERE a.subject = ").push_written(subject);
+    of_fleet(sql, "a.", partition, scope);
+    sql.push(")");
 }
 
 /// The places that have one of these tags, as `role`.
