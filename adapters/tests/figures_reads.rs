@@ -189,7 +189,10 @@ async fn figures_of_a_server() {
             reads.commit(std::slice::from_ref(&commit)).await.expect("it is written");
         })
         .await;
-        eprintln!("    {:.0} events/s", f64::from(rounds * 500) / (clock.monotonic() - begun).as_secs_f64());
+        eprintln!(
+            "    {:.0} events/s",
+            f64::from(rounds * 500) / clock.monotonic().saturating_sub(begun).as_secs_f64()
+        );
     }
     for known in ["before anything is known of the tables", "once they are analyzed"] {
         eprintln!("{end} events, {known}");

@@ -5,7 +5,6 @@ use serde_json::json;
 
 /// Whose SQL it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "without it there is only SQLite"))]
 pub enum Dialect {
     /// Rows name their scope by a small number, which the table `scopes` gives.
     Sqlite,
