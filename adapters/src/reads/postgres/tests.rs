@@ -115,18 +115,23 @@ async fn whoever_asks_for_one_tenant_sees_nothing_of_another_whatever_is_asked()
     }
     let renamed = |name: &str, value: &str| {
         format!(
-            "WITH other AS MATERIALIZED (SELECT set_config('{name}', '{value}', true) AS set)
+            "WITH other AS MATERIALIZED (SELECT set_config('{name}', {value}, true) AS set)
             SELECT r.tenant FROM other o JOIN LATERAL (SELECT * FROM rows WHERE o.set <> '' OFFSET 0) r ON true"
         )
     };
+    // The question itself is one that is answered.
+    let named = "current_setting('ringforge.tenant')";
+    let mut lent = server.query(mine.tenant).await.expect("a connection");
+    assert_eq!(all(&mut lent, &renamed("ringforge.tenant", named)).await.expect("lines").len(), 6);
     let terms: Vec<i64> =
         crate::reads::terms::terms(of(2), "entry", std::iter::empty()).iter().map(|term| i64::from(*term)).collect();
     for question in [
         // Another name, without a seal, with that of ours, or as another role.
-        renamed("ringforge.tenant", &other),
-        renamed("ringforge.tenant", &format!("{other}.{}", "0".repeat(64))),
-        format!("{} WHERE r.tenant <> '{}'", renamed("role", "ringforge_project"), mine.tenant),
-        format!("{} WHERE r.tenant <> '{}'", renamed("row_security", "off"), mine.tenant),
+        renamed("ringforge.tenant", &format!("'{other}'")),
+        renamed("ringforge.tenant", &format!("'{other}.{}'", "0".repeat(64))),
+        renamed("ringforge.tenant", &format!("'{other}.' || split_part({named}, '.', 2)")),
+        format!("{} WHERE r.tenant <> '{}'", renamed("role", "'ringforge_project'"), mine.tenant),
+        format!("{} WHERE r.tenant <> '{}'", renamed("row_security", "'off'"), mine.tenant),
         format!("SELECT tenant FROM entries_with_all(ARRAY{terms:?}) WHERE tenant = '{other}'"),
         "SELECT tenant FROM entries_with_any(ARRAY[]::bigint[])".to_owned(),
         // What is nobody's business.
