@@ -303,10 +303,6 @@ impl Log for KafkaLog {
         self.core.topics.partitions()
     }
 
-    fn partitions(&self) -> u16 {
-        self.core.topics.partitions()
-    }
-
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
         check_append(partition, self.partitions(), &records)?;
         self.core.check(partition).map_err(AppendError::Refused)?;
