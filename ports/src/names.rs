@@ -91,6 +91,9 @@ pub fn reads_file(generation: Generation) -> String {
     format!("reads-{:08x}.db", generation.0)
 }
 
+/// The edge that the last process in a data directory was.
+pub const EDGE_FILE: &str = "edge";
+
 /// The keys of a bootstrap, in a data directory.
 pub const CREDENTIALS_FILE: &str = "credentials.json";
 

@@ -112,12 +112,20 @@ impl Timers {
         Ok(ended)
     }
 
-    /// Ends the sessions of every edge but `edge`: a process that holds all roles was all of them before.
+    /// Ends the sessions of every edge but `edge`: a process that has the log alone was all of them before.
     ///
     /// # Errors
     /// As [`Self::tick`].
     pub async fn end_former(&mut self, edge: EdgeId) -> Result<usize, Error> {
         self.end_sessions(|other| other != edge, "restart").await
+    }
+
+    /// Ends the sessions of one edge: of the former life of a process that shares the log.
+    ///
+    /// # Errors
+    /// As [`Self::tick`].
+    pub async fn end_edge(&mut self, edge: EdgeId) -> Result<usize, Error> {
+        self.end_sessions(|other| other == edge, "restart").await
     }
 
     async fn end_sessions(&mut self, dead: impl Fn(EdgeId) -> bool, reason: &str) -> Result<usize, Error> {

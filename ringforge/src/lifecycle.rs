@@ -1,6 +1,8 @@
 //! From nothing to ready and back: opens the stores, starts the roles, says so, and on SIGTERM ends within ten seconds.
 
 use std::{
+    fs,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +16,7 @@ use ringforge_domain::{
     position::Partition,
 };
 use ringforge_ports::{
-    Services,
+    Error, Services,
     clock::{Clock, SystemClock, SystemIds},
     names,
 };
@@ -54,11 +56,9 @@ pub fn run_all(options: &All, started: Instant) -> anyhow::Result<()> {
 async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = SystemClock::start();
     let fatal = Fatal::default();
-    let stores = Stores::open(&config.server.data, &clock, &fatal).await?;
+    let stores = Stores::open(&config, &clock, &fatal).await?;
     let listener = listen(&config)?;
-    let services =
-        Services { log: stores.log(), reads: stores.reads(), live: stores.live(), clock, ids: Arc::new(SystemIds) };
-    let done = serve(options, &config, listener, services, &fatal, started).await;
+    let done = serve(options, &config, listener, &stores, clock, &fatal, started).await;
     stores.close(&fatal, done).await
 }
 
@@ -67,14 +67,21 @@ async fn serve(
     options: &All,
     config: &Config,
     listener: TcpListener,
-    services: Services,
+    stores: &Stores,
+    clock: Arc<dyn Clock>,
     fatal: &Fatal,
     started: Instant,
 ) -> anyhow::Result<()> {
     let data = &config.server.data;
     let address = listener.local_addr().context("the address of the listener")?;
     let mut faults = Faults::from_environment()?;
-    let services = faults.around(services);
+    let services = faults.around(Services {
+        log: Arc::clone(&stores.log),
+        reads: Arc::clone(&stores.reads),
+        live: Arc::clone(&stores.live),
+        clock,
+        ids: Arc::new(SystemIds),
+    });
     let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
     let gate = Gate::new(services.clone(), config.gate());
     let mut roles = JoinSet::new();
@@ -84,8 +91,9 @@ async fn serve(
         }
     }
     let edge_id = EdgeId::from_bits(services.ids.next());
+    let former = Former::of(data, stores.is_alone(), edge_id)?;
     tokio::select! {
-        caught_up = catch_up(&services, &gate, &credentials, edge_id, &mut roles) => caught_up?,
+        caught_up = catch_up(&services, &gate, &credentials, former, &mut roles) => caught_up?,
         // A projector that cannot go on never catches up.
         reason = fatal.failed() => return Err(reason),
     }
@@ -151,7 +159,7 @@ async fn catch_up(
     services: &Services,
     gate: &Gate,
     credentials: &bootstrap::Credentials,
-    edge: EdgeId,
+    former: Former,
     roles: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
     // While the directory is being made anew, what is not there yet is not what was never there.
@@ -159,16 +167,43 @@ async fn catch_up(
     bootstrap::applied(services, Partition::DIRECTORY, end, CATCH_UP).await?;
     let upto = bootstrap::submit(services, gate, credentials).await?;
     bootstrap::applied(services, Partition::DIRECTORY, upto, CATCH_UP).await?;
-    start_timers(services, edge, roles).await
+    start_timers(services, former, roles).await
+}
+
+/// Whose sessions a process ends when it starts.
+#[derive(Clone, Copy)]
+enum Former {
+    /// Every edge's but this one: the log is ours alone, so we were all of them.
+    Others(EdgeId),
+    /// The edge's that the last process in our data directory was, if there was one.
+    Ours(Option<EdgeId>),
+}
+
+impl Former {
+    /// Reads who was here, and leaves who is.
+    fn of(data: &Path, is_alone: bool, edge: EdgeId) -> anyhow::Result<Self> {
+        let path = data.join(names::EDGE_FILE);
+        let former = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        fs::write(&path, edge.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(if is_alone { Self::Others(edge) } else { Self::Ours(former) })
+    }
+
+    async fn end_sessions(self, timers: &mut Timers) -> Result<usize, Error> {
+        match self {
+            Self::Others(edge) => timers.end_former(edge).await,
+            Self::Ours(Some(edge)) => timers.end_edge(edge).await,
+            Self::Ours(None) => Ok(0),
+        }
+    }
 }
 
 /// Ends what a former life left open, then starts the timers.
-async fn start_timers(services: &Services, edge: EdgeId, roles: &mut JoinSet<()>) -> anyhow::Result<()> {
+async fn start_timers(services: &Services, former: Former, roles: &mut JoinSet<()>) -> anyhow::Result<()> {
     for partition in (0..services.log.partitions()).map(Partition) {
         let end = services.log.bounds(partition).await?.end;
         bootstrap::applied(services, partition, end, CATCH_UP).await?;
         let mut timers = Timers::new(services.clone(), partition);
-        if timers.end_former(edge).await? > 0 {
+        if former.end_sessions(&mut timers).await? > 0 {
             let end = services.log.bounds(partition).await?.end;
             bootstrap::applied(services, partition, end, CATCH_UP).await?;
         }

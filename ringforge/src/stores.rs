@@ -1,4 +1,11 @@
-//! The stores of a process: opened, and closed in order.
+//! The stores of a process, each chosen by its URL: opened, and closed in order. Those in files are the data directory's; those
+//! on servers are in `cluster`.
+
+#[cfg(feature = "cluster")]
+mod cluster;
+#[cfg(not(feature = "cluster"))]
+#[path = "stores/alone.rs"]
+mod cluster;
 
 use std::{
     collections::BTreeSet,
@@ -9,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use futures_util::future::BoxFuture;
 use ringforge_adapters::{
     live::local::MemoryLive,
     log::embedded::{EmbeddedLog, OpenError},
@@ -18,52 +26,76 @@ use ringforge_domain::position::Partition;
 use ringforge_ports::{Error, clock::Clock, live::Live, log::Log, names, reads::Reads};
 use tracing::{error, warn};
 
-use crate::fatal::Fatal;
+use crate::{
+    config::{Config, StoreUrls},
+    fatal::Fatal,
+};
 
 /// Partitions of an embedded log: the directory and one pool.
 pub const PARTITIONS: u16 = 2;
-/// How long the log may take to close.
+/// How long a store may take to close.
 const CLOSE: Duration = Duration::from_secs(4);
 
-/// The stores in a data directory.
+/// The stores of a process.
 pub struct Stores {
+    /// The truth.
+    pub log: Arc<dyn Log>,
+    /// What was made of it.
+    pub reads: Arc<dyn Reads>,
+    /// The fast path.
+    pub live: Arc<dyn Live>,
+    /// Those that are files.
+    files: Files,
+    /// What ends those on servers.
+    closing: Vec<BoxFuture<'static, ()>>,
+}
+
+/// The stores in a data directory.
+struct Files {
     data: PathBuf,
-    log: Arc<EmbeddedLog>,
-    reads: Arc<SqliteReads>,
-    reads_file: PathBuf,
-    live: Arc<dyn Live>,
+    log: Option<Arc<EmbeddedLog>>,
+    reads: Option<(Arc<SqliteReads>, PathBuf)>,
 }
 
 impl Stores {
-    /// Opens them, or makes them.
+    /// Opens them, or makes those that are files.
     ///
     /// # Errors
     /// They cannot be opened: one message that names the fix.
-    pub async fn open(data: &Path, clock: &Arc<dyn Clock>, fatal: &Fatal) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, clock: &Arc<dyn Clock>, fatal: &Fatal) -> anyhow::Result<Self> {
+        let (data, StoreUrls { log, reads, live }) = (&config.server.data, &config.stores);
         std::fs::create_dir_all(data).with_context(|| {
             format!("cannot create the data directory {}; choose another with --data", data.display())
         })?;
-        let log = open_log(data, clock, fatal.clone())?;
-        let generation = log.bounds(Partition::DIRECTORY).await?.generation;
-        let reads_file = data.join(names::reads_file(generation));
-        let reads = open_reads(&reads_file, &log, fatal).await?;
-        let live = MemoryLive::new(Arc::clone(clock));
-        Ok(Self { data: data.to_owned(), log, reads, reads_file, live })
+        let mut files = Files { data: data.clone(), log: None, reads: None };
+        let mut closing = Vec::new();
+        let log: Arc<dyn Log> = match scheme(log) {
+            "file" => Arc::clone(files.log.insert(open_log(data, clock, fatal.clone())?)) as _,
+            "kafka" => cluster::log(log, fatal, &mut closing).await?,
+            _ => bail!("stores.log must be file: or kafka://HOST:PORT, not {}:", scheme(log)),
+        };
+        let reads: Arc<dyn Reads> = match scheme(reads) {
+            "sqlite" => {
+                let generation = log.bounds(Partition::DIRECTORY).await?.generation;
+                let file = data.join(names::reads_file(generation));
+                let reads = open_reads(&file, &*log, fatal).await?;
+                files.reads = Some((Arc::clone(&reads), file));
+                reads
+            }
+            "postgres" => cluster::reads(reads, &*log, &mut closing).await?,
+            _ => bail!("stores.reads must be sqlite: or postgres://USER@HOST/DATABASE, not {}:", scheme(reads)),
+        };
+        let live: Arc<dyn Live> = match scheme(live) {
+            "memory" => MemoryLive::new(Arc::clone(clock)),
+            "redis" => cluster::live(live).await?,
+            _ => bail!("stores.live must be memory: or redis://HOST:PORT, not {}:", scheme(live)),
+        };
+        Ok(Self { log, reads, live, files, closing })
     }
 
-    /// The log.
-    pub fn log(&self) -> Arc<dyn Log> {
-        Arc::clone(&self.log) as Arc<dyn Log>
-    }
-
-    /// The read models.
-    pub fn reads(&self) -> Arc<dyn Reads> {
-        Arc::clone(&self.reads) as Arc<dyn Reads>
-    }
-
-    /// The live bus.
-    pub fn live(&self) -> Arc<dyn Live> {
-        Arc::clone(&self.live)
+    /// Whether nobody else can have the log.
+    pub fn is_alone(&self) -> bool {
+        self.files.log.is_some()
     }
 
     /// Closes them. `done`: how the process ended so far.
@@ -71,20 +103,50 @@ impl Stores {
     /// # Errors
     /// Why the process had to end.
     pub async fn close(self, fatal: &Fatal, done: anyhow::Result<()>) -> anyhow::Result<()> {
-        if tokio::time::timeout(CLOSE, self.log.close()).await.is_err() {
-            warn!("the log did not close in time");
+        let Files { data, log, reads } = &self.files;
+        let mut closing = self.closing;
+        if let Some(log) = log.clone() {
+            closing.push(Box::pin(async move { log.close().await }));
         }
-        self.reads.close();
-        if self.reads.damaged() {
-            delete_reads(&self.reads_file)?;
+        for closed in closing {
+            if tokio::time::timeout(CLOSE, closed).await.is_err() {
+                warn!("a store did not close in time");
+            }
         }
+        if let Some((reads, file)) = reads {
+            reads.close();
+            if reads.damaged() {
+                delete_reads(file)?;
+            }
+        }
+        let damaged = log.as_ref().is_some_and(|log| log.damaged());
         // What failed first says more than what failed because of it.
         match fatal.reason() {
-            Some(reason) if self.log.damaged() => bail!("{reason}. The log is damaged. {}", remedy(&self.data)),
+            Some(reason) if damaged => bail!("{reason}. The log is damaged. {}", remedy(data)),
             Some(reason) => bail!("{reason}"),
             None => done,
         }
     }
+}
+
+/// What a URL begins with. Nothing else of it may be told: it may have a password.
+fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+/// `Corrupt`: the read models are ahead of the log (a disk lost its end, a backup was restored).
+async fn check_upto(reads: &dyn Reads, log: &dyn Log) -> Result<(), Error> {
+    for partition in (0..log.partitions()).map(Partition) {
+        let applied = reads.load(partition, &BTreeSet::new()).await?.applied.upto;
+        let end = log.bounds(partition).await?.end;
+        if applied > end {
+            let (number, applied, end) = (partition.0, applied.0, end.0);
+            return Err(Error::Corrupt(format!(
+                "partition {number} of the log ends at {end}, they stand at {applied}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn open_log(data: &Path, clock: &Arc<dyn Clock>, fatal: Fatal) -> anyhow::Result<Arc<EmbeddedLog>> {
@@ -126,7 +188,7 @@ pub fn remedy(data: &Path) -> String {
 }
 
 /// Opens the read models of this log. Those that cannot be used are made anew.
-async fn open_reads(path: &Path, log: &EmbeddedLog, fatal: &Fatal) -> anyhow::Result<Arc<SqliteReads>> {
+async fn open_reads(path: &Path, log: &dyn Log, fatal: &Fatal) -> anyhow::Result<Arc<SqliteReads>> {
     let mut reads = usable_reads(path, log).await;
     if let Err(Error::Corrupt(what)) = &reads {
         warn!(what, "the read models are made anew");
@@ -146,18 +208,9 @@ fn delete_reads(path: &Path) -> anyhow::Result<()> {
     SqliteReads::delete(path).with_context(|| format!("cannot delete the read models in {}", path.display()))
 }
 
-/// `Corrupt`: they are damaged, or ahead of the log (a disk lost its end, a backup was restored).
-async fn usable_reads(path: &Path, log: &EmbeddedLog) -> Result<Arc<SqliteReads>, Error> {
+/// `Corrupt`: they are damaged, or ahead of the log.
+async fn usable_reads(path: &Path, log: &dyn Log) -> Result<Arc<SqliteReads>, Error> {
     let reads = SqliteReads::open(path).await?;
-    for partition in (0..PARTITIONS).map(Partition) {
-        let applied = reads.load(partition, &BTreeSet::new()).await?.applied.upto;
-        let end = log.bounds(partition).await?.end;
-        if applied > end {
-            let (number, applied, end) = (partition.0, applied.0, end.0);
-            return Err(Error::Corrupt(format!(
-                "partition {number} of the log ends at {end}, they stand at {applied}"
-            )));
-        }
-    }
+    check_upto(&*reads, log).await?;
     Ok(reads)
 }
