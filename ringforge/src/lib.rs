@@ -12,3 +12,8 @@ pub mod options;
 mod ready;
 mod stores;
 mod telemetry;
+#[cfg(feature = "cluster")]
+pub mod topics;
+#[cfg(not(feature = "cluster"))]
+#[path = "topics/alone.rs"]
+pub mod topics;

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use ringforge::{
     r#gen, lifecycle, log,
     options::{All, Cli, Role},
+    topics,
 };
 
 #[global_allocator]
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     let done = match role {
         Role::Gen { root } => r#gen::run(&root),
         Role::Log(task) => log::run(&task),
+        Role::Topics(task) => topics::run(&task),
         Role::All(options) => lifecycle::run_all(&options, started),
     };
     match done {

@@ -24,6 +24,9 @@ pub enum Role {
     /// Check or repair the log of a data directory while no server uses it
     #[command(subcommand)]
     Log(LogTask),
+    /// Make or check the topics of a log in Kafka
+    #[command(subcommand)]
+    Topics(TopicsTask),
     /// Write schemas, goldens and the protocol reference from the catalogue
     #[command(hide = true)]
     Gen {
@@ -48,6 +51,32 @@ pub struct Place {
     /// The data directory [default: ./ringforge-data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+}
+
+/// What to do with topics.
+#[derive(Subcommand)]
+pub enum TopicsTask {
+    /// Make what is missing: a log that is there keeps its life, and its pool may grow
+    Create(Topics),
+    /// Say what is wrong with the topics and the brokers' settings; nothing is changed
+    Check(Topics),
+}
+
+/// Which topics, and how they should be.
+#[derive(Args)]
+pub struct Topics {
+    /// Settings that differ from the defaults: `stores.log` says where the log is
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Partitions of the pool, which all fleets share
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    pub partitions: u16,
+    /// Brokers that keep each record
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub replication: u16,
+    /// How many of them must have a record before it is acknowledged
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub min_insync: u16,
 }
 
 /// Options of `all`.
