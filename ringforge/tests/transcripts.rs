@@ -17,6 +17,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests meet the real clock and choose a scenario by the environment")]
 
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "transcripts/pattern.rs"]
 mod pattern;
 #[path = "transcripts/play.rs"]
@@ -42,6 +44,7 @@ use serde_json::Value;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
+    cluster::Servers,
     play::{play, tenant},
     scenario::{Scenario, What},
     shape::Shape,
@@ -54,12 +57,18 @@ const AT_ONCE: usize = 12;
 /// One run: a scenario in a shape.
 type Run = (Arc<Scenario>, Shape);
 
-/// Plays every scenario in both shapes, on servers with these faults; those that need the same server share one.
-async fn play_all(faults: &[&str]) {
+/// Plays every scenario in both shapes, on servers with these faults; those that need the same server share one. Each has its
+/// stores in files, or where `on` has them.
+async fn play_all(faults: &[&str], on: Option<Servers>) {
+    let on = on.map(Arc::new);
     let only = std::env::var("RINGFORGE_SCENARIO").unwrap_or_default();
     let mut groups: BTreeMap<String, Vec<Run>> = BTreeMap::new();
     for scenario in Scenario::all().into_iter().map(Arc::new) {
         if !scenario.name.contains(&only) || !(faults.is_empty() || scenario.needs.faults.is_empty()) {
+            continue;
+        }
+        if on.is_some() && scenario.loses_the_log() {
+            eprintln!("{}: not on servers, whose files are not there to be deleted", scenario.name);
             continue;
         }
         for shape in Shape::ALL {
@@ -74,22 +83,30 @@ async fn play_all(faults: &[&str]) {
     for runs in groups.into_values() {
         let faults =
             runs[0].0.needs.faults.iter().cloned().chain(faults.iter().map(|fault| (*fault).to_owned())).collect();
-        playing.spawn(play_group(runs, faults, Arc::clone(&places)));
+        playing.spawn(play_group(runs, faults, on.clone(), Arc::clone(&places)));
     }
     let failures: Vec<String> = playing.join_all().await.into_iter().flatten().collect();
     assert!(failures.is_empty(), "{} runs failed with {faults:?}:\n{}", failures.len(), failures.join("\n"));
 }
 
 /// Plays what shares a server.
-async fn play_group(runs: Vec<Run>, faults: Vec<String>, places: Arc<Semaphore>) -> Vec<String> {
+async fn play_group(
+    runs: Vec<Run>,
+    faults: Vec<String>,
+    on: Option<Arc<Servers>>,
+    places: Arc<Semaphore>,
+) -> Vec<String> {
     let place = places.acquire().await.expect("the semaphore stays open");
     let lossy = faults.iter().any(|fault| fault == "live.publish.before=empty");
     let fleets =
         |scenario: &Scenario| ["default".to_owned()].into_iter().chain(scenario.needs.fleets.clone()).collect();
     let tenants = runs.iter().map(|(scenario, shape)| (tenant(scenario, *shape), fleets(scenario))).collect();
     let config: toml::Table = serde_json::from_value(Value::Object(runs[0].0.needs.config.clone())).expect("TOML");
-    let options = Options { config: config.to_string(), tenants, faults, ..Options::default() };
-    let server = tokio::task::spawn_blocking(|| Server::start(options)).await.expect("it starts");
+    let start = move || {
+        let environment = on.map(|on| on.install()).unwrap_or_default();
+        Server::start(Options { config: config.to_string(), tenants, faults, environment, ..Options::default() })
+    };
+    let server = tokio::task::spawn_blocking(start).await.expect("it starts");
     let server = Arc::new(Mutex::new(server));
     let mut playing = JoinSet::new();
     let turns = Arc::new(Semaphore::new(AT_ONCE));
@@ -107,17 +124,24 @@ async fn play_group(runs: Vec<Run>, faults: Vec<String>, places: Arc<Semaphore>)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_see_what_the_transcripts_say() {
-    play_all(&[]).await;
+    play_all(&[], None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_the_same_on_servers() {
+    if let Some(servers) = Servers::of("transcripts on servers") {
+        play_all(&[], Some(servers)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_the_same_when_every_publish_is_lost() {
-    play_all(&["live.publish.before=empty"]).await;
+    play_all(&["live.publish.before=empty"], None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_the_same_with_a_second_projector() {
-    play_all(&["second_projector"]).await;
+    play_all(&["second_projector"], None).await;
 }
 
 /// All frames that agents send (`true`) or see in a scenario.

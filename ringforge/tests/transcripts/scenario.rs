@@ -118,6 +118,11 @@ impl Scenario {
         Self { needs, steps: steps.collect(), name: name.to_owned() }
     }
 
+    /// Whether it deletes the files of its server's log.
+    pub fn loses_the_log(&self) -> bool {
+        self.steps.iter().any(|step| matches!(&step.what, What::Server(does) if does == "lose the log"))
+    }
+
     /// Whether it ends and starts its server, or must not share it.
     pub fn alone(&self) -> bool {
         self.needs.alone || self.steps.iter().any(|step| matches!(step.what, What::Server(_)))
