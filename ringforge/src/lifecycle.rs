@@ -182,10 +182,13 @@ enum Former {
 impl Former {
     /// Reads who was here, and leaves who is.
     fn of(data: &Path, is_alone: bool, edge: EdgeId) -> anyhow::Result<Self> {
+        if is_alone {
+            return Ok(Self::Others(edge));
+        }
         let path = data.join(names::EDGE_FILE);
         let former = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
         fs::write(&path, edge.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(if is_alone { Self::Others(edge) } else { Self::Ours(former) })
+        Ok(Self::Ours(former))
     }
 
     async fn end_sessions(self, timers: &mut Timers) -> Result<usize, Error> {
