@@ -22,7 +22,7 @@ fn body(bytes: &Bytes) -> Body {
 
 fn tell(what: &str, megabytes: usize, time: Duration) {
     let rate = f64::from(u32::try_from(megabytes).expect("few")) / time.as_secs_f64();
-    println!("{what}: {:.2} s, {rate:.0} MB/s", time.as_secs_f64());
+    eprintln!("{what}: {:.2} s, {rate:.0} MB/s", time.as_secs_f64());
 }
 
 /// One upload, as whoever serves it does it.
@@ -49,21 +49,21 @@ async fn figures() {
     for _ in 0..10_000 {
         blobs.upload_url(&key, &head, Duration::from_mins(1)).await.expect("a URL");
     }
-    println!("signing: {:?} each", (clock.monotonic() - begun) / 10_000);
+    eprintln!("signing: {:?} each", clock.monotonic().saturating_sub(begun) / 10_000);
     for at_once in [1, 8, 32] {
         let begun = clock.monotonic();
         let (blobs, head, bytes) = (&blobs, &head, &bytes);
         let uploads = stream::iter(0..COUNT).map(|at| upload(blobs, at + at_once * COUNT, head, bytes));
         uploads.buffer_unordered(at_once).collect::<Vec<()>>().await;
-        tell(&format!("{COUNT} uploads of 1 MiB, {at_once} at a time"), COUNT, clock.monotonic() - begun);
+        tell(&format!("{COUNT} uploads of 1 MiB, {at_once} at a time"), COUNT, clock.monotonic().saturating_sub(begun));
     }
     let begun = clock.monotonic();
     let large: Body = stream::repeat(Ok(bytes)).take(COUNT).boxed();
     blobs.put(&key, &head.content_type, large).await.expect("it is stored");
-    tell("one object of 1,000 MiB, put", COUNT, clock.monotonic() - begun);
+    tell("one object of 1,000 MiB, put", COUNT, clock.monotonic().saturating_sub(begun));
     let begun = clock.monotonic();
     let object = blobs.get(&key).await.expect("it answers").expect("the object");
     let length = object.body.try_fold(0, |sum, piece| async move { Ok(sum + piece.len()) }).await.expect("its bytes");
     assert_eq!(length, COUNT * MEGABYTE);
-    tell("the same, got and verified", COUNT, clock.monotonic() - begun);
+    tell("the same, got and verified", COUNT, clock.monotonic().saturating_sub(begun));
 }
