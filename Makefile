@@ -2,7 +2,7 @@
 # OpenSSL and zlib, and what `scripts/services` installs with apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help run test services lint unit gen drift built sim planted twins examples proof long torture fuzz conformance mutants bench bench-peers
+.PHONY: help run test services lint unit gen drift built sim planted planted-adapters twins examples operations proof long torture torture-cluster torture-rf3 fuzz conformance mutants bench bench-cluster bench-peers
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # A clone of the RustSec database.
@@ -22,7 +22,7 @@ ARGS ?=
 CLUSTER := --features ringforge/cluster
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: ## start everything in one process
 	cargo run --locked -p ringforge -- $(ARGS)
@@ -65,6 +65,10 @@ sim: built ## simulate SEEDS=n worlds with faults
 planted: built ## each planted bug is found within SEEDS=n worlds
 	$(TARGET)/proof/ringforge-sim --seeds $(SEEDS) --planted all
 
+planted-adapters: ## each bug that is planted in an adapter is found by its tests, over the real servers
+	scripts/services install
+	scripts/services run scripts/test-planted
+
 twins: built ## in TWINS=n worlds, what a tenant sees does not depend on another
 	$(TARGET)/proof/ringforge-sim --seeds $(TWINS) --twins
 
@@ -74,19 +78,27 @@ examples: export PYTHON := $(abspath $(TARGET))/venv/bin/python
 examples: $(TARGET)/venv/done $(TARGET)/node/done ## play the stories of examples/, execute the README
 	cargo build --locked -p ringforge $(CLUSTER)
 	@ln -sfn "$(abspath $(TARGET))/node/node_modules" examples/node_modules
-	scripts/test-examples
+	scripts/services run scripts/test-examples
 	scripts/test-readme
+
+operations: export RINGFORGE := $(abspath $(TARGET))/debug/ringforge
+operations: ## execute docs/operations.md, on three brokers and all else that it names
+	cargo build --locked -p ringforge $(CLUSTER)
+	scripts/services install
+	BROKERS=3 scripts/services run scripts/test-operations
 
 # Every long suite; each is a target of its own.
 proof: export SEEDS = 20000
 proof: export MUTANTS_MAX = 8
-proof: planted sim twins long fuzz conformance mutants ## the long suites: what `make test` has no time for
+proof: planted planted-adapters sim twins operations long fuzz conformance mutants ## the long suites: what `make test` has no time for
 
 # As `make unit` builds them: most of their time is disks, sockets and waiting. Crowds need a server that is optimised;
 # `figures` measures.
 CROWDS := _thousand_ killed_at_any_moment many_seeds tenants_do_not_notice
+# By hand: three brokers and all else on two cores.
+BY_HAND := three_brokers
 long: ## the tests that are marked `ignore`: long ones, over the real binary and its files
-	scripts/services run cargo test --workspace --locked $(CLUSTER) --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) figures)
+	scripts/services run cargo test --workspace --locked $(CLUSTER) --no-fail-fast -- --ignored $(addprefix --skip ,$(CROWDS) $(BY_HAND) figures)
 	cargo test --profile proof --workspace --locked --no-fail-fast --test resources --test torture --test turmoil --test twins \
 	-- --ignored $(CROWDS)
 
@@ -95,6 +107,18 @@ N ?= 25
 torture: export CYCLES = $(N)
 torture: ## kill the server N=n times at random moments under load; its promises hold
 	cargo test --profile proof --workspace --locked --test torture -- --ignored --nocapture
+
+# Cycles of one `make torture-cluster`; `make proof` has eight.
+torture-cluster: export CYCLES = $(N)
+torture-cluster: ## kill, stop and cut off roles and servers of a cluster in N=n cycles under load; its promises hold
+	scripts/services install
+	scripts/services run cargo test -p ringforge --locked $(CLUSTER) --test torture_cluster -- --ignored --nocapture \
+	whatever_is_killed
+
+torture-rf3: export CYCLES = $(N)
+torture-rf3: ## the same with three brokers, of which some are killed, stopped and lose what they wrote last
+	scripts/services install
+	scripts/services run cargo test -p ringforge --locked $(CLUSTER) --test torture_cluster -- --ignored --nocapture three_brokers
 
 # MUTANTS=all: every line of the domain, for hours; MUTANTS="all 3/8": an eighth of it.
 mutants: export CARGO_MUTANTS := $(abspath $(TARGET))/tools/bin/cargo-mutants
@@ -115,7 +139,10 @@ conformance: built ## the wire against RFC 6455, as Autobahn reads it (needs Pyt
 bench: ## measure everything, write loadtest/RESULTS.md (BENCH=--quick: less of it; BENCH="--only NAME": one row)
 	loadtest/bench.sh $(BENCH)
 
-bench-peers: ## the same beside nats-server and Centrifugo (needs go, or CENTRIFUGO_BIN for the latter)
+bench-cluster: ## the same of roles apart on Kafka, PostgreSQL and Redis, write loadtest/CLUSTER.md
+	loadtest/bench.sh --cluster $(BENCH)
+
+bench-peers: ## as `make bench`, beside nats-server and Centrifugo (needs go, or CENTRIFUGO_BIN for the latter)
 	loadtest/bench.sh --peers $(BENCH)
 
 $(TARGET)/venv/done:

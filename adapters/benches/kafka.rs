@@ -56,7 +56,7 @@ fn records(count: usize) -> Vec<Record> {
 async fn main() {
     let Some(address) = server("TEST_KAFKA", "benches/kafka") else { return };
     let cluster = Cluster::at(&format!("{address}/bench-{:032x}", SystemIds.next())).expect("an address");
-    let shape = Shape { pool_partitions: 1, replication: 1, min_insync_replicas: 1 };
+    let shape = Shape { pool_partitions: 1, dedicated: 0, replication: 1, min_insync_replicas: 1 };
     create(&cluster, shape, GENERATION).await.expect("the topics are made");
     let (opening, log) = timed(KafkaLog::open(&cluster)).await;
     let log = log.expect("the log opens");

@@ -1,14 +1,15 @@
 //! Objects on something that keeps them, and what the URLs of all of them have in common.
 
 pub mod file;
+pub mod lazy;
 #[cfg(feature = "cluster")]
 pub mod s3;
-
-use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use ringforge_domain::limits;
 use ringforge_ports::blobs::{Head, Sha256};
+
+use crate::percent::percent;
 
 /// The digest of an upload, in base64.
 const CHECKSUM: &str = "x-amz-checksum-sha256";
@@ -54,49 +55,9 @@ fn disposition(file_name: &str) -> String {
     text
 }
 
-/// Percent-encodes all but what is unreserved in a URL.
-fn percent(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").expect("a string takes all");
-        }
-    }
-    encoded
-}
-
-/// What was percent-encoded; `None` if it was not.
-fn from_percent(text: &str) -> Option<String> {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        let mut byte = *first;
-        if byte == b'%' {
-            let digits = rest.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
-            byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-            rest = &rest[2..];
-        }
-        bytes.push(byte);
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percents_read_back() {
-        for text in ["", "a/b", "100%", "\u{e9} ~", "a+b"] {
-            assert_eq!(from_percent(&percent(text)).as_deref(), Some(text));
-        }
-        assert_eq!(percent("a/b c%"), "a%2Fb%20c%25");
-        for text in ["%", "%2", "%zz", "%+f", "%ff"] {
-            assert_eq!(from_percent(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_digest_has_one_text() {

@@ -9,4 +9,5 @@ mod checkpoints;
 mod damage;
 pub mod live;
 pub mod log;
+mod percent;
 pub mod reads;

@@ -7,3 +7,4 @@ mod sql;
 pub mod sqlite;
 mod terms;
 mod turns;
+mod walk;

@@ -17,7 +17,7 @@ use futures_util::{
 };
 use ringforge_domain::{
     limits,
-    position::{Generation, LogTime, Offset, Partition},
+    position::{Generation, LogTime, Offset, Partition, Partitions},
 };
 use ringforge_ports::{
     Error,
@@ -79,6 +79,8 @@ enum Fault {
     TrimsTooMuch,
     /// Seeks give the nearest record that is kept.
     SeeksNeighbours,
+    /// Its last partition is nobody's.
+    LeavesOne,
 }
 
 /// Every fault and the promises that must notice, among others.
@@ -106,6 +108,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::LagsBounds, &["bounds_cover_what_was_acknowledged"]),
     (Fault::TrimsTooMuch, &["trims_stay_within_bounds"]),
     (Fault::SeeksNeighbours, &["seeks_find_what_is_kept"]),
+    (Fault::LeavesOne, &["everything_is_owned"]),
 ];
 
 /// A memory log seen through a fault.
@@ -179,8 +182,19 @@ fn spoil(fault: Option<Fault>, batch: &mut Vec<Stored>) {
 
 #[async_trait]
 impl Log for Broken {
-    fn partitions(&self) -> u16 {
+    fn partitions(&self) -> Partitions {
         self.log.partitions()
+    }
+
+    fn owned(&self) -> BoxStream<'static, BTreeSet<Partition>> {
+        let leaves = self.has(Fault::LeavesOne);
+        let left = move |mut owned: BTreeSet<Partition>| {
+            if leaves {
+                owned.pop_last();
+            }
+            owned
+        };
+        self.log.owned().map(left).boxed()
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {

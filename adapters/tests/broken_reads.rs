@@ -7,8 +7,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, future::ready, stream};
 use ringforge_domain::{
     ids::Scope,
+    limits::ROWS_PAGE_MAX,
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey, Table},
     verdict::Verdict,
@@ -20,7 +22,9 @@ use ringforge_ports::{
         reads::{PROMISES, Subject},
     },
     memory::reads::MemoryReads,
-    reads::{About, Applied, Commit, Find, Found, Heads, Listed, MemoryFilter, MemorySort, Reads, Verdicts, Which},
+    reads::{
+        About, Applied, Commit, Find, Found, Heads, Listed, MemoryFilter, MemorySort, Reads, Snapshot, Verdicts, Which,
+    },
 };
 
 /// What is wrong with the read models.
@@ -106,6 +110,10 @@ enum Fault {
     ForgetsTheRest,
     /// What is larger than an answer has room for never comes.
     HoldsBackLarge,
+    /// A snapshot goes on while it is read.
+    ReadsOn,
+    /// One verdict more than was named is forgotten.
+    ForgetsOneMore,
 }
 
 /// Every fault and the promises that must notice, among others.
@@ -120,6 +128,8 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::AnswersWithAll, &["answers_have_so_much_room"]),
     (Fault::ForgetsTheRest, &["answers_have_so_much_room"]),
     (Fault::HoldsBackLarge, &["what_is_larger_comes_alone"]),
+    (Fault::ReadsOn, &["snapshots_are_of_one_moment"]),
+    (Fault::ForgetsOneMore, &["what_is_not_forgotten_stays"]),
     (Fault::AnswersInTwoSteps, &["answers_come_from_one_snapshot"]),
     (Fault::ChecksThenWrites, &["one_of_many_writers_wins"]),
     (Fault::KeepsRemoved, &["rows_are_replaced_and_removed"]),
@@ -276,6 +286,21 @@ impl Broken {
         Ok(newest.into_values().cloned().collect())
     }
 
+    /// Every page as it is when it is asked for.
+    async fn as_it_goes(&self, partition: Partition) -> Result<Snapshot, Error> {
+        let applied = stands(&self.reads, partition).await?;
+        let first = (self.reads.clone(), 0, None);
+        let rows = stream::unfold(first, move |(reads, table, after)| async move {
+            let find = Find::Table { table: *Table::ALL.get(table)?, scope: None, after, limit: ROWS_PAGE_MAX };
+            let found = reads.find(partition, &find).await.expect("an answer");
+            let (after, last) = (found.rows.last().map(Row::key), found.is_last(ROWS_PAGE_MAX));
+            let next = if last { (reads, table + 1, None) } else { (reads, table, after) };
+            Some((Ok(found.rows), next))
+        });
+        let rows = rows.filter(|page| ready(page.as_ref().is_ok_and(|page: &Vec<Row>| !page.is_empty())));
+        Ok(Snapshot { applied, rows: rows.boxed() })
+    }
+
     async fn every_mail(&self, partition: Partition) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
         for table in [Table::Message, Table::Notice] {
@@ -382,6 +407,21 @@ impl Reads for Broken {
             heads.heads.retain(Option::is_some);
         }
         Ok(heads)
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        if self.has(Fault::ReadsOn) {
+            return self.as_it_goes(partition).await;
+        }
+        let partition = if self.has(Fault::LeaksPartition) { Partition(1) } else { partition };
+        let mut snapshot = Reads::snapshot(&self.reads, partition).await?;
+        snapshot.applied = self.applied(partition, snapshot.applied).await?;
+        Ok(snapshot)
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        let before = if self.has(Fault::ForgetsOneMore) { before.next() } else { before };
+        self.reads.forget(partition, before).await
     }
 }
 

@@ -98,7 +98,7 @@ impl Kafka {
 #[async_trait]
 impl Subject for Kafka {
     async fn open(&self, _: Arc<dyn Clock>) -> Arc<dyn Log> {
-        let shape = Shape { pool_partitions: PARTITIONS - 1, replication: 1, min_insync_replicas: 1 };
+        let shape = Shape { pool_partitions: PARTITIONS - 1, dedicated: 0, replication: 1, min_insync_replicas: 1 };
         create(&self.cluster, shape, Generation(7)).await.expect("the topics are made");
         KafkaLog::open(&self.cluster).await.expect("the log opens")
     }
@@ -113,6 +113,7 @@ contract_tests!(
     memory,
     Memory,
     [
+        everything_is_owned,
         places_are_counted_without_holes,
         what_is_read_is_what_was_appended,
         concurrent_appends_keep_their_order,
@@ -144,6 +145,7 @@ contract_tests!(
     embedded,
     Embedded::new(),
     [
+        everything_is_owned,
         places_are_counted_without_holes,
         what_is_read_is_what_was_appended,
         concurrent_appends_keep_their_order,
@@ -176,6 +178,7 @@ contract_tests!(
     kafka,
     TEST_KAFKA | address | Kafka::new(&address),
     [
+        everything_is_owned,
         places_are_counted_without_holes,
         what_is_read_is_what_was_appended,
         concurrent_appends_keep_their_order,

@@ -13,7 +13,7 @@ use ringforge_ports::{
     contract::{self, Failure, Outcome, log::PARTITIONS},
     live::Live,
     log::Log,
-    memory::{log::MemoryLog, reads::MemoryReads},
+    memory::{blobs::MemoryBlobs, log::MemoryLog, reads::MemoryReads},
     points::{Decide, around},
     reads::Reads,
 };
@@ -24,7 +24,8 @@ impl Behind {
     fn points(&self, clock: Arc<dyn Clock>) -> Services {
         let log = MemoryLog::new(Arc::clone(&clock), PARTITIONS, Generation(7));
         let live = MemoryLive::new(self.0.clone());
-        let services = Services { log, reads: Arc::new(MemoryReads::new()), live, clock, ids: SeededIds::new(1) };
+        let (reads, blobs) = (Arc::new(MemoryReads::new()), MemoryBlobs::new());
+        let services = Services { log, reads, live, blobs, clock, ids: SeededIds::new(1) };
         let nothing: Decide = Arc::new(|_| None);
         around(services, &nothing)
     }

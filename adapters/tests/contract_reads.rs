@@ -110,6 +110,8 @@ contract_tests!(
         what_is_larger_comes_alone,
         random_questions_have_one_answer,
         whoever_follows_a_list_has_all_of_it,
+        snapshots_are_of_one_moment,
+        what_is_not_forgotten_stays,
     ]
 );
 
@@ -150,6 +152,8 @@ contract_tests!(
         what_is_larger_comes_alone,
         random_questions_have_one_answer,
         whoever_follows_a_list_has_all_of_it,
+        snapshots_are_of_one_moment,
+        what_is_not_forgotten_stays,
     ]
 );
 
@@ -224,5 +228,7 @@ contract_tests!(
         what_is_larger_comes_alone,
         random_questions_have_one_answer,
         whoever_follows_a_list_has_all_of_it,
+        snapshots_are_of_one_moment,
+        what_is_not_forgotten_stays,
     ]
 );

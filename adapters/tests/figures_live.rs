@@ -10,6 +10,7 @@ use ringforge_adapters::live::redis::RedisLive;
 use ringforge_domain::{
     activity,
     ids::{AgentId, FleetId, Scope},
+    schema,
     world::World,
 };
 use ringforge_ports::{
@@ -31,7 +32,9 @@ fn update(world: &mut World, fleet: u128) -> News {
         ..activity::Broadcast::default()
     };
     let folded = world.when(&member, broadcast);
-    News::Update(Arc::new(Update { event: Some(folded.event), verdict: folded.verdict }))
+    let record = schema::encode(&folded.event.at.header, &folded.event.command);
+    let update = Update { event: Some(folded.event), verdict: folded.verdict };
+    News::Update { update: Arc::new(update), record: Some(record.into()) }
 }
 
 /// How long ago that was.

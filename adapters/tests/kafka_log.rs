@@ -2,7 +2,10 @@
 //! another one.
 #![cfg(feature = "cluster")]
 
-use std::{future::Future, sync::Arc, time::Duration};
+#[path = "kafka_log/played.rs"]
+mod played;
+
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt,
@@ -10,29 +13,28 @@ use futures_util::{
     stream::BoxStream,
 };
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Message,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    mocking::MockCluster,
-    producer::{DefaultProducerContext, FutureProducer, FutureRecord},
-    types::{RDKafkaApiKey, RDKafkaRespErr},
+    consumer::{Consumer, StreamConsumer},
+    message::Headers,
+    producer::{FutureProducer, FutureRecord},
 };
-use ringforge_adapters::log::kafka::{Cluster, KafkaLog, OpenError, Shape, check, create};
+use ringforge_adapters::log::kafka::{Cluster, KafkaLog, OpenError, Shape, check, create, risks};
 use ringforge_domain::{
     ids::{FleetId, Scope, TenantId},
-    limits::{APPEND_QUEUE_MAX, APPEND_RECORDS_MAX},
-    position::{Generation, Offset, Partition},
+    limits::{APPEND_BYTES_MAX, APPEND_RECORDS_MAX, READ_RECORDS_MAX},
+    position::{Generation, Offset, Partition, Partitions},
 };
 use ringforge_ports::{
     Error,
     clock::{Ids, SystemIds},
     contract::server,
-    log::{AppendError, Log, Record, Stored},
+    log::{AppendError, Letter, Log, Record, Stored},
     names,
 };
-use tokio::sync::oneshot;
 
-const SHAPE: Shape = Shape { pool_partitions: 2, replication: 1, min_insync_replicas: 1 };
+const SHAPE: Shape = Shape { pool_partitions: 2, dedicated: 0, replication: 1, min_insync_replicas: 1 };
 const ONE: Partition = Partition(1);
 const GENERATION: Generation = Generation(7);
 
@@ -74,16 +76,29 @@ impl Outsider {
         for _ in 0..100 {
             let made = self.admin.create_topics([&new], &AdminOptions::new()).await.expect("an answer");
             if made.iter().all(Result::is_ok) {
-                return;
+                return self.sees(topic, true).await;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("{topic} could not be made");
     }
 
+    /// Waits until the broker tells of a topic, or does not any more: its controller knows it first.
+    async fn sees(&self, topic: &str, there: bool) {
+        for _ in 0..100 {
+            let told = self.admin.inner().fetch_metadata(None, Duration::from_secs(5)).expect("an answer");
+            if there == told.topics().iter().any(|told| told.name() == topic && !told.partitions().is_empty()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the broker does not know what became of {topic}");
+    }
+
     async fn delete(&self, topic: &str) {
         let gone = self.admin.delete_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
         assert!(gone.iter().all(Result::is_ok), "{gone:?}");
+        self.sees(topic, false).await;
     }
 }
 
@@ -104,24 +119,6 @@ async fn append(log: &KafkaLog, names: &[&str]) -> Vec<Offset> {
     placed.into_iter().map(|placed| placed.offset).collect()
 }
 
-type Played = MockCluster<'static, DefaultProducerContext>;
-
-/// A broker that is played, so that it can be broken, and a log on it.
-async fn played(change: impl FnOnce(&mut Cluster)) -> (Played, Arc<KafkaLog>) {
-    let (brokers, cluster) = play(change);
-    let log = KafkaLog::open(&cluster).await.expect("the log opens");
-    (brokers, log)
-}
-
-fn play(change: impl FnOnce(&mut Cluster)) -> (Played, Cluster) {
-    let brokers = MockCluster::new(1).expect("a broker to play with");
-    let mut cluster = Cluster::at(&format!("kafka://{}/played", brokers.bootstrap_servers())).expect("an address");
-    change(&mut cluster);
-    brokers.create_topic(&names::directory_topic("played", GENERATION), 1, 1).expect("a topic");
-    brokers.create_topic(&names::pool_topic("played", GENERATION), 2, 1).expect("a topic");
-    (brokers, cluster)
-}
-
 #[tokio::test]
 async fn topics_are_made_once_and_grow() {
     let Some(cluster) = cluster("create") else { return };
@@ -129,13 +126,13 @@ async fn topics_are_made_once_and_grow() {
     assert_eq!(create(&cluster, SHAPE, Generation(8)).await.expect("there"), GENERATION);
     assert_eq!(check(&cluster, SHAPE).await.expect("checked"), [""; 0]);
     let log = KafkaLog::open(&cluster).await.expect("the log opens");
-    assert_eq!(log.partitions(), 3);
+    assert_eq!(log.partitions(), Partitions::shared(3));
     assert_eq!(log.bounds(ONE).await.expect("bounds").generation, GENERATION);
     let larger = Shape { pool_partitions: 4, ..SHAPE };
     let wrong = check(&cluster, larger).await.expect("checked");
     assert!(wrong.len() == 1 && wrong[0].contains("has 2 partitions, not 4. `ringforge topics create`"), "{wrong:?}");
     assert_eq!(create(&cluster, larger, Generation(8)).await.expect("grown"), GENERATION);
-    assert_eq!(KafkaLog::open(&cluster).await.expect("the log opens").partitions(), 5);
+    assert_eq!(KafkaLog::open(&cluster).await.expect("the log opens").partitions(), Partitions::shared(5));
 }
 
 #[tokio::test]
@@ -162,6 +159,27 @@ async fn no_topics_half_of_them_or_too_many_are_told_apart() {
 }
 
 #[tokio::test]
+async fn topics_of_which_a_broker_hears_late_are_waited_for() {
+    let Some(cluster) = cluster("late") else { return };
+    let outsider = Outsider::at(&cluster);
+    let topics =
+        [names::directory_topic, names::pool_topic, names::dlq_topic].map(|name| name(&cluster.prefix, GENERATION));
+    let made = async {
+        for topic in &topics {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            outsider.make(topic, 1, &[]).await;
+        }
+    };
+    let one = Shape { pool_partitions: 1, ..SHAPE };
+    let (opened, checked, risks, ()) =
+        tokio::join!(KafkaLog::open(&cluster), check(&cluster, one), risks(&cluster), made);
+    opened.expect("the log opens");
+    let checked = checked.expect("checked");
+    assert!(checked.iter().all(|wrong| !wrong.contains("ringforge topics create")), "{checked:?}");
+    risks.expect("the topics are there");
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_topics_is_named_with_its_fix() {
     let Some(cluster) = cluster("check") else { return };
     let settings = [
@@ -183,10 +201,10 @@ async fn what_is_wrong_with_topics_is_named_with_its_fix() {
             "{name}: {wrong:?}"
         );
     }
-    for said in ["replication factor of 1, not 3", "min.insync.replicas=1", "directory is missing"] {
+    for said in ["replication factor of 1, not 3", "min.insync.replicas=1", "directory is missing", "dlq is missing"] {
         assert!(wrong.iter().any(|wrong| wrong.contains(said)), "{said}: {wrong:?}");
     }
-    assert_eq!(wrong.len(), settings.len() + 3, "{wrong:?}");
+    assert_eq!(wrong.len(), settings.len() + 4, "{wrong:?}");
 }
 
 #[tokio::test]
@@ -201,6 +219,35 @@ async fn a_broker_that_is_not_there_is_told_in_time() {
         assert!(matches!(error, OpenError::Unreachable { .. }), "{error}");
         assert!(error.to_string().starts_with("no Kafka broker answers at 127.0.0.1:1 within 1 s"), "{error}");
     }
+}
+
+/// What both own by now, as soon as it is everything and nothing twice.
+async fn shared(one: &mut BoxStream<'static, BTreeSet<Partition>>, two: &mut BoxStream<'static, BTreeSet<Partition>>) {
+    let all = BTreeSet::from([Partition::DIRECTORY, ONE, Partition(2)]);
+    let (mut first, mut second) = (BTreeSet::new(), BTreeSet::new());
+    within(30, "everything is dealt out", async {
+        loop {
+            tokio::select! {
+                owned = one.next() => first = owned.expect("it never ends"),
+                owned = two.next() => second = owned.expect("it never ends"),
+            }
+            if !first.is_empty() && !second.is_empty() && first.is_disjoint(&second) && &first | &second == all {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_processes_share_what_is_projected() {
+    let Some(cluster) = cluster("two_processes_share_what_is_projected") else { return };
+    let (one, two) = (open(&cluster).await, open(&cluster).await);
+    let (mut first, mut second) = (one.owned(), two.owned());
+    shared(&mut first, &mut second).await;
+    drop(second);
+    within(30, "the other takes all", async { while first.next().await.expect("it never ends").len() < 3 {} }).await;
+    shared(&mut first, &mut two.owned()).await;
 }
 
 #[tokio::test]
@@ -240,6 +287,52 @@ async fn foreign_records_belong_to_nobody() {
 }
 
 #[tokio::test]
+async fn what_is_buried_is_found_by_anyone_and_outlives_the_log() {
+    let Some(cluster) = cluster("dlq") else { return };
+    let log = open(&cluster).await;
+    let offsets = append(&log, &["a", "b", "c"]).await;
+    let stored = log.seek(ONE, &offsets).await.expect("sought");
+    let letter = |stored: Stored| Letter { partition: ONE, stored, reason: "no framing: \u{e4}".repeat(99) };
+    let letters: Vec<Letter> = stored.into_iter().map(letter).collect();
+    assert_eq!(log.buried().count().await, 0);
+    log.bury(&letters[..2]).await.expect("copied");
+    log.bury(&letters[1..]).await.expect("copied");
+    // Whatever another client wrote there is passed over.
+    let (topic, pool) = (names::dlq_topic(&cluster.prefix, GENERATION), names::pool_topic(&cluster.prefix, GENERATION));
+    let foreign: FutureRecord<'_, str, str> = FutureRecord::to(&topic).payload("no copy");
+    Outsider::at(&cluster).producer.send(foreign, Duration::from_secs(5)).await.expect("sent");
+    let largest = Record { bytes: vec![7; APPEND_BYTES_MAX + 1].into(), ..record("") };
+    let largest = Stored { record: largest, ..letters[0].stored.clone() };
+    log.bury(&[letter(largest)]).await.expect("left out, as it has no room");
+
+    log.trim(ONE, Offset(3)).await.expect("trimmed");
+    log.close().await;
+    let log = KafkaLog::open(&cluster).await.expect("the log opens");
+    let copies: Vec<Letter> = log.buried().map(|letter| letter.expect("a copy")).collect().await;
+    let [a, b, b_again, c] = &copies[..] else { panic!("{copies:?}") };
+    for (copy, of) in [(a, &letters[0]), (b, &letters[1]), (b_again, &letters[1]), (c, &letters[2])] {
+        assert_eq!((copy.partition, &copy.stored), (of.partition, &of.stored));
+        assert!(of.reason.starts_with(&copy.reason) && copy.reason.len() > 500, "{}", copy.reason);
+    }
+
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &cluster.servers)
+        .set("group.id", &cluster.prefix)
+        .set("auto.offset.reset", "earliest");
+    let consumer: StreamConsumer = config.create().expect("a consumer");
+    consumer.subscribe(&[&topic]).expect("it subscribes");
+    let message = within(30, "what anyone sees", consumer.recv()).await.expect("a message");
+    let headers = message.headers().expect("headers").iter();
+    let seen: Vec<_> = headers.map(|header| (header.key, str::from_utf8(header.value.expect("a value")))).collect();
+    let (logged_at, key) = (letters[0].stored.time.rfc3339(), names::record_key(record("").scope));
+    let wanted =
+        [("topic", &*pool), ("partition", "0"), ("offset", "0"), ("logged_at", &*logged_at), ("reason", &*a.reason)];
+    assert_eq!(seen, wanted.map(|(key, value)| (key, Ok(value))));
+    assert_eq!((message.key(), message.payload()), (Some(key.as_bytes()), Some(&b"a"[..])));
+}
+
+#[tokio::test]
 async fn a_topic_made_anew_under_a_reader_is_noticed() {
     let Some(mut cluster) = cluster("anew") else { return };
     cluster.request_timeout = Duration::from_secs(2);
@@ -271,6 +364,36 @@ async fn a_topic_made_anew_under_a_reader_is_noticed() {
     }
     assert!(matches!(log.bounds(ONE).await, Err(Error::Corrupt(_))));
     assert!(matches!(log.seek(ONE, &[Offset(1)]).await, Err(Error::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_that_has_grown_as_long_is_noticed() {
+    let Some(cluster) = cluster("grown") else { return };
+    let log = open(&cluster).await;
+    for _ in 0..=READ_RECORDS_MAX / APPEND_RECORDS_MAX {
+        append(&log, &["old"; APPEND_RECORDS_MAX]).await;
+    }
+    let mut reader = log.read(ONE, Offset::ZERO);
+    // A part of it: the rest is read from the other topic.
+    next(&mut reader).await.expect("read");
+    let (topic, outsider) = (names::pool_topic(&cluster.prefix, GENERATION), Outsider::at(&cluster));
+    outsider.delete(&topic).await;
+    outsider.make(&topic, 2, &[]).await;
+    let new = |_| {
+        let new: FutureRecord<'_, str, str> = FutureRecord::to(&topic).partition(0).payload("new");
+        outsider.producer.send(new, Duration::from_secs(10))
+    };
+    assert!(join_all((0..2 * READ_RECORDS_MAX).map(new)).await.iter().all(Result::is_ok));
+    within(20, "the new topic", async {
+        while !log.seek(ONE, &[Offset(5)]).await.is_ok_and(|found| &*found[0].record.bytes == b"new") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    match next(&mut reader).await {
+        Err(Error::Corrupt(what)) => assert!(what.contains("is not the one that was read before"), "{what}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -366,120 +489,4 @@ async fn closing_answers_everyone() {
     assert!(matches!(log.append(ONE, vec![record("late")]).await, Err(AppendError::Refused(Error::Closed))));
     let found = KafkaLog::open(&cluster).await.expect("the log opens").bounds(ONE).await.expect("bounds");
     assert_eq!(found.end, Offset(60));
-}
-
-#[tokio::test]
-async fn an_append_that_no_broker_answers_is_unknown() {
-    let (brokers, log) = played(|cluster| cluster.append_timeout = Duration::from_secs(1)).await;
-    append(&log, &["before"]).await;
-    brokers.broker_down(1).expect("it is away");
-    let unknown = within(5, "an append", log.append(ONE, vec![record("late"), record("too")])).await;
-    assert!(matches!(unknown, Err(AppendError::Unknown(Error::Unavailable(_)))), "{unknown:?}");
-    brokers.broker_up(1).expect("it is back");
-    // What was given up is still written, where it belongs.
-    let mut after = Vec::new();
-    while after.is_empty() {
-        after = log.append(ONE, vec![record("after")]).await.unwrap_or_default();
-    }
-    let (mut reader, mut seen) = (log.read(ONE, Offset::ZERO), Vec::new());
-    while seen.len() < 4 {
-        seen.extend(next(&mut reader).await.expect("read").into_iter().map(|stored| stored.record));
-    }
-    assert_eq!(seen[..4], ["before", "late", "too", "after"].map(record));
-}
-
-#[tokio::test]
-async fn what_a_slow_broker_has_is_not_written_twice() {
-    let (brokers, log) = played(|cluster| cluster.append_timeout = Duration::from_secs(1)).await;
-    append(&log, &["before"]).await;
-    // It writes them at once, and is about to say so when the first has been given up and the second has not.
-    brokers.broker_round_trip_time(1, Duration::from_secs(2)).expect("it is slow");
-    let (first, second) = tokio::join!(log.append(ONE, vec![record("a")]), async {
-        tokio::time::sleep(Duration::from_millis(800)).await;
-        tokio::join!(log.append(ONE, vec![record("b")]), async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            brokers.broker_round_trip_time(1, Duration::ZERO).expect("it is fast");
-        })
-        .0
-    });
-    assert!(matches!(first, Err(AppendError::Unknown(_))), "{first:?}");
-    assert!(matches!(second, Err(AppendError::Unknown(_)) | Ok(_)), "{second:?}");
-    let placed = append(&log, &["after"]).await;
-    assert_eq!(placed, [Offset(3)]);
-}
-
-#[tokio::test]
-async fn a_full_queue_refuses_at_once_and_as_a_whole() {
-    let (brokers, log) = played(|cluster| cluster.append_timeout = Duration::from_secs(1)).await;
-    append(&log, &["before"]).await;
-    brokers.broker_down(1).expect("it is away");
-    let full = (APPEND_QUEUE_MAX / APPEND_RECORDS_MAX) as u64;
-    let appends = (0..full + 3).map(|_| log.append(ONE, vec![record("x"); APPEND_RECORDS_MAX]));
-    let (mut taken, mut refused) = (0, 0);
-    for answer in within(5, "appends", join_all(appends)).await {
-        match answer {
-            Err(AppendError::Unknown(_)) => taken += 1,
-            Err(AppendError::Refused(Error::Unavailable(why))) if why.starts_with("overloaded") => refused += 1,
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!((taken, refused), (full, 3));
-    brokers.broker_up(1).expect("it is back");
-    let mut after = Vec::new();
-    while after.is_empty() {
-        after = log.append(ONE, vec![record("after")]).await.unwrap_or_default();
-    }
-    assert_eq!(
-        after[0].offset,
-        Offset(1 + APPEND_QUEUE_MAX as u64),
-        "what was refused is not there, all else is, once"
-    );
-}
-
-#[tokio::test]
-async fn a_broker_that_goes_away_is_unavailable_in_time() {
-    let (brokers, log) = played(|cluster| cluster.request_timeout = Duration::from_secs(1)).await;
-    append(&log, &["a", "b"]).await;
-    let mut follower = log.read(ONE, Offset(2));
-    assert!(poll_immediate(follower.next()).await.is_none());
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(poll_immediate(follower.next()).await.is_none());
-    brokers.broker_down(1).expect("it is away");
-    let unavailable = |what: &str, error: Option<Error>| {
-        assert!(matches!(error, Some(Error::Unavailable(_))), "{what}: {error:?}");
-    };
-    unavailable("bounds", within(4, "bounds", log.bounds(ONE)).await.err());
-    unavailable("seek", within(4, "seek", log.seek(ONE, &[Offset(0)])).await.err());
-    unavailable("trim", within(4, "trim", log.trim(ONE, Offset(1))).await.err());
-    unavailable("read", within(4, "read", log.read(ONE, Offset(0)).next()).await.expect("an error").err());
-    unavailable("follow", within(15, "follow", follower.next()).await.expect("an error").err());
-}
-
-#[tokio::test]
-async fn a_producer_that_may_not_write_is_told_at_once() {
-    let (brokers, cluster) = play(|_| ());
-    brokers.request_errors(
-        RDKafkaApiKey::InitProducerId,
-        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
-    );
-    let error = within(4, "opening", KafkaLog::open(&cluster)).await.err().expect("it may not").to_string();
-    assert!(error.contains("Cluster authorization failed"), "{error}");
-}
-
-#[tokio::test]
-async fn a_producer_that_dies_ends_its_process() {
-    let (brokers, cluster) = play(|_| ());
-    let (told, hears) = oneshot::channel();
-    let on_fatal = Box::new(|error: &Error| drop(told.send(error.to_string())));
-    let log = KafkaLog::open_with(&cluster, on_fatal).await.expect("the log opens");
-    append(&log, &["a"]).await;
-    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-    brokers.request_errors(RDKafkaApiKey::Produce, &[error]);
-    let lost = within(12, "an append", log.append(ONE, vec![record("lost")])).await;
-    assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
-    let error = within(10, "the producer's end", hears).await.expect("it is told");
-    assert!(error.contains("out of order sequence number"), "{error}");
-    let refused = log.append(ONE, vec![record("late")]).await;
-    assert!(matches!(refused, Err(AppendError::Refused(Error::Unavailable(_)))), "{refused:?}");
-    assert!(matches!(log.bounds(ONE).await, Err(Error::Unavailable(_))), "it is not well, and says so");
 }

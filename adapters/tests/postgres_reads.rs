@@ -1,5 +1,6 @@
 //! What the promises of `Reads` do not say of servers: what cannot be opened, what lives where, what goes wrong meanwhile.
 #![cfg(feature = "cluster")]
+#![allow(clippy::disallowed_methods, reason = "tests measure by the machine's clock")]
 
 #[path = "postgres/cut.rs"]
 mod cut;
@@ -13,8 +14,8 @@ use ringforge_domain::{
     catalog::Effect,
     fleet::Head,
     ids::{CommandId, FleetId, Scope, TenantId},
-    limits::{SEARCH_MS, SEARCHES_WAITING_TENANT_MAX},
-    position::{LogTime, Offset, Partition, Position},
+    limits::{SEARCH_MS, SEARCHES_WAITING_TENANT_MAX, STATEMENT_MS},
+    position::{Generation, LogTime, Offset, Partition, Partitions, Position},
     row::{Row, RowKey},
     verdict::{Index, Outcome, Stream, Verdict},
 };
@@ -122,6 +123,28 @@ async fn another_list_of_servers_is_refused() {
 }
 
 #[tokio::test]
+async fn read_models_are_of_one_log() {
+    let Some(place) = place("read_models_are_of_one_log") else { return };
+    let databases = [Database::new(&place).await, Database::new(&place).await];
+    let list = databases.each_ref().map(Database::address).join(",");
+    let reads = PostgresReads::open(&list).await.expect("two servers");
+    let ours = Generation(0xa0b);
+    let refused = async |generation, partitions| match reads.belong(generation, partitions).await {
+        Err(Error::Corrupt(what)) => what,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        reads.belong(ours, Partitions::shared(3)).await.expect("they are of this log");
+    }
+    let what = refused(Generation(7), Partitions::shared(3)).await;
+    assert!(what.contains("of generation 00000a0b, and this one is of generation 00000007"), "{what}");
+    reads.commit(&[step(ONE, 0), step(TWO, 0)]).await.expect("written");
+    reads.belong(ours, Partitions::shared(3)).await.expect("they are of this log");
+    let what = refused(ours, Partitions { shared: 2, dedicated: 1 }).await;
+    assert!(what.contains("partition 2, which the log does not have"), "{what}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_opened_says_why_and_what_to_do() {
     let Some(place) = place("what_cannot_be_opened_says_why_and_what_to_do") else { return };
     let database = Database::new(&place).await;
@@ -206,6 +229,22 @@ async fn a_commit_whose_connection_is_cut_is_written_or_not_and_the_partition_sa
 }
 
 #[tokio::test]
+async fn connections_over_which_nothing_comes_are_replaced() {
+    let Some(place) = place("connections_over_which_nothing_comes_are_replaced") else { return };
+    let database = Database::new(&place).await;
+    let proxy = Proxy::to(&database.address()).await;
+    let reads = PostgresReads::open(proxy.address()).await.expect("through the proxy");
+    // More than one are idle.
+    futures_util::future::join_all((0..8).map(|_| stands(&reads, ONE))).await;
+    // Whoever used one lately takes it as it is.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(proxy.deafen() > 3, "so many connections were made");
+    let (patience, commits) = (Duration::from_millis(STATEMENT_MS), [step(ONE, 0)]);
+    tokio::time::timeout(patience, reads.commit(&commits)).await.expect("in time").expect("written");
+    assert_eq!(stands(&reads, ONE).await, Offset(1));
+}
+
+#[tokio::test]
 async fn an_abandoned_commit_blocks_nobody() {
     let Some(place) = place("an_abandoned_commit_blocks_nobody") else { return };
     let database = Database::new(&place).await;
@@ -256,6 +295,27 @@ async fn history_is_cut_into_days_that_are_dropped() {
         assert_eq!(kept().await, places[from..], "before {before}");
     }
     reads.commit(&[step(ONE, stood)]).await.expect("written");
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_last_commits_takes_them_again() {
+    let Some(place) = place("a_server_that_lost_its_last_commits_takes_them_again") else { return };
+    let database = Database::new(&place).await;
+    let reads = PostgresReads::open(&database.address()).await.expect("it opens");
+    for at in 0..2 {
+        reads.commit(&[step(ONE, at)]).await.expect("written");
+    }
+    // What a crash may take: commits do not wait for the disk, that which made room for history neither.
+    let slice = |table: &str| format!("DROP TABLE ringforge.\"{table}_{}\"; ", 1_i64 << 43);
+    let slices = slice("history") + &slice("history_tags");
+    let tables = "TRUNCATE ringforge.slices, ringforge.rows, ringforge.partitions";
+    database.execute(&(slices + tables)).await;
+    assert!(matches!(reads.commit(&[step(ONE, 2)]).await, Err(Error::Conflict(_))));
+    assert_eq!(stands(&reads, ONE).await, Offset(0));
+    for at in 0..3 {
+        reads.commit(&[step(ONE, at)]).await.expect("written again");
+    }
+    assert_eq!(stands(&reads, ONE).await, Offset(3));
 }
 
 /// Memory in which nobody finds anything in time: one entry, and nobody knows before whose it is.

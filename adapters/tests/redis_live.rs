@@ -7,7 +7,7 @@ mod cluster;
 #[path = "redis_live/server.rs"]
 mod server;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt, stream::BoxStream};
 use ringforge_adapters::live::redis::RedisLive;
@@ -51,7 +51,7 @@ fn update(offset: u64, bytes: usize) -> News {
         first: None,
         index: Index::default(),
     };
-    News::Update(Arc::new(Update { event: None, verdict }))
+    News::from(Update { event: None, verdict })
 }
 
 type Follower = BoxStream<'static, Heard>;
@@ -63,7 +63,7 @@ async fn next(follower: &mut Follower) -> Heard {
 fn number(heard: &Heard) -> Option<u64> {
     match heard {
         Heard::News(News::Head { last, .. }) => Some(last.0),
-        Heard::News(News::Update(update)) => Some(update.verdict.position.offset.0),
+        Heard::News(News::Update { update, .. }) => Some(update.verdict.position.offset.0),
         Heard::Lost => None,
     }
 }
@@ -328,15 +328,35 @@ async fn news_that_cannot_be_read_are_a_loss() {
 }
 
 #[tokio::test]
+async fn a_server_without_memory_refuses_and_forgets_nothing() {
+    let Some(server) = Server::start("a_server_without_memory") else { return };
+    let live = RedisLive::open(&server.url()).await.expect("it opens");
+    let mut follower = live.subscribe(FLEET).await.expect("followed");
+    let lease = |name: &str| names::EDGE_LEASES.to_owned() + name;
+    live.put(&lease("one"), "held", LEASE).await.expect("put");
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let refused = live.put(&lease("two"), "held", LEASE).await;
+    assert!(matches!(&refused, Err(Error::Unavailable(what)) if what.contains("maxmemory")), "{refused:?}");
+    // What nobody has to keep goes on.
+    live.publish(&[head(1)]).await.expect("published");
+    assert_eq!(next(&mut follower).await, Heard::News(head(1)));
+    server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let known = live.scan(names::EDGE_LEASES).await.expect("scanned");
+    assert_eq!(known.facts, [(lease("one"), "held".to_owned())], "none is silently absent");
+    let stats: String = server.ask(&["INFO", "stats"]).await;
+    assert!(stats.contains("evicted_keys:0\r"), "{stats}");
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_server_is_told_once_and_clearly() {
-    let Some(mut server) = Server::start("what_is_wrong_with_a_server") else { return };
+    let Some(server) = Server::start("what_is_wrong_with_a_server") else { return };
     let wrong = async |url: &str| match timeout(3 * LIVE_WAIT, RedisLive::open(url)).await.expect("it is told soon") {
         Ok(_) => panic!("{url} was taken"),
         Err(error) => error.to_string(),
     };
     let url = server.url();
     let has = |error: &str, what: &str| assert!(error.contains(what), "{error} does not say {what}");
-    has(&wrong(&url.replace("redis:", "rediss:")).await, "TLS");
+    has(&wrong(&url.replace("redis:", "redises:")).await, "rediss://");
     has(&wrong(&format!("{url},{}", url.trim_start_matches("redis://"))).await, "is no cluster");
     server.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
     has(&wrong(&url).await, "CONFIG SET maxmemory-policy noeviction");
@@ -347,9 +367,30 @@ async fn what_is_wrong_with_a_server_is_told_once_and_clearly() {
     has(&guess, "refuses user or password");
     assert!(!guess.contains("guess"), "{guess}");
     RedisLive::open(&url.replace("redis://", "redis://:secret@")).await.expect("the right password");
-    server.freeze();
-    has(&wrong(&url).await, "does not answer within 1 s");
-    server.thaw();
-    server.kill();
-    has(&wrong(&url).await, "cannot be reached");
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_at_first_is_found_once_it_is_there() {
+    let Some(mut server) = Server::start("a_server_that_is_away_at_first") else { return };
+    for frozen in [true, false] {
+        if frozen {
+            server.freeze();
+        } else {
+            server.kill();
+        }
+        let opened = timeout(3 * LIVE_WAIT, RedisLive::open(&server.url())).await.expect("nobody waits for it");
+        let live = opened.expect("it is only away");
+        refuses_at_once(&*live).await;
+        let mut early = Box::pin(live.subscribe(FLEET));
+        assert!((&mut early).now_or_never().is_none(), "nobody has confirmed");
+        if frozen {
+            server.thaw();
+        } else {
+            server.restart();
+        }
+        reached(&*live).await;
+        let mut follower = live.subscribe(FLEET).await.expect("followed");
+        live.publish(&[head(1)]).await.expect("published");
+        assert_eq!(next(&mut follower).await, Heard::News(head(1)));
+    }
 }

@@ -68,18 +68,40 @@ impl Authenticator {
     /// # Errors
     /// `invalid_api_key`, `forbidden`, `not_found` (fleet), `rate_limited`, `unavailable`.
     pub async fn enter(&self, api_key: &str, fleet: Option<&str>, from: IpAddr) -> Result<Entrance, Refusal> {
+        let key = self.known(api_key, from).await?;
+        if key.key_type == KeyType::Admin {
+            return Err(Refusal::because(Code::Forbidden, "An admin key is not for agents.")
+                .fix("Connect with an agent key of the fleet."));
+        }
+        self.open(key, fleet).await
+    }
+
+    /// Lets a request in that is no agent's: with an admin key as well. What is another's looks as if there were nothing.
+    ///
+    /// # Errors
+    /// `invalid_api_key`, `not_found` (fleet), `rate_limited`, `unavailable`.
+    pub async fn admit(&self, api_key: &str, fleet: &str, from: IpAddr) -> Result<Entrance, Refusal> {
+        let key = self.known(api_key, from).await?;
+        let opened = self.open(key, Some(fleet)).await;
+        let nothing = || Refusal::not_found("There is no such fleet.");
+        opened.map_err(|refusal| if refusal.code == Code::Forbidden { nothing() } else { refusal })
+    }
+
+    /// The key, if there is one like this.
+    async fn known(&self, api_key: &str, from: IpAddr) -> Result<Key, Refusal> {
         let hint = key::hint(api_key);
         let known = if key::well_formed(api_key) { self.key(&key::hash(api_key)).await? } else { None };
         let Some(known) = known else { return Err(self.failed(from, hint)) };
         self.failures().remove(&(from, hint));
-        if known.key_type == KeyType::Admin {
-            return Err(Refusal::because(Code::Forbidden, "An admin key is not for agents.")
-                .fix("Connect with an agent key of the fleet."));
-        }
-        let scope = self.fleet_of(&known, fleet).await?;
+        Ok(known)
+    }
+
+    /// What a key opens.
+    async fn open(&self, key: Key, fleet: Option<&str>) -> Result<Entrance, Refusal> {
+        let scope = self.fleet_of(&key, fleet).await?;
         let fleet: Option<Fleet> = self.row(&Fleet::key(scope)).await?;
         let fleet = fleet.ok_or_else(|| Refusal::not_found("There is no such fleet."))?;
-        Ok(Entrance { key: known, scope, slug: fleet.slug, stream: fleet.stream })
+        Ok(Entrance { key, scope, slug: fleet.slug, stream: fleet.stream })
     }
 
     /// Whether a key that was good a moment ago still is.

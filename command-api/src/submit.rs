@@ -1,31 +1,37 @@
 //! Stop 2, the gate: check, stamp, append. One of the three callers of `Log::append`.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use ringforge_domain::{
     buggify::{Site, buggify},
-    catalog::Command,
+    catalog::{Command, CommandKind},
     code::{Code, Effected, Refusal},
     door::Meta,
     event::Header,
     ids::{AgentId, CommandId, Scope, SessionId},
-    limits::{APPEND_BYTES_MAX, Limits},
+    limits::{APPEND_BYTES_MAX, FLEET_LAG_SHARE, Limits},
     planted::{Bug, planted},
-    position::{LogTime, Offset, Partition, StreamRef},
+    position::{Offset, Partition, StreamRef},
+    projector::Projector,
+    row::{RowKey, State as _},
     schema,
     tenant::Key,
 };
 use ringforge_ports::{
-    Services,
+    Error, Services,
     log::{AppendError, Placed, Record},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
-use crate::auth::Authenticator;
+use crate::{auth::Authenticator, progress::Progress};
 
 /// What an operator may change about the gate.
 #[derive(Clone, Debug)]
@@ -71,27 +77,30 @@ pub struct Gate {
     /// Keys and fleets.
     pub authenticator: Authenticator,
     progress: Mutex<BTreeMap<Partition, Progress>>,
-}
-
-/// What the gate knows of a partition, to see lag and to set deadlines.
-#[derive(Clone, Copy, Default)]
-struct Progress {
-    end: Offset,
-    applied: Offset,
-    time: LogTime,
-    seen_at: Duration,
+    /// The newest schema that all projectors read, as far as they have told.
+    read: AtomicU32,
 }
 
 impl Gate {
     /// Over these services.
     pub fn new(services: Services, config: GateConfig) -> Arc<Self> {
         let authenticator = Authenticator::new(services.clone());
-        Arc::new(Self { services, config, authenticator, progress: Mutex::default() })
+        Arc::new(Self { services, config, authenticator, progress: Mutex::default(), read: AtomicU32::new(u32::MAX) })
     }
 
     /// Bounds on what may be asked.
     pub fn limits(&self) -> &Limits {
         &self.config.limits
+    }
+
+    /// The ports.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// How long an asker waits for a verdict.
+    pub fn reply_timeout(&self) -> Duration {
+        self.config.reply_timeout
     }
 
     /// Submits commands of one caller, in order, as one append. Each is answered: where it is in the log, or why it is not.
@@ -101,12 +110,13 @@ impl Gate {
         let (mut answers, mut records) = (Vec::with_capacity(asked.len()), Vec::new());
         for one in asked {
             let admitted = permitted.clone().and_then(|()| one.command.check(&self.config.limits));
+            let admitted = admitted.and_then(|()| self.is_read(&one.command));
             answers.push(admitted.map(|()| records.push(self.record(caller, one))));
         }
         if records.is_empty() {
             return answers.into_iter().map(|answer| answer.map(|()| Offset::ZERO)).collect();
         }
-        let placed = self.append_all(caller.stream.partition, records).await;
+        let placed = self.append_all(caller, records).await;
         let (placed, refusal) = placed;
         let mut each = placed.iter();
         let mut place = || match (each.next(), &refusal) {
@@ -120,7 +130,7 @@ impl Gate {
     /// Submits one command on our own account: no session, no key, no lag bound (it makes the lag smaller).
     ///
     /// # Errors
-    /// `unavailable`.
+    /// `unavailable`: the log is away, or some projector could not read it.
     pub async fn submit_internal(
         &self,
         scope: Scope,
@@ -128,31 +138,94 @@ impl Gate {
         agent: Option<AgentId>,
         command: Command,
     ) -> Result<Offset, Refusal> {
+        self.is_read(&command)?;
         let caller = Caller { scope, stream: StreamRef { partition, epoch: 0 }, agent, session: None, key: None };
         let id = CommandId::from_bits(self.services.ids.next());
         let record = self.record(&caller, Asked { id, command, meta: Meta::default() });
-        let placed = self.append(partition, vec![record]).await?;
+        let placed = self.append(&caller, vec![record]).await?;
         placed.first().map(|placed| placed.offset).ok_or_else(|| Refusal::new(Code::ServerError))
     }
 
     /// Takes note of how far a partition has been applied.
     pub fn applied(&self, partition: Partition, applied: Offset) {
-        let mut progress = self.progress();
-        let known = progress.entry(partition).or_default();
-        known.applied = known.applied.max(applied);
-        known.end = known.end.max(applied);
+        self.progress().entry(partition).or_default().applied(applied);
+    }
+
+    /// Asks how far those partitions are applied that hold commands of ours back and that others may project. Runs for ever.
+    pub async fn watch(self: Arc<Self>) {
+        let mut away = false;
+        loop {
+            self.services.clock.sleep(PROGRESS_EVERY).await;
+            let behind = |(partition, known): (&Partition, &Progress)| known.is_behind().then_some(*partition);
+            let behind: Vec<Partition> = self.progress().iter().filter_map(behind).collect();
+            // Side by side: a server that hangs holds up its own partitions alone.
+            let asked = join_all(behind.into_iter().map(|partition| self.ask_progress(partition))).await;
+            let error = asked.into_iter().find_map(Result::err);
+            if let Some(error) = error.as_ref().filter(|_| !away) {
+                warn!(%error, "how far partitions are applied is not known");
+            }
+            away = error.is_some();
+        }
+    }
+
+    /// Asks again and again what projectors read, for ever.
+    pub async fn watch_schemas(self: Arc<Self>) {
+        loop {
+            self.services.clock.sleep(SCHEMAS_EVERY).await;
+            if let Err(error) = self.ask_schemas().await {
+                debug!(%error, "what projectors read is not known");
+            }
+        }
+    }
+
+    /// Takes note of what projectors read. Of a partition that nobody has declared anything for, nothing is
+    /// asked: it has had no projector yet.
+    ///
+    /// # Errors
+    /// The read models are away.
+    pub async fn ask_schemas(&self) -> Result<(), Error> {
+        let mut asked: BTreeSet<RowKey> = self.services.log.partitions().iter().map(Projector::key).collect();
+        let mut read = u32::MAX;
+        while !asked.is_empty() {
+            let found = self.services.reads.load(Partition::DIRECTORY, &asked).await?;
+            read = found.rows.iter().filter_map(Projector::of).map(|known| known.schemas).fold(read, u32::min);
+            asked = found.rest.into_iter().collect();
+        }
+        self.read.store(read, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether every projector reads this. What it can read it declares by a command that each of them reads.
+    fn is_read(&self, command: &Command) -> Result<(), Refusal> {
+        let is_read = schema::id_of(command.kind()) <= self.read.load(Ordering::Relaxed);
+        if is_read || command.kind() == CommandKind::ProjectorDeclared {
+            return Ok(());
+        }
+        let what = "This is new, and a projector of an older version runs, which could not read it.";
+        let refusal = Refusal::because(Code::Unavailable, what).after_ms(UPGRADE_RETRY_MS);
+        Err(refusal.fix("Put projectors of this version in the place of all older ones."))
+    }
+
+    async fn ask_progress(&self, partition: Partition) -> Result<(), Error> {
+        let found = self.services.reads.load(partition, &BTreeSet::new()).await?;
+        self.applied(partition, found.applied.upto);
+        Ok(())
     }
 
     /// How many events wait for their verdict, as far as this gate knows.
     pub fn lag(&self, partition: Partition) -> u64 {
-        self.progress().get(&partition).map_or(0, |known| known.end.0.saturating_sub(known.applied.0))
+        self.progress().get(&partition).map_or(0, Progress::lag)
     }
 
     async fn permit(&self, caller: &Caller) -> Result<(), Refusal> {
         if let Some(key) = &caller.key {
             self.authenticator.still(key).await?;
         }
-        if self.lag(caller.stream.partition) > self.config.lag_max {
+        let progress = self.progress();
+        let lags = progress.get(&caller.stream.partition).map(|known| (known.lag(), known.lag_of(caller.scope)));
+        let lag_max = self.config.lag_max;
+        let own_max = if caller.stream.partition.is_dedicated() { lag_max } else { lag_max / FLEET_LAG_SHARE };
+        if lags.is_some_and(|(all, own)| all > lag_max || own > own_max) {
             return Err(Refusal::new(Code::Overloaded).after_ms(OVERLOADED_RETRY_MS));
         }
         Ok(())
@@ -181,14 +254,14 @@ impl Gate {
     /// Our own commands have none: nobody waits for them, and a session's end must count whenever it comes.
     fn deadline(&self, caller: &Caller) -> Option<i64> {
         caller.key.as_ref()?;
-        let known = *self.progress().get(&caller.stream.partition)?;
+        let (time, seen_at) = self.progress().get(&caller.stream.partition)?.time()?;
         let clock = &self.services.clock;
-        let now = known.time.plus(micros(clock.monotonic().saturating_sub(known.seen_at))).max(clock.wall());
-        (known.time > LogTime::default()).then(|| now.plus(micros(self.config.reply_timeout)).0)
+        let now = time.plus(micros(clock.monotonic().saturating_sub(seen_at))).max(clock.wall());
+        Some(now.plus(micros(self.config.reply_timeout)).0)
     }
 
     /// As many appends as their bytes need, in order. Places of those that are in the log, then why the rest is not.
-    async fn append_all(&self, partition: Partition, records: Vec<Record>) -> (Vec<Placed>, Option<Refusal>) {
+    async fn append_all(&self, caller: &Caller, records: Vec<Record>) -> (Vec<Placed>, Option<Refusal>) {
         let (mut placed, mut part, mut bytes) = (Vec::with_capacity(records.len()), Vec::new(), 0);
         let mut records = records.into_iter().peekable();
         while let Some(record) = records.next() {
@@ -199,7 +272,7 @@ impl Gate {
                 continue;
             }
             bytes = 0;
-            match self.append(partition, std::mem::take(&mut part)).await {
+            match self.append(caller, std::mem::take(&mut part)).await {
                 Ok(more) => placed.extend(more),
                 Err(refusal) => return (placed, Some(refusal)),
             }
@@ -207,19 +280,12 @@ impl Gate {
         (placed, None)
     }
 
-    async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, Refusal> {
+    async fn append(&self, caller: &Caller, records: Vec<Record>) -> Result<Vec<Placed>, Refusal> {
+        let partition = caller.stream.partition;
         let asked_at = self.services.clock.monotonic();
         match self.services.log.append(partition, records).await {
             Ok(placed) => {
-                if let Some(last) = placed.last() {
-                    let mut progress = self.progress();
-                    let known = progress.entry(partition).or_default();
-                    known.end = known.end.max(last.offset.next());
-                    // The answer may have taken long; the log took its time after we asked.
-                    if last.time >= known.time {
-                        (known.time, known.seen_at) = (last.time, asked_at);
-                    }
-                }
+                self.progress().entry(partition).or_default().appended(caller.scope, &placed, asked_at);
                 Ok(placed)
             }
             Err(AppendError::Refused(error)) => {
@@ -246,5 +312,11 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// How often it is asked how far others have applied what we submitted.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// How often it is asked what projectors read.
+const SCHEMAS_EVERY: Duration = Duration::from_secs(1);
+/// What whoever wants something too new is told to wait.
+const UPGRADE_RETRY_MS: u64 = 5_000;
 /// What a refused asker is told to wait.
 const OVERLOADED_RETRY_MS: u64 = 500;

@@ -14,7 +14,7 @@ use crate::{
     frame::Shown,
     header::{At, Header},
     limits::Limits,
-    memory, presence, replay,
+    memory, presence, projector, replay,
     row::{Needs, Rows},
     tenant,
 };
@@ -268,6 +268,8 @@ commands! {
     DirectTold(direct::Told) "direct.told" internal,
     DirectExpire(direct::Expire) "direct.expire" internal,
     AnswerForget(answer::Forget) "answer.forget" internal,
+    SecretDeclared(tenant::SecretDeclared) "secret.declared" internal,
+    ProjectorDeclared(projector::Declared) "projector.declared" internal,
 }
 
 queries! {

@@ -1,6 +1,6 @@
 //! Event ids: an authenticated position. Opaque to clients, the same everywhere for the same event, worthless in another fleet.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::{
     base62,
@@ -25,10 +25,11 @@ pub struct Cursor {
     pub hash: u32,
 }
 
-/// The keyed seal of one installation. The key lives in the data directory or the secret store.
+/// The keyed seal of one installation. Its keys live in the data directory or the secret store.
 #[derive(Clone)]
 pub struct Seal {
-    key: [u8; 32],
+    /// The one in use, then those that were.
+    keys: Arc<[[u8; 32]]>,
 }
 
 impl fmt::Debug for Seal {
@@ -40,7 +41,22 @@ impl fmt::Debug for Seal {
 impl Seal {
     /// With this key.
     pub fn new(key: [u8; 32]) -> Self {
-        Self { key }
+        Self::of(vec![key])
+    }
+
+    /// With these keys, one at least: the first seals, and what any of them sealed is known again.
+    pub fn of(keys: Vec<[u8; 32]>) -> Self {
+        Self { keys: keys.into() }
+    }
+
+    /// Tells the key in use from others, and nothing else of it.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.keys[0])
+    }
+
+    /// Whether what was sealed with the key of this fingerprint is known again.
+    pub fn knows(&self, fingerprint: &str) -> bool {
+        self.keys.iter().any(|key| self::fingerprint(key) == fingerprint)
     }
 
     /// The event id of a place in a fleet's stream.
@@ -49,7 +65,7 @@ impl Seal {
         let wire = stream.wire(cursor.offset);
         let mut text = String::with_capacity(PREFIX.len() + WORDS * base62::DIGITS);
         text.push_str(PREFIX);
-        for word in [life, wire, self.tag(scope, life, wire)] {
+        for word in [life, wire, tag(&self.keys[0], scope, life, wire)] {
             text.extend(base62::write(word).map(char::from));
         }
         text
@@ -63,23 +79,29 @@ impl Seal {
         }
         let word = |at: usize| base62::read(&digits[at * base62::DIGITS..(at + 1) * base62::DIGITS]);
         let (life, wire, tag) = (word(0)?, word(1)?, word(2)?);
-        // One comparison of whole words: its time says nothing of where they differ.
-        if tag != self.tag(scope, life, wire) {
+        // Comparisons of whole words: their time says nothing of where they differ.
+        if !self.keys.iter().any(|key| tag == self::tag(key, scope, life, wire)) {
             return None;
         }
         let halves = (u32::try_from(life >> 32).ok()?, u32::try_from(life & u64::from(u32::MAX)).ok()?);
         Some(Cursor { generation: Generation(halves.0), offset: stream.offset(wire)?, hash: halves.1 })
     }
+}
 
-    fn tag(&self, scope: &Scope, life: u64, wire: u64) -> u64 {
-        let mut input = [0; 48];
-        input[..16].copy_from_slice(&scope.tenant.bits().to_be_bytes());
-        input[16..32].copy_from_slice(&scope.fleet.bits().to_be_bytes());
-        input[32..40].copy_from_slice(&life.to_be_bytes());
-        input[40..].copy_from_slice(&wire.to_be_bytes());
-        let hash = blake3::keyed_hash(&self.key, &input);
-        hash.as_bytes()[..8].iter().fold(0, |word, byte| (word << 8) | u64::from(*byte))
-    }
+fn tag(key: &[u8; 32], scope: &Scope, life: u64, wire: u64) -> u64 {
+    let mut input = [0; 48];
+    input[..16].copy_from_slice(&scope.tenant.bits().to_be_bytes());
+    input[16..32].copy_from_slice(&scope.fleet.bits().to_be_bytes());
+    input[32..40].copy_from_slice(&life.to_be_bytes());
+    input[40..].copy_from_slice(&wire.to_be_bytes());
+    let hash = blake3::keyed_hash(key, &input);
+    hash.as_bytes()[..8].iter().fold(0, |word, byte| (word << 8) | u64::from(*byte))
+}
+
+fn fingerprint(key: &[u8; 32]) -> String {
+    let derived = blake3::derive_key("RingForge 2026 fingerprint of a secret", key);
+    let bits = derived[..8].iter().fold(0, |bits: u64, byte| (bits << 8) | u64::from(*byte));
+    format!("{bits:016x}")
 }
 
 #[cfg(test)]
@@ -106,6 +128,11 @@ mod tests {
         assert_eq!(seal.open(&scope, StreamRef { epoch: 1, ..stream }, &id), None, "before it moved");
         assert_eq!(Seal::new([8; 32]).open(&scope, stream, &id), None);
         assert_eq!(format!("{seal:?}"), "Seal(secret)");
+        let next = Seal::of(vec![[9; 32], [7; 32]]);
+        assert_eq!(next.open(&scope, stream, &id), Some(cursor), "what the last key sealed");
+        let newer = next.event_id(&scope, stream, cursor);
+        assert_eq!((seal.open(&scope, stream, &newer), next.open(&scope, stream, &newer)), (None, Some(cursor)));
+        assert!(next.knows(&seal.fingerprint()) && !seal.knows(&next.fingerprint()));
         for at in 4..id.len() {
             let mut forged = id.clone().into_bytes();
             forged[at] = if forged[at] == b'0' { b'1' } else { b'0' };

@@ -3,7 +3,7 @@
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::row::fleet::{Fleet, Head, Slug};
+pub use crate::row::fleet::{Fleet, Head, Home, Slug};
 use crate::{
     act::{Act, Applied},
     code::{Code, Refusal},
@@ -11,7 +11,7 @@ use crate::{
     header::{At, Header},
     ids::{FleetId, Scope},
     limits::Limits,
-    position::{Partition, StreamRef},
+    position::{Partition, Partitions, StreamRef},
     row::{Needs, Row, Rows},
     tenant::slug,
 };
@@ -25,6 +25,15 @@ pub struct Created {
     pub slug: String,
     /// The partition it lives on.
     pub partition: i32,
+    /// For how many seconds that partition's log keeps events, if it is one that the fleet has to itself; none: as long as others do.
+    pub retention_s: Option<i64>,
+}
+
+impl Created {
+    fn home(&self) -> Result<Partition, Refusal> {
+        let out_of_range = |_| Refusal::invalid("partition", "`partition` must be a small number.");
+        u16::try_from(self.partition).map(Partition).map_err(out_of_range)
+    }
 }
 
 impl Act for Created {
@@ -32,14 +41,22 @@ impl Act for Created {
 
     fn check(&self, limits: &Limits) -> Result<(), Refusal> {
         slug("slug", &self.slug, limits.name_bytes)?;
-        u16::try_from(self.partition)
-            .map(|_| ())
-            .map_err(|_| Refusal::invalid("partition", "`partition` must be a small number."))
+        let is_dedicated = self.home()?.is_dedicated();
+        match self.retention_s {
+            Some(..=0) => Err(Refusal::invalid("retention_s", "`retention_s` must be at least 1.")),
+            Some(_) if !is_dedicated => {
+                Err(Refusal::invalid("retention_s", "A fleet of the pool has no `retention_s` of its own."))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn needs(&self, at: &Header, needs: &mut Needs<'_>) {
         needs.row(Fleet::key(Scope { tenant: at.tenant_id, fleet: self.id }));
         needs.row(Slug::key(at.tenant_id, &self.slug));
+        if let Some(home) = self.home().ok().filter(|home| home.is_dedicated()) {
+            needs.row(Home::key(home));
+        }
     }
 
     fn apply(&self, at: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
@@ -50,11 +67,19 @@ impl Act for Created {
         if rows.get::<Slug>(&Slug::key(scope.tenant, &self.slug)).is_some() {
             return Err(Refusal::because(Code::Conflict, "A fleet of this name exists."));
         }
-        let partition = u16::try_from(self.partition).map_err(|_| Refusal::invalid("partition", "out of range"))?;
-        let stream = StreamRef { partition: Partition(partition), epoch: 0 };
+        let partition = self.home()?;
+        let stream = StreamRef { partition, epoch: 0 };
         let fleet = Fleet { scope, slug: self.slug.clone(), stream, created_at: at.time };
         let slug = Slug { tenant: scope.tenant, slug: self.slug.clone(), fleet: self.id };
-        Ok(Applied::new(()).row(Row::Fleet(fleet)).row(Row::Slug(slug)))
+        let applied = Applied::new(()).row(Row::Fleet(fleet)).row(Row::Slug(slug));
+        if !partition.is_dedicated() {
+            return Ok(applied);
+        }
+        if rows.get::<Home>(&Home::key(partition)).is_some() {
+            return Err(Refusal::because(Code::Conflict, "Another fleet has this partition to itself."));
+        }
+        let retention_s = self.retention_s.and_then(|seconds| u64::try_from(seconds).ok());
+        Ok(applied.row(Row::Home(Home { partition, scope, retention_s })))
     }
 
     fn show(&self, _: &At, (): &()) -> Shown {
@@ -62,9 +87,9 @@ impl Act for Created {
     }
 }
 
-/// Where a new fleet lives in a log of so many partitions: on one of the pool's. Ids end in random bits.
-pub fn home(fleet: FleetId, partitions: u16) -> Partition {
-    let pool = partitions.saturating_sub(Partition::POOL.0).max(1);
+/// Where a new fleet lives in a log with these partitions: on one of the pool's. Ids end in random bits.
+pub fn home(fleet: FleetId, partitions: Partitions) -> Partition {
+    let pool = partitions.shared.saturating_sub(Partition::POOL.0).max(1);
     let at = u16::try_from(fleet.bits() % u128::from(pool)).expect("less than a u16");
     Partition(Partition::POOL.0 + at)
 }

@@ -121,6 +121,16 @@ pub fn refused(refusal: &Refusal) -> Value {
     body
 }
 
+/// The same as a problem of RFC 9457.
+pub fn problem(refusal: &Refusal) -> Value {
+    let mut body = refused(refusal);
+    body["type"] = "about:blank".into();
+    body["title"] = refusal.code.message().into();
+    body["status"] = refusal.code.status().into();
+    body["detail"] = refusal.message.clone().into();
+    body
+}
+
 /// What everyone sees of one event, and what it means for their connections.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
@@ -314,6 +324,17 @@ mod tests {
         ] {
             assert_eq!(frame.clone().also(&more).object().text(), text);
         }
+    }
+
+    #[test]
+    fn a_problem_says_what_an_error_says_and_its_status() {
+        let refusal = Refusal::not_found("Nothing is here.").after_ms(7);
+        let (told, plain) = (problem(&refusal), refused(&refusal));
+        for (name, value) in plain.as_object().expect("an object") {
+            assert_eq!(&told[name], value, "{name}");
+        }
+        let rest = json!([told["type"], told["title"], told["status"], told["detail"]]);
+        assert_eq!(rest, json!(["about:blank", refusal.code.message(), 404, "Nothing is here."]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     json::Json,
     memory,
     position::{Generation, Offset, Partition, StreamRef},
-    presence, tenant,
+    presence, projector, tenant,
 };
 
 /// Ids of every kind by prefix: what each was made of, and its text. They stand in logs, rows and clients for ever, so their
@@ -99,7 +99,9 @@ fn rich(kind: CommandKind) -> Command {
         | CommandKind::KeyCreated
         | CommandKind::FleetCreated
         | CommandKind::SessionStarted
-        | CommandKind::SessionEnded => rich_of_house(kind),
+        | CommandKind::SessionEnded
+        | CommandKind::SecretDeclared
+        | CommandKind::ProjectorDeclared => rich_of_house(kind),
         CommandKind::PresenceUpdate => rich_update().into(),
         CommandKind::ActivityBroadcast => rich_broadcast().into(),
         CommandKind::ActivitySubscribe => {
@@ -169,8 +171,16 @@ fn rich_of_house(kind: CommandKind) -> Command {
         }
         .into(),
         CommandKind::FleetCreated => {
-            fleet::Created { id: FleetId::from_bits(3), slug: "default".to_owned(), partition: 1 }.into()
+            let (partition, retention_s) = (1 << 15, Some(86_400));
+            fleet::Created { id: FleetId::from_bits(3), slug: "default".to_owned(), partition, retention_s }.into()
         }
+        CommandKind::ProjectorDeclared => projector::Declared { partition: 1 << 15, schemas: 25 }.into(),
+        CommandKind::SecretDeclared => tenant::SecretDeclared {
+            name: "seal".to_owned(),
+            fingerprint: "0123456789abcdef".to_owned(),
+            previous: Some("fedcba9876543210".to_owned()),
+        }
+        .into(),
         CommandKind::SessionStarted => presence::Started {
             session: SessionId::from_bits(5),
             key: KeyId::from_bits(6),
@@ -249,6 +259,9 @@ fn bare(kind: CommandKind) -> Command {
             fleet: None,
         }
         .into(),
+        CommandKind::SecretDeclared => {
+            tenant::SecretDeclared { name: "seal".to_owned(), fingerprint: String::new(), previous: None }.into()
+        }
         CommandKind::SessionStarted => presence::Started {
             session: SessionId::from_bits(5),
             key: KeyId::from_bits(6),
@@ -268,7 +281,11 @@ fn bare(kind: CommandKind) -> Command {
         .into(),
         CommandKind::DirectTold => direct::Told { message: MessageId::from_bits(9), statuses: Vec::new() }.into(),
         CommandKind::DirectExpire => direct::Expire { message: MessageId::from_bits(9), status: None }.into(),
-        CommandKind::TenantCreated | CommandKind::FleetCreated | CommandKind::SessionEnded => rich_of_house(kind),
+        CommandKind::FleetCreated => {
+            fleet::Created { id: FleetId::from_bits(3), slug: "default".to_owned(), partition: 1, retention_s: None }
+                .into()
+        }
+        CommandKind::TenantCreated | CommandKind::SessionEnded | CommandKind::ProjectorDeclared => rich_of_house(kind),
         CommandKind::MemoryExpire
         | CommandKind::MemoryUnsubscribe
         | CommandKind::DirectAck

@@ -29,6 +29,7 @@ pub mod memory;
 pub mod planted;
 pub mod position;
 pub mod presence;
+pub mod projector;
 pub mod replay;
 pub mod row;
 pub mod schema;

@@ -10,6 +10,13 @@ use crate::{code::Refusal, json::Json};
 pub const APPEND_RECORDS_MAX: usize = 256;
 /// Bytes of one append.
 pub const APPEND_BYTES_MAX: usize = 8 << 20;
+/// Bytes of the reason for which the router refuses a request: beyond, nothing is said of it.
+pub const REASON_BYTES_MAX: usize = 4 << 10;
+/// Of what may wait in a partition one fleet has at most this part at one gate: the others in it go on.
+pub const FLEET_LAG_SHARE: u64 = 4;
+/// How often it is tried to create what of the tenants and fleets is missing. What the directory still refuses then, it refuses for good:
+/// its key is good for nothing.
+pub const BOOTSTRAP_TRIES_MAX: u32 = 3;
 /// Records waiting for the log writer; one more is refused.
 pub const APPEND_QUEUE_MAX: usize = 8_192;
 /// Records of one group commit.
@@ -27,6 +34,8 @@ pub const LOG_TAILS_BYTES_MAX: usize = 4 * LOG_TAIL_BYTES_MAX;
 /// How long Kafka may take to acknowledge an append, in milliseconds; then its outcome is unknown, and it may still be written
 /// later. More than the death of one broker costs, so that nobody notices it.
 pub const KAFKA_APPEND_MS: u64 = 10_000;
+/// How long a process that ends waits for what it has given to Kafka, in milliseconds; then its outcome is unknown.
+pub const KAFKA_FLUSH_MS: u64 = 3_000;
 /// How long Kafka may take to answer anything else, in milliseconds; then it is unavailable.
 pub const KAFKA_REQUEST_MS: u64 = 5_000;
 /// Bytes of what Kafka takes as one message or batch: the largest append as one record, its key and its frame.
@@ -57,6 +66,8 @@ pub const READS_WAITING_MAX: usize = 256;
 pub const SEARCH_MS: u64 = 2_000;
 /// How long the read models in a server may take for anything else, in milliseconds; then it is given up.
 pub const STATEMENT_MS: u64 = 10_000;
+/// How long a connection to that server may take to show that it still stands, in milliseconds; then another is taken.
+pub const PING_MS: u64 = 500;
 /// How long each step may take that brings their tables to a newer version.
 pub const MIGRATION_MS: u64 = 600_000;
 /// Connections to a server of the read models that write, and read what is of no single tenant.
@@ -310,6 +321,24 @@ pub const S3_COPY: Duration = Duration::from_mins(5);
 pub const S3_SKEW_MAX: Duration = Duration::from_mins(5);
 /// What was being written when its process ended is removed from S3 after this long.
 pub const S3_STAGED_MAX: Duration = Duration::from_hours(24);
+
+/// Checkpoints of a partition that are kept while the log is trimmed to one of them. More: the log is trimmed closer to its
+/// retention.
+pub const CHECKPOINTS_KEPT_MAX: usize = 8;
+/// The longest retention in hours, and the longest time between checkpoints in minutes: more than a century, and two years.
+pub const PERIOD_MAX: f64 = 1e6;
+/// How often another checkpoint is looked for because the last one was deleted while it was read.
+pub const CHECKPOINT_TRIES_MAX: usize = 8;
+/// Bytes of what is told of a checkpoint.
+pub const CHECKPOINT_TOLD_BYTES_MAX: usize = 4 << 10;
+/// Bytes of one row of a checkpoint.
+pub const CHECKPOINT_ROW_BYTES_MAX: usize = 64 << 20;
+/// Partitions whose read models are made anew at once.
+pub const REBUILT_AT_ONCE: usize = 4;
+/// How long a snapshot of read models may be open: what changes meanwhile is kept twice.
+pub const SNAPSHOT: Duration = Duration::from_mins(30);
+/// Verdicts that are forgotten at once: whoever commits waits that long.
+pub const FORGOTTEN_AT_ONCE: u32 = 256;
 
 /// What an operator may change and every agent is told in `auth_ok.config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

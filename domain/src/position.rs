@@ -13,6 +13,52 @@ impl Partition {
     pub const DIRECTORY: Self = Self(0);
     /// The first pool partition: the only one of the embedded log.
     pub const POOL: Self = Self(1);
+    /// The first of those that one fleet each has to itself.
+    pub const DEDICATED: Self = Self(1 << 15);
+
+    /// Whether it is one fleet's.
+    pub fn is_dedicated(self) -> bool {
+        self >= Self::DEDICATED
+    }
+}
+
+/// The partitions of a log: the directory and the pool, then those that one fleet each has to itself. Each part is counted without
+/// holes, and may have grown when the log is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitions {
+    /// Directory and pool: at least one, at most 2^15.
+    pub shared: u16,
+    /// One fleet's each, at most 2^15.
+    pub dedicated: u16,
+}
+
+impl Partitions {
+    /// A directory and a pool.
+    pub fn shared(shared: u16) -> Self {
+        Self { shared, dedicated: 0 }
+    }
+
+    /// All of them, in order.
+    pub fn iter(self) -> impl Iterator<Item = Partition> {
+        let dedicated = (0..self.dedicated).map(|number| Partition(Partition::DEDICATED.0 + number));
+        (0..self.shared).map(Partition).chain(dedicated)
+    }
+
+    /// How many there are.
+    pub fn count(self) -> usize {
+        usize::from(self.shared) + usize::from(self.dedicated)
+    }
+
+    /// The place of one among all; `None`: it is not there.
+    pub fn index(self, partition: Partition) -> Option<usize> {
+        let (first, count, before) = if partition.is_dedicated() {
+            (Partition::DEDICATED.0, self.dedicated, usize::from(self.shared))
+        } else {
+            (0, self.shared, 0)
+        };
+        let at = partition.0 - first;
+        (at < count).then(|| before + usize::from(at))
+    }
 }
 
 /// A place within a partition, counted from 0, below 2^43. As a bound it means "the next one".
@@ -124,6 +170,23 @@ mod tests {
         assert_eq!(stream.wire(last), (4 << 43) - 1);
         assert_eq!(stream.offset(stream.wire(last)), Some(last));
         assert_eq!((stream.offset(stream.wire(last) + 1), stream.offset((3 << 43) - 1)), (None, None));
+    }
+
+    #[test]
+    fn partitions_are_counted_in_two_parts() {
+        let some = Partitions { shared: 3, dedicated: 2 };
+        let all: Vec<Partition> = some.iter().collect();
+        assert_eq!(all, [0, 1, 2, 1 << 15, (1 << 15) + 1].map(Partition));
+        assert_eq!(all.iter().map(|one| some.index(*one)).collect::<Vec<_>>(), (0..5).map(Some).collect::<Vec<_>>());
+        for none in [3, (1 << 15) - 1, (1 << 15) + 2, u16::MAX].map(Partition) {
+            assert_eq!(some.index(none), None, "{none:?}");
+        }
+        assert_eq!((some.count(), Partitions::shared(3).count()), (5, 3));
+        let most = Partitions { shared: 1 << 15, dedicated: 1 << 15 };
+        assert_eq!(
+            (most.iter().last(), most.index(Partition(u16::MAX))),
+            (Some(Partition(u16::MAX)), Some(most.count() - 1))
+        );
     }
 
     #[test]

@@ -5,6 +5,9 @@ pub mod direct;
 pub mod fleet;
 pub mod memory;
 pub mod presence;
+pub mod projector;
+mod states;
+pub mod sum;
 pub mod tenant;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot};
@@ -14,10 +17,12 @@ use serde::{Deserialize, Serialize};
 use self::{
     answer::Answer,
     direct::{MailCount, Message, Notice},
-    fleet::{Fleet, Head, Slug},
+    fleet::{Fleet, Head, Home, Slug},
     memory::Entry,
     presence::{Agent, Name},
-    tenant::{Key, Tenant},
+    projector::Projector,
+    sum::Sum,
+    tenant::{Key, Secret, Tenant},
 };
 use crate::{
     ids::{AgentId, CommandId, MemoryId, MessageId, Scope, TenantId},
@@ -43,11 +48,14 @@ pub enum Table {
     Notice,
     MailCount,
     Answer,
+    Secret,
+    Home,
+    Projector,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Tenant,
         Self::Fleet,
         Self::Slug,
@@ -60,6 +68,9 @@ impl Table {
         Self::Notice,
         Self::MailCount,
         Self::Answer,
+        Self::Secret,
+        Self::Home,
+        Self::Projector,
     ];
 
     /// Its name in every store.
@@ -77,6 +88,9 @@ impl Table {
             Self::Notice => "notice",
             Self::MailCount => "mail_count",
             Self::Answer => "answer",
+            Self::Secret => "secret",
+            Self::Home => "home",
+            Self::Projector => "projector",
         }
     }
 }
@@ -162,6 +176,9 @@ pub enum Row {
     Notice(Notice),
     MailCount(MailCount),
     Answer(Box<Answer>),
+    Secret(Secret),
+    Home(Home),
+    Projector(Projector),
 }
 
 /// What a store indexes of a row beside its key.
@@ -212,7 +229,15 @@ impl Row {
             Self::Notice(row) => RowKey::notice(row.scope, row.id),
             Self::MailCount(row) => RowKey::mail_count(row.scope, row.to, row.from),
             Self::Answer(row) => RowKey::answer(row.scope, row.agent, &row.key),
+            Self::Secret(row) => row.row_key(),
+            Self::Home(row) => row.row_key(),
+            Self::Projector(row) => row.row_key(),
         }
+    }
+
+    /// As every store keeps it: one line of JSON.
+    pub fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("rows serialise")
     }
 
     /// About its bytes in memory.
@@ -242,72 +267,6 @@ impl Row {
 pub trait State: Sized {
     /// The state in a row of its kind.
     fn of(row: &Row) -> Option<&Self>;
-}
-
-/// Wraps each state into its row and back.
-mod states {
-    use super::{Agent, Answer, Entry, Fleet, Head, Key, MailCount, Message, Name, Notice, Row, Slug, State, Tenant};
-
-    impl State for Tenant {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Tenant(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Fleet {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Fleet(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Slug {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Slug(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Key {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Key(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Head {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Head(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Agent {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Agent(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Name {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Name(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Entry {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Memory(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Message {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Message(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Notice {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Notice(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for MailCount {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::MailCount(state) = row { Some(state) } else { None }
-        }
-    }
-    impl State for Answer {
-        fn of(row: &Row) -> Option<&Self> {
-            if let Row::Answer(state) = row { Some(state) } else { None }
-        }
-    }
 }
 
 /// The rows that some commands touch, as far as the rows that are known tell.
@@ -461,17 +420,14 @@ impl Rows {
     }
 }
 
-/// BLAKE3 over rows in key order, in hex: equal states have equal digests.
+/// Over rows in key order: equal states have equal digests.
 pub fn digest<'a>(rows: impl IntoIterator<Item = &'a Row>, applied: Offset) -> String {
     let sorted: BTreeMap<RowKey, &Row> = rows.into_iter().map(|row| (row.key(), row)).collect();
-    let mut hasher = blake3::Hasher::new();
+    let mut sum = Sum::default();
     for row in sorted.values() {
-        let text = serde_json::to_vec(row).expect("rows serialise");
-        hasher.update(&text.len().to_le_bytes());
-        hasher.update(&text);
+        sum.add(&row.text());
     }
-    hasher.update(&applied.0.to_le_bytes());
-    hasher.finalize().to_hex().to_string()
+    sum.digest(applied)
 }
 
 impl MemoryId {

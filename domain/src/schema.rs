@@ -200,13 +200,27 @@ fn record_of(kind: CommandKind, fields: Vec<RecordField>) -> Schema {
     Schema::parse_str(&text).expect("a schema reads back")
 }
 
-/// An event's bytes, framed.
+/// The newest schema that this build reads: ids only ever grow.
+pub fn newest() -> u32 {
+    static NEWEST: LazyLock<u32> =
+        LazyLock::new(|| registered().iter().map(|known| known.id).max().unwrap_or_default());
+    *NEWEST
+}
+
+/// The schema that a kind is written with.
 ///
 /// # Panics
 /// The kind has no id in `schemas/ids.lock`: run `make gen`.
+pub fn id_of(kind: CommandKind) -> u32 {
+    CODEC.kinds[&kind].id.expect("every kind has an id in schemas/ids.lock: run `make gen`")
+}
+
+/// An event's bytes, framed.
+///
+/// # Panics
+/// As [`id_of`].
 pub fn encode(header: &Header, command: &Command) -> Vec<u8> {
-    let id = CODEC.kinds[&command.kind()].id.expect("every kind has an id in schemas/ids.lock: run `make gen`");
-    encode_as(id, header, command)
+    encode_as(id_of(command.kind()), header, command)
 }
 
 /// An event's bytes, framed with an id that the lock file may not have yet: only for `make gen`.

@@ -1,12 +1,13 @@
-//! Tenants and API keys: who may come in. Folded from the `directory` stream; only hashes of keys are ever logged.
+//! Tenants, API keys and the house's own secrets: who may come in. Folded from the `directory` stream; of keys and secrets
+//! only hashes are ever logged.
 
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::row::tenant::{Key, KeyType, Tenant};
+pub use crate::row::tenant::{Key, KeyType, Secret, Tenant};
 use crate::{
     act::{Act, Applied},
-    code::Refusal,
+    code::{Code, Refusal},
     frame::Shown,
     header::{At, Header},
     ids::{FleetId, KeyId},
@@ -81,6 +82,46 @@ impl Act for KeyCreated {
             fleet: self.fleet,
             key_type: self.key_type,
         })))
+    }
+
+    fn show(&self, _: &At, (): &()) -> Shown {
+        Shown::default()
+    }
+}
+
+/// `secret.declared`: all processes use this secret from now on. Whoever does not know it must not take part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, AvroSchema)]
+pub struct SecretDeclared {
+    /// For what.
+    pub name: String,
+    /// Which: nothing that helps to guess it.
+    pub fingerprint: String,
+    /// Which one was used until now, if there was one. It must still be so.
+    pub previous: Option<String>,
+}
+
+impl Act for SecretDeclared {
+    type Effect = ();
+
+    fn check(&self, limits: &Limits) -> Result<(), Refusal> {
+        slug("name", &self.name, limits.name_bytes)?;
+        slug("fingerprint", &self.fingerprint, limits.name_bytes)
+    }
+
+    fn needs(&self, _: &Header, needs: &mut Needs<'_>) {
+        needs.row(Secret::key(&self.name));
+    }
+
+    fn apply(&self, _: &At, rows: &Rows) -> Result<Applied<()>, Refusal> {
+        let known = rows.get::<Secret>(&Secret::key(&self.name)).map(|known| &known.fingerprint);
+        if known == Some(&self.fingerprint) {
+            return Ok(Applied::new(()));
+        }
+        if known != self.previous.as_ref() {
+            return Err(Refusal::because(Code::Conflict, "Another secret is used by now."));
+        }
+        let secret = Secret { name: self.name.clone(), fingerprint: self.fingerprint.clone() };
+        Ok(Applied::new(()).row(Row::Secret(secret)))
     }
 
     fn show(&self, _: &At, (): &()) -> Shown {

@@ -127,29 +127,86 @@ def flat(frame):
     return {name: value for name, value in fields.items() if not isinstance(value, (dict, list))}
 
 
-class Stage:
-    """One fleet on a server of its own."""
+class Servers:
+    """Kafka, Postgres and Redis, where tests find their addresses (scripts/services run)."""
 
-    def __init__(self, fleet, folder, tally):
-        self.fleet, self.folder, self.tally = fleet, folder, tally
-        self.actors, self.server, self.port = [], None, 0
+    NAMES = ("TEST_KAFKA", "TEST_POSTGRES", "TEST_REDIS")
+    installed = 0
+
+    @classmethod
+    def missing(cls):
+        return [name for name in cls.NAMES if name not in os.environ]
+
+    @classmethod
+    def install(cls):
+        """Topics, a database and a prefix that nobody else has: what a server needs in its environment."""
+        cls.installed += 1
+        name = f"story_{os.getpid()}_{cls.installed}"
+        kafka, postgres, redis = (os.environ[name] for name in cls.NAMES)
+        env = {
+            "RINGFORGE__STORES__LOG": f"{kafka}/{name}",
+            "RINGFORGE__STORES__READS": f"{postgres.rpartition('/')[0]}/{name}",
+            "RINGFORGE__STORES__LIVE": f"{redis}?prefix={name}",
+            "RINGFORGE__SECRETS__SEAL": "5e" * 32,
+        }
+        topics = ["topics", "create", "--partitions", "4", "--replication", "1", "--min-insync", "1"]
+        for command in (["createdb", "--maintenance-db", postgres, name], [os.environ["RINGFORGE"], *topics]):
+            subprocess.run(command, env={**os.environ, **env}, check=True, stdout=subprocess.DEVNULL)
+        return env
+
+
+# What an installation is: its processes, and whether it is on servers.
+MODES = {
+    "alone": (["all"], False),
+    "on servers": (["all"], True),
+    "apart": (["projectors", "projectors", "command-api", "command-api", "edge", "edge", "query-api"], True),
+}
+
+
+class Stage:
+    """One fleet on an installation of its own."""
+
+    def __init__(self, fleet, folder, tally, mode):
+        self.fleet, self.folder, self.tally, self.mode = fleet, folder, tally, mode
+        self.roles, on_servers = MODES[mode]
+        self.settings = Servers.install() if on_servers else {}
+        self.actors, self.server, self.ports, self.turn = [], [], [0] * len(self.roles), 0
         self.stderr = open(folder / "stderr", "ab")
         (folder / "bootstrap.toml").write_text(f'[[tenant]]\nname = "stories"\nfleets = ["{fleet}"]\n')
 
     def start_server(self):
-        self.server = Process(
-            [os.environ["RINGFORGE"], "all", "--json", "--port", str(self.port), "--data", str(self.folder / "data"),
-             "--bootstrap", str(self.folder / "bootstrap.toml")], stderr=self.stderr)
-        ready = self.server.first(lambda line: line.get("ready"), "the ready line")
-        self.port = int(ready["rest_url"].rpartition(":")[2])
-        fleet = ready["tenants"][0]["fleets"][0]
+        maker = next(number for number, role in enumerate(self.roles) if role in ("all", "command-api"))
+        for number, role in enumerate(self.roles):
+            data = self.folder / "data" / str(number)
+            command = [os.environ["RINGFORGE"], role, "--json", "--port", str(self.ports[number]), "--data", str(data)]
+            if number == maker:
+                command += ["--bootstrap", str(self.folder / "bootstrap.toml")]
+            self.server.append(Process(command, self.settings, stderr=self.stderr))
+        ready = [process.first(lambda line: line.get("ready"), "the ready line") for process in self.server]
+        self.ports = [int(line["rest_url"].rpartition(":")[2]) for line in ready]
+        fleet = ready[maker]["tenants"][0]["fleets"][0]
         assert fleet["slug"] == self.fleet, ready
-        self.env = {"RINGFORGE_URL": ready["ws_url"], "RINGFORGE_API_KEY": fleet["agent_key"]}
+        self.urls, self.key = [line["ws_url"] for line in ready if "ws_url" in line], fleet["agent_key"]
+
+    @property
+    def env(self):
+        """For whoever comes next: at every edge in turn."""
+        self.turn += 1
+        return {"RINGFORGE_URL": self.urls[self.turn % len(self.urls)], "RINGFORGE_API_KEY": self.key}
+
+    def end_server(self, how):
+        """Ends all of it and returns the exit statuses."""
+        for process in self.server:
+            if process.process.poll() is None:
+                process.process.send_signal(how)
+        ended = [process.end(how) for process in self.server]
+        self.server = []
+        return ended
 
     @contextmanager
     def server_away(self):
-        """kill -9, whatever happens meanwhile, and a new start on the same data and port."""
-        self.server.end(signal.SIGKILL)
+        """kill -9, whatever happens meanwhile, and a new start on the same data and ports."""
+        self.end_server(signal.SIGKILL)
         yield
         self.start_server()
 
@@ -164,17 +221,17 @@ class Stage:
         started = time.monotonic()
         yield
         self.tally.passed += 1
-        print(f"  ok      {self.fleet}: {what} ({time.monotonic() - started:.1f} s)", flush=True)
+        print(f"  ok      {self.fleet}, {self.mode}: {what} ({time.monotonic() - started:.1f} s)", flush=True)
 
     def end(self):
         for actor in self.actors:
             if actor.process:
                 actor.process.end(signal.SIGKILL)
         try:
-            status = self.server.end(signal.SIGTERM)
-            assert status == 0, f"the server ended with {status}"
+            ended = self.end_server(signal.SIGTERM)
+            assert not any(ended), f"the processes ended with {ended}"
         finally:
-            self.server.end(signal.SIGKILL)
+            self.end_server(signal.SIGKILL)
             self.stderr.close()
 
 
@@ -184,10 +241,10 @@ class Tally:
     passed = failed = 0
 
 
-def play(fleet, story, tally):
+def play(fleet, story, tally, mode):
     """Plays a story on a stage of its own; what goes wrong is said and counted."""
     folder = Path(tempfile.mkdtemp(prefix=f"ringforge-{fleet}-"))
-    stage = Stage(fleet, folder, tally)
+    stage = Stage(fleet, folder, tally, mode)
     try:
         try:
             stage.start_server()
@@ -197,7 +254,7 @@ def play(fleet, story, tally):
     except Exception as error:
         tally.failed += 1
         # What went wrong first is what matters, not what the end of the stage made of it.
-        print(f"  FAILED  {fleet}, after the step above: {error.__context__ or error!r}", flush=True)
+        print(f"  FAILED  {fleet}, {mode}, after the step above: {error.__context__ or error!r}", flush=True)
         print("".join((folder / "stderr").read_text(errors="replace").splitlines(keepends=True)[-30:]), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,20 +3,23 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ringforge::bootstrap::{Credentials, Wanted, commands};
+use ringforge::{
+    bootstrap::{Credentials, FleetCredentials, Wanted, commands},
+    secrets,
+};
 use ringforge_command_api::key;
-use ringforge_domain::limits::Limits;
+use ringforge_domain::{limits::Limits, position::Partition};
 use ringforge_ports::clock::SeededIds;
 
 fuzz_target!(|text: &str| {
     // The same text as what was kept, damaged.
     if let Ok(kept) = serde_json::from_str::<Credentials>(text) {
-        let _ = kept.seal();
+        let _ = secrets::seal("", Some(&kept.seal_key));
     }
     let Ok(wanted) = Wanted::read(text) else { return };
     let ids = SeededIds::new(1);
     let mut made = Credentials::new(&*ids);
-    assert!(made.seal().is_ok());
+    assert!(secrets::seal("", Some(&made.seal_key)).is_ok());
     if made.add(&wanted, &*ids).is_err() {
         return;
     }
@@ -25,7 +28,9 @@ fuzz_target!(|text: &str| {
     assert_eq!(made, once, "what is there is not made again");
     let kept = serde_json::to_vec(&made).expect("it serialises");
     assert_eq!(serde_json::from_slice::<Credentials>(&kept).expect("it reads"), made);
-    for (_, _, command) in commands(&made, 5) {
+    let home =
+        |fleet: &FleetCredentials| if fleet.dedicated.is_some() { Partition::DEDICATED } else { Partition::POOL };
+    for (_, _, command) in commands(&made, home) {
         command.check(&Limits::default()).expect("the gate lets it pass");
     }
     for tenant in &made.tenants {

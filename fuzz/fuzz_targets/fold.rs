@@ -299,7 +299,9 @@ fn done(deed: &Deed) -> Command {
         }
         .into(),
         Deed::Fleet { id, slug, partition } => {
-            fleet::Created { id: FleetId::from_bits(u128::from(*id)), slug: text(slug), partition: *partition }.into()
+            let (id, retention_s) =
+                (FleetId::from_bits(u128::from(*id)), (*partition % 2 == 0).then_some(i64::from(*partition / 7)));
+            fleet::Created { id, slug: text(slug), partition: *partition, retention_s }.into()
         }
         Deed::Start(start) => started(start).into(),
         Deed::End { session: id } => presence::Ended { session: session(*id), reason: text(&Word(*id)) }.into(),

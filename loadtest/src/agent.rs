@@ -31,6 +31,8 @@ pub fn socket_config() -> WebSocketConfig {
 pub struct Door {
     /// Where to connect.
     pub url: String,
+    /// Another edge, if there is one.
+    pub far: Option<String>,
     /// What is spoken there.
     pub dialect: Dialect,
     /// Empty where none is asked for.
@@ -42,12 +44,21 @@ pub struct Door {
 impl Door {
     /// A fleet of a RingForge server.
     pub fn new(url: &str, key: &str) -> Self {
-        Self { url: url.to_owned(), dialect: Dialect::Ringforge, key: key.to_owned(), fleet: 0 }
+        Self { url: url.to_owned(), far: None, dialect: Dialect::Ringforge, key: key.to_owned(), fleet: 0 }
     }
 
     /// A fleet of the bare server.
     pub fn bare(url: &str, fleet: usize) -> Self {
-        Self { url: format!("{url}/fleet/{fleet}"), dialect: Dialect::Bare, key: String::new(), fleet }
+        Self { url: format!("{url}/fleet/{fleet}"), far: None, dialect: Dialect::Bare, key: String::new(), fleet }
+    }
+
+    /// The way into the same fleet at the other edge.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn across(&self) -> Result<Self> {
+        let url = self.far.clone().filter(|far| *far != self.url).context("there is no other edge to go across")?;
+        Ok(Self { url, ..self.clone() })
     }
 }
 

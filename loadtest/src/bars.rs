@@ -97,6 +97,17 @@ pub const BARS: &[Bar] = &[
     less("stalled", "rss_mb", 100.0, 100.0),
     less("stalled", "p99_ratio", 1.5, 1.5),
     less("neighbour", "p99_ratio", 1.5, 1.5),
+    // Roles apart, on Kafka, Postgres and Redis.
+    less("cluster-acked", "above_p50_ms", 2.0, 1.0),
+    less("cluster-acked", "above_p99_ms", 15.0, 5.0),
+    more("cluster-ingest", "acked_s", 4e3, 10e3),
+    more("cluster-pipelined", "acked_s", 20e3, 30e3),
+    less("cluster-pipelined", "lag_ms", 2e3, 5e2),
+    less("cluster-across", "p50_ms", 10.0, 3.0),
+    less("cluster-across", "p99_ms", 100.0, 20.0),
+    less("cluster-newest", "p99_ms", 50.0, 10.0),
+    less("cluster-scattered", "p99_ms", 200.0, 50.0),
+    more("cluster-catch-up", "events_s", 30e3, 60e3),
 ];
 
 #[cfg(test)]

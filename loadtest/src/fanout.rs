@@ -10,7 +10,7 @@ use crate::{
     load::{Group, Outcome, Shape, round},
     peer::Systems,
     process::raise_open_files,
-    quiet::{Cost, Noise, Rounds, rounds},
+    quiet::{Cost, Noise, Rounds, rounds, show_parts},
 };
 
 /// `ringforge-load fanout`.
@@ -51,6 +51,9 @@ pub struct Size {
     /// Agents accept several lines in a message.
     #[arg(long)]
     pub batch: bool,
+    /// Agents that do not publish are at another edge than those that do, and it is measured what reaches them.
+    #[arg(long)]
+    pub across: bool,
 }
 
 impl Size {
@@ -61,6 +64,7 @@ impl Size {
             publishers: self.publishers as usize,
             asking: 0,
             stalled: 0,
+            across: self.across,
             rate,
             bytes: self.bytes as usize,
             hello: Hello { batch: self.batch, ..Hello::presence(&self.presence) },
@@ -120,26 +124,32 @@ fn show(report: &mut Report, system: Dialect, rounds: &[&Measured]) {
     let delivery = values(&each);
     let p99 = values(&|(outcome, _)| outcome.latencies.quantile_ms(0.99));
     let ack_p99 = values(&|(outcome, _)| outcome.acks.quantile_ms(0.99));
+    let p50 = values(&|(outcome, _)| outcome.latencies.quantile_ms(0.5));
     report.row(format!("{name}: deliveries/s"), shown_spread(&values(&|(outcome, _)| outcome.rate), 0));
     if system == Dialect::Ringforge {
         report.metric("delivery_us", "ringforge: server CPU a delivery, us", &delivery, 2);
+        report.metric("p50_ms", "ringforge: latency from due time p50, ms", &p50, 2);
         report.metric("p99_ms", "ringforge: latency from due time p99, ms", &p99, 2);
         report.metric("ack_p99_ms", "ringforge: ack from due time p99, ms", &ack_p99, 2);
     } else {
         report.row(format!("{name}: server CPU a delivery, us"), shown_spread(&delivery, 2));
+        report.row(format!("{name}: latency from due time p50, ms"), shown_spread(&p50, 2));
         report.row(format!("{name}: latency from due time p99, ms"), shown_spread(&p99, 2));
         if system.acks() {
             report.row(format!("{name}: ack from due time p99, ms"), shown_spread(&ack_p99, 2));
         }
     }
+    let whole = rounds.first().map_or("its core", |(_, cost)| cost.whole());
+    let server = format!("server CPU, % of {whole}");
     for (what, value) in [
-        ("latency from due time p50, ms", values(&|(outcome, _)| outcome.latencies.quantile_ms(0.5))),
         ("sent after due time p99, ms", values(&|(outcome, _)| outcome.lateness.quantile_ms(0.99))),
-        ("server CPU, % of its core", values(&|(_, cost)| cost.server_percent())),
+        (server.as_str(), values(&|(_, cost)| cost.server_percent())),
         ("client CPU, % of its core", values(&|(_, cost)| cost.client_percent())),
     ] {
         report.row(format!("{name}: {what}"), shown_spread(&value, 2));
     }
+    let costs: Vec<_> = rounds.iter().map(|(outcome, cost)| (cost, outcome.measured)).collect();
+    show_parts(report, "a delivery", &costs);
     report
         .row(format!("{name}: deliveries checked"), rounds.iter().map(|(outcome, _)| outcome.deliveries).sum::<u64>());
     for (outcome, _) in rounds {

@@ -9,6 +9,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
     agent::{Hello, connect_all, listen},
+    apart::{Counted, between, show_counted},
     dialect::Dialect,
     figures::{Report, micros_each, number, per_second, shown_spread, slope},
     peer::Systems,
@@ -50,6 +51,8 @@ struct Found {
     connects_a_second: f64,
     held_percent: f64,
     lost: usize,
+    /// What servers below counted while they connected, and while all were idle.
+    counted: [Counted; 2],
 }
 
 /// Connects the agents part by part and reads the server's memory each time.
@@ -90,6 +93,12 @@ pub async fn run(idle: &Idle) -> Result<Report> {
         );
         let held = values(|found| found.held_percent);
         report.row(format!("{name}: server CPU while all are idle, % of a core"), shown_spread(&held, 1));
+        for (thing, of, count) in
+            [("a connect", 0, f64::from(idle.agents)), ("a second at rest", 1, f64::from(idle.hold))]
+        {
+            let counted: Vec<_> = found.iter().map(|round| (&round[place].counted[of], count)).collect();
+            show_counted(&mut report, thing, &counted);
+        }
         let lost: usize = found.iter().map(|round| round[place].lost).sum();
         report.fail_if(lost > 0, format!("{name}: {lost} connections ended by themselves"));
     }
@@ -100,6 +109,7 @@ async fn measure(idle: &Idle, server: &Server) -> Result<(Found, Noise)> {
     let doors = server.doors(idle.fleets as usize)?;
     let agents = idle.agents as usize;
     sleep(SETTLE).await;
+    let before = server.counted()?;
     let mut listening = Vec::with_capacity(agents);
     let (mut cpu, mut time, mut noise, mut rss) = (Duration::ZERO, Duration::ZERO, Noise::default(), Vec::new());
     for part in 0..PARTS {
@@ -115,9 +125,11 @@ async fn measure(idle: &Idle, server: &Server) -> Result<(Found, Noise)> {
         noise = noise.and(cost.noise);
         rss.push((number(listening.len() as u64), number(server.rss()?)));
     }
+    let connected = server.counted()?;
     let cpu_before = server.cpu()?;
     sleep(Duration::from_secs(idle.hold.into())).await;
     let held = server.cpu_since(cpu_before)?.as_secs_f64() / f64::from(idle.hold);
+    let counted = [between(&before, &connected), between(&connected, &server.counted()?)];
     let lost = listening.iter().filter(|agent| agent.is_finished()).count();
     listening.iter().for_each(JoinHandle::abort);
     let bytes_each = slope(&rss);
@@ -129,6 +141,7 @@ async fn measure(idle: &Idle, server: &Server) -> Result<(Found, Noise)> {
         connects_a_second: per_second(idle.agents.into(), time),
         held_percent: held * 100.0,
         lost,
+        counted,
     };
     Ok((found, noise))
 }

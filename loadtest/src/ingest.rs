@@ -7,18 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use clap::value_parser;
 use tokio::time::timeout;
 
 use crate::{
     agent::{Hello, connect_all, name},
+    apart::{Counted, between, show_counted},
     check::{Acks, Faults, Receiver},
     dialect::{Dialect, Heard},
-    figures::{Latencies, Report, micros, micros_each, per_second, shown_spread},
+    figures::{Latencies, Report, micros, micros_each, number, per_second, shown_spread},
     peer::Systems,
     process::{Server, raise_open_files},
-    quiet::{Cost, Meter, Noise, Rounds, rounds},
+    quiet::{Cost, Meter, Noise, Rounds, rounds, show_parts},
     socket::Socket,
     wire::{Stamp, compare_and_set, get, quiet_broadcast, set},
 };
@@ -66,6 +67,9 @@ pub struct Ingest {
     /// Seconds, the first not measured.
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u32).range(2..=600))]
     seconds: u32,
+    /// Of roles apart: before each round, as long as that, a bare round trip through their broker.
+    #[arg(long)]
+    round_trip: bool,
 }
 
 /// What all publishers count together.
@@ -89,6 +93,12 @@ struct Round {
     lag: Duration,
     cost: Cost,
     sent: usize,
+    /// What servers below counted meanwhile.
+    counted: Counted,
+    /// What was measured of their broker alone.
+    bare: Counted,
+    /// What is where in them.
+    facts: Vec<String>,
     failures: Vec<String>,
 }
 
@@ -105,8 +115,9 @@ pub async fn run(ingest: &Ingest) -> Result<Report> {
     let one = async |_| {
         let (mut found, mut noise) = (Vec::new(), Noise::default());
         for system in &systems {
-            let server = ingest.systems.start(*system, ingest.fleets as usize).await?;
-            let round = round(ingest, *system, &server).await?;
+            let mut server = ingest.systems.start(*system, ingest.fleets as usize).await?;
+            let bare = if ingest.round_trip { round_trip(ingest, &mut server)? } else { Counted::new() };
+            let round = Round { bare, ..round(ingest, *system, &mut server).await? };
             noise = noise.and(round.cost.noise);
             found.push(round);
         }
@@ -134,12 +145,22 @@ fn show(report: &mut Report, system: Dialect, rounds: &[&Round]) {
             report.row(format!("{name}: {what}"), shown_spread(&values, decimals));
         }
     }
+    above_bare(report, rounds);
     let each = values(&|round| micros_each(round.cost.server, round.acked));
     report.row(format!("{name}: server CPU a command, us"), shown_spread(&each, 1));
+    let whole = rounds.first().map_or("its core", |round| round.cost.whole());
     report.row(
-        format!("{name}: server CPU, % of its core"),
+        format!("{name}: server CPU, % of {whole}"),
         shown_spread(&values(&|round| round.cost.server_percent()), 0),
     );
+    show_parts(report, "a command", &rounds.iter().map(|round| (&round.cost, round.acked)).collect::<Vec<_>>());
+    let counted: Vec<_> = rounds.iter().map(|round| (&round.counted, number(round.sent as u64))).collect();
+    show_counted(report, "a command", &counted);
+    for (what, fact) in
+        rounds.last().into_iter().flat_map(|round| &round.facts).filter_map(|fact| fact.split_once(": "))
+    {
+        report.row(what, fact);
+    }
     report.row(
         format!("{name}: client CPU, % of its core"),
         shown_spread(&values(&|round| round.cost.client_percent()), 0),
@@ -151,7 +172,26 @@ fn show(report: &mut Report, system: Dialect, rounds: &[&Round]) {
     }
 }
 
-async fn round(ingest: &Ingest, system: Dialect, server: &Server) -> Result<Round> {
+/// What the broker alone needs, if that was measured: shown, and how much more we need.
+fn above_bare(report: &mut Report, rounds: &[&Round]) {
+    for (metric, name, quantile) in [("above_p50_ms", "p50_ms", 0.5), ("above_p99_ms", "p99_ms", 0.99)] {
+        let bare = |round: &Round| round.bare.iter().find(|(other, _)| other == name).map(|(_, value)| *value);
+        let bares: Vec<f64> = rounds.iter().filter_map(|round| bare(round)).collect();
+        if !bares.is_empty() {
+            let more = rounds.iter().filter_map(|round| Some(round.latencies.quantile_ms(quantile) - bare(round)?));
+            let percent = quantile * 100.0;
+            report.row(format!("bare produce to consume p{percent:.0}, ms"), shown_spread(&bares, 2));
+            report.metric(metric, format!("ack latency p{percent:.0} above that, ms"), &more.collect::<Vec<_>>(), 2);
+        }
+    }
+}
+
+fn round_trip(ingest: &Ingest, server: &mut Server) -> Result<Counted> {
+    let apart = server.apart().context("--round-trip is for roles apart")?;
+    apart.round_trip(ingest.seconds, ingest.bytes)
+}
+
+async fn round(ingest: &Ingest, system: Dialect, server: &mut Server) -> Result<Round> {
     let Ingest { kind, window, bytes, seconds, .. } = *ingest;
     let doors = server.doors(ingest.fleets as usize)?;
     let mut sockets = connect_all(&doors, 0..ingest.publishers as usize, &Hello::default()).await?;
@@ -162,6 +202,7 @@ async fn round(ingest: &Ingest, system: Dialect, server: &Server) -> Result<Roun
             publish(socket, 1, make, Instant::now()..Instant::now(), &tally).await?;
         }
     }
+    let before = server.counted()?;
     let from = Instant::now() + WARM_UP;
     let until = from + Duration::from_secs(seconds.into()).saturating_sub(WARM_UP);
     let publishers: Vec<_> = sockets
@@ -200,7 +241,14 @@ async fn round(ingest: &Ingest, system: Dialect, server: &Server) -> Result<Roun
     }
     let is_slowed = system == Dialect::Ringforge && ingest.systems.is_slowed();
     failures.extend(not_felt(is_slowed, fsyncs));
-    Ok(Round { acked: tally.latencies.count(), latencies: tally.latencies, lag: last - until, cost, sent, failures })
+    let counted = between(&before, &server.counted()?);
+    let facts = server.apart().map_or_else(|| Ok(Vec::new()), |apart| apart.facts());
+    let facts = facts.unwrap_or_else(|error| {
+        failures.push(format!("{error:#}"));
+        Vec::new()
+    });
+    let (acked, latencies, lag) = (tally.latencies.count(), tally.latencies, last - until);
+    Ok(Round { acked, latencies, lag, cost, sent, counted, bare: Counted::new(), facts, failures })
 }
 
 /// A delay that never happened: the server makes things durable in another way than by the calls that are slower.

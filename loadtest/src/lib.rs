@@ -2,9 +2,12 @@
 //! benches, nothing else of the house.
 
 pub mod agent;
+pub mod apart;
 pub mod bare;
 pub mod bars;
+pub mod catch_up;
 pub mod check;
+pub mod child;
 pub mod cpu;
 pub mod dialect;
 pub mod fanout;

@@ -54,6 +54,8 @@ pub struct Shape {
     pub asking: usize,
     /// Agents besides that never read.
     pub stalled: usize,
+    /// Whether those who do not publish are at another edge; then it is measured what reaches them.
+    pub across: bool,
     /// Events a second; 0: none.
     pub rate: u32,
     /// Bytes of each event's payload.
@@ -129,6 +131,8 @@ fn with<T, R>(shared: &Mutex<T>, act: impl FnOnce(&mut T) -> R) -> R {
 /// What one agent was sent and has to come.
 struct Member {
     receiver: Receiver,
+    /// Whether it is measured what reaches it.
+    measures: bool,
     acks: Acks,
     acks_due: Vec<u64>,
     asked: Acks,
@@ -208,16 +212,26 @@ async fn gather(
         let (door, shape, tally) = (door.clone(), shape.clone(), Arc::clone(tally));
         fleets.push(Fleet { door, shape, agents: Vec::new(), sent: Vec::new(), tally, stalled });
     }
-    for (agent, mut socket) in connect_all(doors, 0..doors.len() * shape.agents, &shape.hello).await? {
+    let publishers = shape.publishers.min(shape.agents);
+    let mut seats = Vec::with_capacity(doors.len() * shape.agents);
+    for agent in 0..doors.len() * shape.agents {
+        let door = &doors[agent % doors.len()];
+        let across = shape.across && agent / doors.len() >= publishers;
+        seats.push(if across { door.across()? } else { door.clone() });
+    }
+    let mut agents = connect_all(&seats, 0..seats.len(), &shape.hello).await?;
+    // The first of each fleet publish.
+    agents.sort_by_key(|(agent, _)| *agent);
+    for (agent, mut socket) in agents {
         let fleet = &mut fleets[first + agent % doors.len()];
         if shape.asking > 0 && fleet.agents.is_empty() {
             // Acknowledged with a number that is no command's.
             socket.send(set(0, QUESTIONS.next_multiple_of(100), 8).as_bytes()).await?;
         }
-        let publishers = shape.publishers.min(shape.agents);
         fleet.sent = vec![0; publishers];
         let member = Arc::new(Mutex::new(Member {
             receiver: Receiver::new(publishers, fleet.door.dialect.has_positions()),
+            measures: !shape.across || fleet.agents.len() >= publishers,
             acks: Acks::default(),
             acks_due: Vec::new(),
             asked: Acks::default(),
@@ -273,7 +287,7 @@ impl Member {
             Heard::Event(Stamp { publisher, sequence, due }, position) => {
                 self.receiver.saw(publisher, sequence, position);
                 tally.deliveries += 1;
-                if due > 0 {
+                if due > 0 && self.measures {
                     tally.measured += 1;
                     tally.latencies.record_due(due, now);
                 }
@@ -421,7 +435,7 @@ mod tests {
 
     fn shape() -> Shape {
         let hello = Hello::default();
-        Shape { agents: 3, publishers: 2, asking: 0, stalled: 0, rate: 100, bytes: 256, hello }
+        Shape { agents: 3, publishers: 2, asking: 0, stalled: 0, across: false, rate: 100, bytes: 256, hello }
     }
 
     async fn bare() -> Vec<Door> {
@@ -454,9 +468,34 @@ mod tests {
         assert!(outcome.is_good());
     }
 
+    #[tokio::test]
+    async fn across_edges_it_is_measured_what_reaches_the_readers() {
+        let mut doors = bare().await;
+        assert!(doors[0].across().is_err());
+        // The same server by another address.
+        for door in &mut doors {
+            door.far = Some(format!("{}?far", door.url));
+        }
+        let group = Group { doors, shape: Shape { across: true, ..shape() } };
+        let begin = Instant::now().checked_sub(Duration::from_secs(2)).expect("the machine is up for longer");
+        let tally: Shared<Outcome> = Arc::default();
+        let (mut fleets, mut tasks) = (Vec::new(), Vec::new());
+        gather(&group, &tally, begin, &mut fleets, &mut tasks).await.expect("connections");
+        let fleets = drive(fleets, begin, begin, 2).await.expect("driven");
+        let complete = async {
+            while !fleets.iter().all(Fleet::is_complete) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), complete).await.expect("everything arrives");
+        let outcome = with(&tally, std::mem::take);
+        // Two fleets of three agents, one of whom reads; the first of two seconds is not measured.
+        assert_eq!((outcome.deliveries, outcome.measured), (2 * 3 * 200, 2 * 100));
+    }
+
     fn member() -> Member {
         let (receiver, acks, asked) = (Receiver::new(1, true), Acks::default(), Acks::default());
-        Member { receiver, acks, acks_due: Vec::new(), asked, asked_due: Vec::new() }
+        Member { receiver, measures: true, acks, acks_due: Vec::new(), asked, asked_due: Vec::new() }
     }
 
     #[test]

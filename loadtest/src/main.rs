@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use ringforge_loadtest::{
-    bare, fanout, figures::Report, idle, ingest, join, neighbour, peak, process::pin_client, query, reader, replay,
-    start, storm, watch,
+    bare, catch_up, fanout, figures::Report, idle, ingest, join, neighbour, peak, process::pin_client, query, reader,
+    replay, start, storm, watch,
 };
 use serde_json::json;
 use tokio::{net::TcpListener, runtime::Builder};
@@ -26,6 +26,9 @@ struct Arguments {
     /// The row of the results whose bars the run is judged by; may be given again.
     #[arg(long, global = true)]
     row: Vec<String>,
+    /// Use any core: where roles run apart, nobody has one of his own.
+    #[arg(long, global = true)]
+    any_core: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -58,6 +61,8 @@ enum Measure {
     Replay(replay::Replay),
     /// Memory queries, and read models made anew.
     Query(query::Query),
+    /// Projectors alone, on all that was written before.
+    CatchUp(catch_up::CatchUp),
 }
 
 #[derive(Subcommand)]
@@ -79,11 +84,11 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let Arguments { row, what } = Arguments::parse();
+    let Arguments { row, any_core, what } = Arguments::parse();
     let result = match what {
         What::Bare { port } => serve(port, None).map(|()| true),
         What::Flood { bytes } => serve(0, Some(bytes)).map(|()| true),
-        What::Measure(what) => measure(&what).and_then(|mut report| {
+        What::Measure(what) => measure(&what, any_core).and_then(|mut report| {
             for row in &row {
                 report.judge(row);
             }
@@ -101,8 +106,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(what: &Measure) -> Result<Report> {
-    pin_client()?;
+fn measure(what: &Measure, any_core: bool) -> Result<Report> {
+    if !any_core {
+        pin_client()?;
+    }
     // One thread: the client has one core.
     let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
@@ -120,6 +127,7 @@ fn measure(what: &Measure) -> Result<Report> {
             Measure::Reader(reader) => reader::run(reader).await,
             Measure::Replay(replay) => replay::run(replay).await,
             Measure::Query(query) => query::run(query).await,
+            Measure::CatchUp(arguments) => catch_up::run(arguments).await,
         }
     })
 }

@@ -96,7 +96,8 @@ pub async fn run(peak: &Peak) -> Result<Report> {
     for _ in 0..peak.steps {
         let one = async |_| {
             let (outcome, cost) = at(good).await?;
-            Ok(((outcome, cost), cost.noise))
+            let noise = cost.noise;
+            Ok(((outcome, cost), noise))
         };
         found = rounds(peak.rounds, &mut report, one).await?;
         let bad = found.iter().find_map(|(outcome, _)| trouble(outcome, due(good), peak.p99_ms));

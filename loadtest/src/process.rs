@@ -1,28 +1,23 @@
 //! Processes: starts a server on its own core, reads what it costs from /proc, keeps this client on another core.
 
 use std::{
-    fmt::Write as _,
     fs,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::sync_channel,
-    thread,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::{
     agent::Door,
+    apart::{Apart, Counted},
+    child::{Ready, Running, Starting, bootstrap, rss},
     cpu::{CORES, Moment, cpu},
     dialect::Dialect,
 };
 
-/// A server that is not ready by then has failed.
-const READY_WITHIN: Duration = Duration::from_mins(1);
 /// Which server to measure.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Place {
@@ -35,50 +30,15 @@ pub struct Place {
     /// Process of that server.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// Start its roles in processes of their own, on servers that this script knows.
+    #[arg(long, value_name = "SCRIPT", requires = "server", conflicts_with_all = ["fsync_ms", "purge"])]
+    pub apart: Option<PathBuf>,
     /// Milliseconds that the server started here waits longer for every fsync.
     #[arg(long, default_value_t = 0, requires = "server")]
     pub fsync_ms: u32,
     /// The server started here gives memory back to the system as soon as it is free: what is left of bursts hides small things.
     #[arg(long, requires = "server")]
     pub purge: bool,
-}
-
-/// The line that a server prints when it is ready, as far as it is needed.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Ready {
-    /// Its version.
-    pub version: String,
-    /// How long it took, as it says itself.
-    pub ready_ms: f64,
-    /// Where agents connect.
-    pub ws_url: String,
-    tenants: Vec<Tenant>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Tenant {
-    fleets: Vec<Fleet>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Fleet {
-    agent_key: String,
-}
-
-impl Ready {
-    /// A way in for each of `count` fleets.
-    ///
-    /// # Errors
-    /// The server has fewer.
-    pub fn doors(&self, count: usize) -> Result<Vec<Door>> {
-        let fleets = self.tenants.iter().flat_map(|tenant| &tenant.fleets);
-        let doors: Vec<_> = fleets.take(count).map(|fleet| Door::new(&self.ws_url, &fleet.agent_key)).collect();
-        ensure!(doors.len() == count, "the server has {} fleets, the run needs {count}", doors.len());
-        Ok(doors)
-    }
 }
 
 /// A server being measured. One that was started here ends with it.
@@ -94,6 +54,7 @@ pub struct Server {
     pid: u32,
     child: Option<Running>,
     folder: Option<TempDir>,
+    apart: Option<Apart>,
 }
 
 impl Server {
@@ -102,6 +63,10 @@ impl Server {
     /// # Errors
     /// No server is named, or it does not get ready.
     pub fn at(place: &Place, tenants: &[usize]) -> Result<Self> {
+        if let (Some(binary), Some(script)) = (&place.server, &place.apart) {
+            let before = Self::before(Dialect::Ringforge)?;
+            return Ok(Self { apart: Some(Apart::start(binary, script, tenants)?), ..before });
+        }
         match (&place.server, &place.ready, place.pid) {
             (Some(binary), ..) => Self::ringforge(binary, tenants, place),
             (None, Some(file), Some(pid)) => {
@@ -120,12 +85,7 @@ impl Server {
     /// It does not get ready.
     pub fn ringforge(binary: &Path, tenants: &[usize], place: &Place) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a data directory")?;
-        let mut text = String::new();
-        for (tenant, fleets) in tenants.iter().enumerate() {
-            let names: Vec<String> = (0..*fleets).map(|fleet| format!("\"load-{fleet}\"")).collect();
-            writeln!(text, "[[tenant]]\nname = \"load-{tenant}\"\nfleets = [{}]", names.join(", "))?;
-        }
-        fs::write(folder.path().join("bootstrap.toml"), text).context("write the bootstrap file")?;
+        bootstrap(folder.path(), tenants)?;
         let mut command = ringforge(binary, folder.path(), place.fsync_ms)?;
         if place.purge {
             command.env("MIMALLOC_PURGE_DELAY", "0");
@@ -178,10 +138,13 @@ impl Server {
     pub fn doors(&self, count: usize) -> Result<Vec<Door>> {
         let url = &self.ready.ws_url;
         let mut doors = match self.dialect {
-            Dialect::Ringforge => self.ready.doors(count)?,
+            Dialect::Ringforge => match &self.apart {
+                Some(apart) => apart.doors(count)?,
+                None => self.ready.doors(count)?,
+            },
             Dialect::Bare => (0..count).map(|fleet| Door::bare(url, fleet)).collect(),
             dialect => {
-                let door = Door { url: url.clone(), dialect, key: String::new(), fleet: 0 };
+                let door = Door { url: url.clone(), far: None, dialect, key: String::new(), fleet: 0 };
                 vec![door; count]
             }
         };
@@ -195,7 +158,8 @@ impl Server {
     /// /proc cannot be read.
     pub(crate) fn before(dialect: Dialect) -> Result<Self> {
         let ready = Ready::default();
-        Ok(Self { ready, wall: Duration::ZERO, begun: Moment::now()?, dialect, pid: 0, child: None, folder: None })
+        let (begun, wall) = (Moment::now()?, Duration::ZERO);
+        Ok(Self { ready, wall, begun, dialect, pid: 0, child: None, folder: None, apart: None })
     }
 
     /// Runs a command that is no RingForge, its output in `folder`.
@@ -230,40 +194,22 @@ impl Server {
         count.and_then(|count| fs::metadata(count).ok()).map_or(0, |count| count.len())
     }
 
-    fn start(mut command: Command, folder: TempDir) -> Result<Self> {
-        let log = folder.path().join("server.log");
-        let errors = fs::File::create(&log).context("make the server's log")?;
+    fn start(command: Command, folder: TempDir) -> Result<Self> {
         let before = Self::before(Dialect::Ringforge)?;
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(errors)
-            .spawn()
-            .with_context(|| format!("start {}", command.get_program().display()))?;
-        let stdout = child.stdout.take().context("take the server's stdout")?;
-        let pid = child.id();
-        let mut server = Self { pid, child: Some(Running(child)), folder: Some(folder), ..before };
-        let (sender, lines) = sync_channel(1);
-        // Reads on after the first line, so that the server never waits for a full pipe.
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let _ = sender.try_send((Instant::now(), line));
-            }
-        });
-        let Ok((at, line)) = lines.recv_timeout(READY_WITHIN) else {
-            bail!("the server did not get ready; it said:\n{}", server.said());
-        };
-        server.wall = at - server.begun.at;
-        server.ready = serde_json::from_str(&line).with_context(|| format!("read the ready line: {line}"))?;
-        Ok(server)
+        let (child, at, ready) = Starting::of(command, folder.path().join("server.log"))?.ready()?;
+        let wall = at - before.begun.at;
+        Ok(Self { pid: child.0.id(), child: Some(child), folder: Some(folder), wall, ready, ..before })
     }
 
-    /// CPU time it has used, of all its threads.
+    /// CPU time it has used, of all its threads; where its roles run apart, of all of them.
     ///
     /// # Errors
     /// It is gone.
     pub fn cpu(&self) -> Result<Duration> {
-        cpu(&self.pid.to_string())
+        match &self.apart {
+            Some(apart) => apart.cpu(),
+            None => cpu(&self.pid.to_string()),
+        }
     }
 
     /// CPU time it has used since it was `before`.
@@ -274,28 +220,36 @@ impl Server {
         Ok(self.cpu()?.saturating_sub(before))
     }
 
-    /// Its resident memory in bytes.
+    /// Where its roles run apart: CPU time of each process.
+    ///
+    /// # Errors
+    /// One of them is gone.
+    pub fn parts(&self) -> Result<Vec<(String, Duration)>> {
+        self.apart.as_ref().map_or_else(|| Ok(Vec::new()), Apart::parts)
+    }
+
+    /// Where they do: what the servers below have counted.
+    ///
+    /// # Errors
+    /// They do not say.
+    pub fn counted(&self) -> Result<Counted> {
+        self.apart.as_ref().map_or_else(|| Ok(Counted::new()), Apart::counted)
+    }
+
+    /// Where they do: the installation.
+    pub fn apart(&mut self) -> Option<&mut Apart> {
+        self.apart.as_mut()
+    }
+
+    /// Its resident memory in bytes; where its roles run apart, of all of them.
     ///
     /// # Errors
     /// It is gone.
     pub fn rss(&self) -> Result<u64> {
-        let path = format!("/proc/{}/smaps_rollup", self.pid);
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
-        Ok(kib.context("no Rss in smaps_rollup")? * 1024)
-    }
-}
-
-/// A child that ends with its owner.
-#[derive(Debug)]
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        match &self.apart {
+            Some(apart) => apart.rss(),
+            None => rss(self.pid),
+        }
     }
 }
 
@@ -378,6 +332,8 @@ fn open_files() -> Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::value_parser;
 
 use crate::{
-    cpu::{Core, Moment, cores, own_cpu},
-    figures::Report,
+    cpu::{Core, Moment, cores, machine, own_cpu},
+    figures::{Report, micros_each, shown_spread},
     process::Server,
 };
 
@@ -49,10 +49,12 @@ impl Noise {
 }
 
 /// What a stretch of time cost.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Cost {
-    /// CPU of the server.
+    /// CPU of the server; where its roles run apart, of all of them.
     pub server: Duration,
+    /// Where they do: CPU of each process, those below them included.
+    pub parts: Vec<(String, Duration)>,
     /// CPU of this process.
     pub client: Duration,
     /// Its length.
@@ -67,6 +69,11 @@ impl Cost {
         100.0 * self.client.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
     }
 
+    /// Of what the server's share is told.
+    pub fn whole(&self) -> &'static str {
+        if self.parts.is_empty() { "its core" } else { "a core, all roles" }
+    }
+
     /// The server's share of its core, in per cent.
     pub fn server_percent(&self) -> f64 {
         100.0 * self.server.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
@@ -77,6 +84,7 @@ impl Cost {
 #[derive(Debug)]
 pub struct Meter {
     server: Duration,
+    parts: Vec<(String, Duration)>,
     begun: Moment,
 }
 
@@ -86,12 +94,12 @@ impl Meter {
     /// # Errors
     /// /proc cannot be read.
     pub fn start(server: &Server) -> Result<Self> {
-        Ok(Self { server: server.cpu()?, begun: Moment::now()? })
+        Ok(Self { server: server.cpu()?, parts: server.parts()?, begun: Moment::now()? })
     }
 
     /// Began when the server was started.
     pub fn from_exec(server: &Server) -> Self {
-        Self { server: Duration::ZERO, begun: server.begun }
+        Self { server: Duration::ZERO, parts: Vec::new(), begun: server.begun }
     }
 
     /// Ends now.
@@ -99,21 +107,52 @@ impl Meter {
     /// # Errors
     /// /proc cannot be read.
     pub fn stop(&self, server: &Server) -> Result<Cost> {
-        let (cores, wall) = (cores()?, self.begun.at.elapsed());
-        let server = server.cpu_since(self.server)?;
+        let (cores, machine, wall) = (cores()?, machine()?, self.begun.at.elapsed());
         let client = own_cpu()?.saturating_sub(self.begun.client);
+        let mut parts = server.parts()?;
+        let server = server.cpu_since(self.server)?;
+        for (name, used) in &mut parts {
+            let before = self.parts.iter().find(|(other, _)| other == name);
+            *used = used.saturating_sub(before.map_or(Duration::ZERO, |(_, before)| *before));
+        }
+        if !parts.is_empty() {
+            // Nobody has a core of his own.
+            let ours = client + parts.iter().map(|(_, used)| *used).sum::<Duration>();
+            let noise = noise(&self.begun.machine, &machine, ours, wall, machine.number);
+            return Ok(Cost { server, parts, client, wall, noise });
+        }
         // Where there is one core for both, it is listed twice and both are on it.
         let ours = if cores[0].number == cores[1].number { [server + client; 2] } else { [server, client] };
-        let noise = (0..2).map(|side| noise(&self.begun.cores[side], &cores[side], ours[side], wall));
+        let noise = (0..2).map(|side| noise(&self.begun.cores[side], &cores[side], ours[side], wall, 1));
         let noise = noise.reduce(Noise::and).unwrap_or_default();
-        Ok(Cost { server, client, wall, noise })
+        Ok(Cost { server, parts, client, wall, noise })
     }
 }
 
-fn noise(before: &Core, after: &Core, ours: Duration, wall: Duration) -> Noise {
+/// Of so many cores, whose idle and stolen time is told together.
+fn noise(before: &Core, after: &Core, ours: Duration, wall: Duration, cores: usize) -> Noise {
     let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(1e-9);
     let (idle, stolen) = (after.idle.saturating_sub(before.idle), after.stolen.saturating_sub(before.stolen));
-    Noise { others: share(wall.saturating_sub(idle + stolen + ours)), stolen: share(stolen) }
+    let all = wall * u32::try_from(cores).unwrap_or(u32::MAX);
+    Noise { others: share(all.saturating_sub(idle + stolen + ours)), stolen: share(stolen) }
+}
+
+/// Shows what each process had of some rounds, each with the number of things that were done.
+pub fn show_parts(report: &mut Report, thing: &str, rounds: &[(&Cost, u64)]) {
+    let names = rounds.first().map(|(cost, _)| &cost.parts).into_iter().flatten().map(|(name, _)| name);
+    for name in names {
+        let used: Vec<(Duration, Duration, u64)> = rounds
+            .iter()
+            .filter_map(|(cost, count)| {
+                Some((cost.parts.iter().find(|(other, _)| other == name)?.1, cost.wall, *count))
+            })
+            .collect();
+        let percent: Vec<f64> =
+            used.iter().map(|(used, wall, _)| 100.0 * used.as_secs_f64() / wall.as_secs_f64().max(1e-9)).collect();
+        let each: Vec<f64> = used.iter().map(|(used, _, count)| micros_each(*used, *count)).collect();
+        let shown = format!("{}; {}", shown_spread(&percent, 0), shown_spread(&each, 1));
+        report.row(format!("CPU of {name}, % of a core; us {thing}"), shown);
+    }
 }
 
 /// Measures until enough rounds were quiet, or it was tried too often: then the quietest of them stand in, and the report
@@ -158,10 +197,28 @@ mod tests {
     fn what_others_used_is_what_is_left() {
         let before = Core::default();
         let after = Core { number: 0, idle: Duration::from_millis(250), stolen: Duration::from_millis(50) };
-        let found = noise(&before, &after, Duration::from_millis(400), Duration::from_secs(1));
+        let found = noise(&before, &after, Duration::from_millis(400), Duration::from_secs(1), 1);
         assert!((found.others - 0.3).abs() < 1e-9 && (found.stolen - 0.05).abs() < 1e-9);
         assert!((found.percent() - 35.0).abs() < 1e-9);
-        assert!(noise(&before, &after, Duration::from_secs(2), Duration::from_secs(1)).others.abs() < 1e-9);
+        assert!(noise(&before, &after, Duration::from_secs(2), Duration::from_secs(1), 1).others.abs() < 1e-9);
+        let both = noise(&before, &after, Duration::from_millis(400), Duration::from_secs(1), 2);
+        assert!((both.others - 1.3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_each_process_had_is_shown_of_all_rounds() {
+        let cost = |millis: u64| Cost {
+            server: Duration::ZERO,
+            parts: vec![("edge-1".to_owned(), Duration::from_millis(millis))],
+            client: Duration::ZERO,
+            wall: Duration::from_secs(1),
+            noise: Noise::default(),
+        };
+        let mut report = Report::new("parts");
+        show_parts(&mut report, "a command", &[(&cost(100), 1_000), (&cost(300), 1_000), (&cost(200), 1_000)]);
+        let text = report.to_string();
+        let row = "| CPU of edge-1, % of a core; us a command | 20 (10 to 30); 200.0 (100.0 to 300.0) |";
+        assert!(text.contains(row), "{text}");
     }
 
     async fn run(shares: &[f64], wanted: u32) -> (Vec<usize>, Report) {

@@ -119,7 +119,7 @@ pub async fn run(reader: &Reader) -> Result<Report> {
 
 async fn round(reader: &Reader) -> Result<((f64, f64, f64), Noise)> {
     let server = Server::flood(reader.bytes)?;
-    let door = Door { url: server.ready.ws_url.clone(), dialect: Dialect::Ringforge, key: String::new(), fleet: 0 };
+    let door = Door::new(&server.ready.ws_url, "");
     let tally: Arc<Mutex<(u64, Option<String>)>> = Arc::default();
     let mut tasks = Vec::new();
     for _ in 0..reader.sockets {

@@ -12,10 +12,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     agent::{Hello, connect},
+    apart::{Counted, between, show_counted},
     figures::{Latencies, Report, micros, per_second},
     ingest::{Tally, publish},
     process::{Place, Server},
-    quiet::{Meter, Rounds, rounds},
+    quiet::{Cost, Meter, Rounds, rounds, show_parts},
     socket::Socket,
     wire::{Seen, WANTED_KIND, WANTED_TAG, find_stamp, history, replay},
 };
@@ -36,6 +37,9 @@ pub struct Replay {
     /// Events that match, evenly spread.
     #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=1_000))]
     matches: u32,
+    /// The newest match instead, all in a row.
+    #[arg(long)]
+    newest: bool,
     #[command(flatten)]
     rounds: Rounds,
     /// Replays by each filter in a round.
@@ -49,6 +53,15 @@ pub struct Replay {
     bytes: u32,
 }
 
+/// What one round found.
+struct Round {
+    /// By kinds, by tags.
+    latencies: [Latencies; 2],
+    cost: Cost,
+    /// What servers below counted meanwhile.
+    counted: Counted,
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -58,15 +71,16 @@ pub async fn run(arguments: &Replay) -> Result<Report> {
     ensure!(matches <= events, "no more matches than events");
     let server = Server::at(&arguments.place, &[1])?;
     let mut socket = connect(&server.doors(1)?[0], "load-0", &Hello::default()).await?;
-    let every = (events / matches) as usize;
-    let wanted: Vec<u64> = (0..u64::from(matches)).map(|item| item * every as u64).collect();
-    let mut report = Report::new(format!("Replay of {matches} events among {events}"));
-    let is_wanted = |number: usize| number.is_multiple_of(every) && number / every < matches as usize;
+    let (first, every) = if arguments.newest { (events - matches, 1) } else { (0, events / matches) };
+    let wanted: Vec<u64> = (0..matches).map(|item| u64::from(first + item * every)).collect();
+    let which = if arguments.newest { "the newest".to_owned() } else { format!("one in {every}") };
+    let mut report = Report::new(format!("Replay of {matches} events among {events}, {which}"));
+    let is_wanted = |number: usize| wanted.binary_search(&(number as u64)).is_ok();
     fill(&mut socket, events, |number| history(number, arguments.bytes as usize, is_wanted(number)), &mut report)
         .await?;
 
     let one = async |_| {
-        let meter = Meter::start(&server)?;
+        let (meter, before) = (Meter::start(&server)?, server.counted()?);
         let mut latencies = [Latencies::default(), Latencies::default()];
         for round in 0..replays as usize {
             for (filter, (name, value)) in [("kinds", WANTED_KIND), ("tags", WANTED_TAG)].into_iter().enumerate() {
@@ -81,19 +95,27 @@ pub async fn run(arguments: &Replay) -> Result<Report> {
             }
         }
         let cost = meter.stop(&server)?;
-        Ok(((latencies, cost.server), cost.noise))
+        let (noise, counted) = (cost.noise, between(&before, &server.counted()?));
+        Ok((Round { latencies, cost, counted }, noise))
     };
     let found = rounds(arguments.rounds, &mut report, one).await?;
     let worse = |quantile: f64| -> Vec<f64> {
-        found.iter().map(|([kinds, tags], _)| kinds.quantile_ms(quantile).max(tags.quantile_ms(quantile))).collect()
+        let slower = |Round { latencies: [kinds, tags], .. }: &Round| {
+            kinds.quantile_ms(quantile).max(tags.quantile_ms(quantile))
+        };
+        found.iter().map(slower).collect()
     };
     report.metric("p50_ms", "request to end p50, ms, the slower filter", &worse(0.5), 2);
     report.metric("p99_ms", "request to end p99, ms, the slower filter", &worse(0.99), 2);
-    for ([kinds, tags], cpu) in &found {
+    for Round { latencies: [kinds, tags], cost, .. } in &found {
         report.row("by kinds; by tags: p50 / p99 / max", format!("{kinds}; {tags}"));
-        let each = cpu.as_secs_f64() * 1e3 / f64::from(replays * 2);
+        let each = cost.server.as_secs_f64() * 1e3 / f64::from(replays * 2);
         report.row("server CPU a replay, ms", format!("{each:.1}"));
     }
+    let each: Vec<_> = found.iter().map(|round| (&round.cost, u64::from(replays) * 2)).collect();
+    show_parts(&mut report, "a replay", &each);
+    let each: Vec<_> = found.iter().map(|round| (&round.counted, f64::from(replays * 2))).collect();
+    show_counted(&mut report, "a replay", &each);
     report.row("replays checked", found.len() * replays as usize * 2);
     Ok(report)
 }

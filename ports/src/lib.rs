@@ -53,6 +53,8 @@ pub struct Services {
     pub reads: Arc<dyn reads::Reads>,
     /// The fast path.
     pub live: Arc<dyn live::Live>,
+    /// What is too large for the log.
+    pub blobs: Arc<dyn blobs::Blobs>,
     /// The time.
     pub clock: Arc<dyn clock::Clock>,
     /// New ids and secrets.

@@ -12,7 +12,12 @@ use crate::{Error, reads::Update};
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
     /// Something happened.
-    Update(Arc<Update>),
+    Update {
+        /// What.
+        update: Arc<Update>,
+        /// The record of its event, if whoever tells has it at hand: then nobody need write it anew. Whoever hears may have none.
+        record: Option<Arc<[u8]>>,
+    },
     /// The fleet's last event stands here: whoever has not seen it, missed it.
     Head {
         /// Whose.
@@ -26,7 +31,7 @@ impl News {
     /// About its bytes.
     pub fn weight(&self) -> usize {
         match self {
-            Self::Update(update) => update.weight(),
+            Self::Update { update, .. } => update.weight(),
             Self::Head { .. } => 0,
         }
     }
@@ -34,9 +39,16 @@ impl News {
     /// The fleet it is about.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Update(update) => update.verdict.scope,
+            Self::Update { update, .. } => update.verdict.scope,
             Self::Head { scope, .. } => *scope,
         }
+    }
+}
+
+impl From<Update> for News {
+    /// Without its record.
+    fn from(update: Update) -> Self {
+        Self::Update { update: Arc::new(update), record: None }
     }
 }
 

@@ -1,12 +1,15 @@
 //! The log: an ordered, durable sequence of records per partition. Nothing here looks inside the bytes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    StreamExt, future,
+    stream::{self, BoxStream},
+};
 use ringforge_domain::{
     limits,
-    position::{Generation, LogTime, Offset, Partition},
+    position::{Generation, LogTime, Offset, Partition, Partitions},
 };
 
 use crate::Error;
@@ -29,6 +32,17 @@ pub struct Stored {
     pub time: LogTime,
     /// What was appended.
     pub record: Record,
+}
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// Its partition.
+    pub partition: Partition,
+    /// As it stands there.
+    pub stored: Stored,
+    /// Why it cannot be read.
+    pub reason: String,
 }
 
 /// Where an appended record ended up.
@@ -70,8 +84,17 @@ pub struct Bounds {
 /// ```
 #[async_trait]
 pub trait Log: Send + Sync {
-    /// How many partitions there are, numbered from 0. It does not fall.
-    fn partitions(&self) -> u16;
+    /// Which partitions there are. None goes, and none comes while the log is open.
+    fn partitions(&self) -> Partitions;
+
+    /// Which partitions this process should project, told at first and whenever that changes. In the end each of them is told to
+    /// one of all who listen, in all processes that have this log, and to no other; meanwhile perhaps to nobody or to two. Who
+    /// stops listening, or dies, gives up what it had. Nothing but advice: whoever follows it late does no harm, as commits are
+    /// guarded. Of a log that no two processes can have, each who listens is told all of it, once.
+    fn owned(&self) -> BoxStream<'static, BTreeSet<Partition>> {
+        let all = self.partitions().iter().collect();
+        stream::once(future::ready(all)).chain(stream::pending()).boxed()
+    }
 
     /// Appends `records` in their order, those of others perhaps between them, and gives each its place and log time. No records:
     /// no places. Places are counted without holes.
@@ -104,10 +127,23 @@ pub trait Log: Send + Sync {
     /// Forgets everything before `before`; beyond `end` it means `end`, below `oldest` nothing. Lasts across a restart;
     /// offsets are never used again.
     async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error>;
+
+    /// Keeps copies of these, which are as many as one batch may hold, for whoever looks for them with other tools, and after they
+    /// are trimmed; some of them twice if whoever asks asks again. What is too large for a copy is left out, and said. After an error
+    /// they may still come to be kept. A log that only we can read keeps none: it has the records.
+    async fn bury(&self, _: &[Letter]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Those copies: of each partition in the order in which they were buried. It ends with those that are there now, or after an
+    /// error.
+    fn buried(&self) -> BoxStream<'static, Result<Letter, Error>> {
+        stream::empty().boxed()
+    }
 }
 
 /// What every adapter refuses before it takes an append.
-pub fn check_append(partition: Partition, partitions: u16, records: &[Record]) -> Result<(), AppendError> {
+pub fn check_append(partition: Partition, partitions: Partitions, records: &[Record]) -> Result<(), AppendError> {
     check_partition(partition, partitions).map_err(AppendError::Refused)?;
     if records.len() > limits::APPEND_RECORDS_MAX {
         let what = format!("{} records in one append, at most {}", records.len(), limits::APPEND_RECORDS_MAX);
@@ -121,12 +157,10 @@ pub fn check_append(partition: Partition, partitions: u16, records: &[Record]) -
     Ok(())
 }
 
-/// `Unavailable` unless a log of `partitions` has this one.
-pub fn check_partition(partition: Partition, partitions: u16) -> Result<(), Error> {
-    if partition.0 < partitions {
-        return Ok(());
-    }
-    Err(Error::Unavailable(format!("no partition {}, the log has {partitions}", partition.0)))
+/// The place of this one among the `partitions` of a log; `Unavailable`: it is not there.
+pub fn check_partition(partition: Partition, partitions: Partitions) -> Result<usize, Error> {
+    let none = || Error::Unavailable(format!("no partition {}, the log has {}", partition.0, partitions.count()));
+    partitions.index(partition).ok_or_else(none)
 }
 
 /// `TooLarge` for more offsets than one seek may name.

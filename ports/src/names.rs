@@ -2,13 +2,17 @@
 
 use ringforge_domain::{
     ids::{AgentId, EdgeId, Scope},
-    position::Generation,
+    position::{Generation, Offset, Partition},
 };
+
+use crate::blobs::Key;
 
 /// What every Kafka topic of a deployment begins with, unless it says otherwise.
 pub const TOPIC_PREFIX: &str = "ringforge";
 const DIRECTORY: &str = "directory";
 const POOL: &str = "pool";
+const DEDICATED: &str = "dedicated-";
+const DLQ: &str = "dlq";
 
 /// The topic of the directory partition in one life of the log.
 pub fn directory_topic(prefix: &str, generation: Generation) -> String {
@@ -20,6 +24,28 @@ pub fn pool_topic(prefix: &str, generation: Generation) -> String {
     topic(prefix, generation, POOL)
 }
 
+/// The topic of copies of records that cannot be read.
+pub fn dlq_topic(prefix: &str, generation: Generation) -> String {
+    topic(prefix, generation, DLQ)
+}
+
+/// The topic of a partition that one fleet has to itself, by its number among those.
+pub fn dedicated_topic(prefix: &str, generation: Generation, number: u16) -> String {
+    topic(prefix, generation, &format!("{DEDICATED}{number}"))
+}
+
+/// The number of such a topic, if it is one.
+pub fn dedicated_number(topic: &str) -> Option<u16> {
+    let (_, name) = topic.rsplit_once('.')?;
+    let number: u16 = name.strip_prefix(DEDICATED)?.parse().ok()?;
+    (number < Partition::DEDICATED.0 && format!("{DEDICATED}{number}") == name).then_some(number)
+}
+
+/// The consumer group that deals out partitions among projectors.
+pub fn projectors_group(prefix: &str, generation: Generation) -> String {
+    topic(prefix, generation, "projectors")
+}
+
 fn topic(prefix: &str, generation: Generation, name: &str) -> String {
     format!("{prefix}.{:08x}.{name}", generation.0)
 }
@@ -28,7 +54,8 @@ fn topic(prefix: &str, generation: Generation, name: &str) -> String {
 pub fn topic_generation(prefix: &str, topic: &str) -> Option<Generation> {
     let (generation, name) = topic.strip_prefix(prefix)?.strip_prefix('.')?.split_once('.')?;
     let generation = Generation(u32::from_str_radix(generation, 16).ok()?);
-    ((name == DIRECTORY || name == POOL) && self::topic(prefix, generation, name) == topic).then_some(generation)
+    let is_one = [DIRECTORY, POOL, DLQ].contains(&name) || dedicated_number(topic).is_some();
+    (is_one && self::topic(prefix, generation, name) == topic).then_some(generation)
 }
 
 /// The key of a record: readers find those of their fleet without looking inside.
@@ -97,6 +124,48 @@ pub const EDGE_FILE: &str = "edge";
 /// The keys of a bootstrap, in a data directory.
 pub const CREDENTIALS_FILE: &str = "credentials.json";
 
+/// What every checkpoint of a partition begins with, in one life of the log.
+pub fn checkpoints(generation: Generation, partition: Partition) -> String {
+    format!("checkpoints/{:08x}/{}/", generation.0, partition.0)
+}
+
+/// The rows of a checkpoint. Names come in the order of offsets.
+pub fn checkpoint_rows(generation: Generation, partition: Partition, applied: Offset) -> Key {
+    checkpoint(generation, partition, applied, ".rows")
+}
+
+/// What a checkpoint is told by, once it is verified.
+pub fn checkpoint_told(generation: Generation, partition: Partition, applied: Offset) -> Key {
+    checkpoint(generation, partition, applied, CHECKPOINT_TOLD)
+}
+
+fn checkpoint(generation: Generation, partition: Partition, applied: Offset, end: &str) -> Key {
+    let key = format!("{}{:013}{end}", checkpoints(generation, partition), applied.0);
+    key.parse().expect("made of what a key may have")
+}
+
+/// What the names of those end in.
+pub const CHECKPOINT_TOLD: &str = ".json";
+
+/// The objects of a data directory.
+pub const BLOBS_DIRECTORY: &str = "blobs";
+
+/// The read models that are made anew, beside those that are used.
+pub fn rebuilding_file(generation: Generation) -> String {
+    format!("rebuilding-{:08x}.db", generation.0)
+}
+
+/// The same once they are level: the next start uses them.
+pub fn rebuilt_file(generation: Generation) -> String {
+    format!("rebuilt-{:08x}.db", generation.0)
+}
+
+/// Asks the server of a data directory to make its read models anew.
+pub const REBUILD_FILE: &str = "rebuild";
+
+/// Why it could not.
+pub const REBUILD_FAILED_FILE: &str = "rebuild-failed";
+
 /// Where the URLs of objects lead that we serve ourselves.
 pub const BLOBS_PATH: &str = "/blobs/";
 
@@ -109,7 +178,10 @@ mod tests {
     #[test]
     fn topics_are_known_again() {
         let generation = Generation(0xa0b);
-        for topic in [directory_topic("x.y", generation), pool_topic("x.y", generation)] {
+        let dedicated = dedicated_topic("x.y", generation, 12);
+        assert_eq!(dedicated_number(&dedicated), Some(12));
+        let shared = [directory_topic, pool_topic, dlq_topic].map(|name| name("x.y", generation));
+        for topic in shared.into_iter().chain([dedicated]) {
             assert_eq!(topic_generation("x.y", &topic), Some(generation), "{topic}");
             assert_eq!(topic_generation("x", &topic), None, "{topic}");
         }
@@ -117,7 +189,9 @@ mod tests {
             "x.y",
             "x.y.a0b.pool",
             "x.y.00000A0B.pool",
-            "x.y.00000a0b.dlq",
+            "x.y.00000a0b.dedicated-012",
+            "x.y.00000a0b.dedicated-32768",
+            "x.y.00000a0b.dedicated-",
             "x.y.00000a0b.pool.2",
             "x.yy.00000a0b.pool",
         ];

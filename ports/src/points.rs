@@ -12,15 +12,15 @@ use futures_util::{
 };
 use ringforge_domain::{
     ids::Scope,
-    position::{Offset, Partition},
+    position::{Offset, Partition, Partitions},
     row::RowKey,
 };
 
 use crate::{
     Error, Services,
     live::{Directory, Heard, Live, News},
-    log::{AppendError, Bounds, Log, Placed, Record, Stored},
-    reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
+    log::{AppendError, Bounds, Letter, Log, Placed, Record, Stored},
+    reads::{Commit, Find, Found, Heads, Reads, Snapshot, Verdicts, Which},
 };
 
 /// What is waited for: a call of a port, or the next item of a stream that one gave.
@@ -172,11 +172,11 @@ pub type Decide = Arc<dyn Fn(Point) -> Option<Act> + Send + Sync>;
 
 /// The services with every point in front of their log, read models and live bus.
 pub fn around(services: Services, decide: &Decide) -> Services {
-    let Services { log, reads, live, clock, ids } = services;
+    let Services { log, reads, live, blobs, clock, ids } = services;
     let log = Arc::new(Points { port: log, decide: Arc::clone(decide) });
     let reads = Arc::new(Points { port: reads, decide: Arc::clone(decide) });
     let live = Arc::new(Points { port: live, decide: Arc::clone(decide) });
-    Services { log, reads, live, clock, ids }
+    Services { log, reads, live, blobs, clock, ids }
 }
 
 /// One port with its points.
@@ -280,8 +280,13 @@ impl<Port: ?Sized + Send + Sync> Points<Port> {
 
 #[async_trait]
 impl Log for Points<dyn Log> {
-    fn partitions(&self) -> u16 {
+    fn partitions(&self) -> Partitions {
         self.port.partitions()
+    }
+
+    /// Without points: advice may be wrong anyway.
+    fn owned(&self) -> BoxStream<'static, BTreeSet<Partition>> {
+        self.port.owned()
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
@@ -308,6 +313,15 @@ impl Log for Points<dyn Log> {
     async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error> {
         self.through(Call::LogTrim, self.port.trim(partition, before)).await
     }
+
+    /// Without points: what can be made to fail is a file, which buries nothing.
+    async fn bury(&self, letters: &[Letter]) -> Result<(), Error> {
+        self.port.bury(letters).await
+    }
+
+    fn buried(&self) -> BoxStream<'static, Result<Letter, Error>> {
+        self.port.buried()
+    }
 }
 
 #[async_trait]
@@ -330,6 +344,16 @@ impl Reads for Points<dyn Reads> {
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
         self.through(Call::ReadsHeads, self.port.heads(partition, fleets)).await
+    }
+
+    /// Without points: a checkpoint that fails is taken again, and nobody waits for it.
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        self.port.snapshot(partition).await
+    }
+
+    /// Likewise.
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.port.forget(partition, before).await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
+use futures_util::{TryStreamExt as _, stream::BoxStream};
 use ringforge_domain::{
     event::Event,
     fleet::Head,
@@ -422,6 +423,15 @@ pub struct Heads {
     pub applied: Applied,
 }
 
+/// All rows of a partition at one moment.
+pub struct Snapshot {
+    /// Where it stood.
+    pub applied: Applied,
+    /// The rows by name, in pages as an answer has room for, none empty. An error is the last item; it is `Unavailable` when it
+    /// takes longer than `limits::SNAPSHOT`.
+    pub rows: BoxStream<'static, Result<Vec<Row>, Error>>,
+}
+
 /// Rows, verdicts and applied positions, partition by partition. An answer holds rows or verdicts until their bytes fill its
 /// [`Room`] and names the rest: ask for those by name.
 #[async_trait]
@@ -444,6 +454,13 @@ pub trait Reads: Send + Sync {
 
     /// The last event of each fleet, as its row says, from one snapshot of `partition`.
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error>;
+
+    /// Every row of `partition` from one snapshot, whatever is committed while it is read.
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error>;
+
+    /// The verdicts of `partition` before `before` are not needed any more: sooner or later they are gone. None from there on
+    /// is, nor anything else.
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error>;
 }
 
 /// Every verdict of a fleet, in order, for digests and rebuild tests.
@@ -468,20 +485,6 @@ pub async fn every_verdict(reads: &Arc<dyn Reads>, partition: Partition, scope: 
 /// # Errors
 /// Whatever the adapter says.
 pub async fn every_row(reads: &Arc<dyn Reads>, partition: Partition) -> Result<(Vec<Row>, Applied), Error> {
-    let limit = ringforge_domain::limits::ROWS_PAGE_MAX;
-    let (mut rows, mut applied) = (Vec::new(), Applied::default());
-    for table in Table::ALL {
-        let mut after = None;
-        loop {
-            let page = reads.find(partition, &Find::Table { table, scope: None, after: after.take(), limit }).await?;
-            applied = page.applied;
-            let last = page.is_last(limit);
-            after = page.rows.last().map(Row::key);
-            rows.extend(page.rows);
-            if last {
-                break;
-            }
-        }
-    }
-    Ok((rows, applied))
+    let Snapshot { applied, rows } = reads.snapshot(partition).await?;
+    Ok((rows.try_concat().await?, applied))
 }

@@ -108,8 +108,8 @@ impl Timers {
         }
         let ended = self.end_sessions(|edge| !held.contains(&names::edge_lease(edge)), "edge_lost").await?;
         // What was submitted may not be in the log: only a look that finds nothing more to end is the last one.
-        self.swept = ended == 0;
-        Ok(ended)
+        self.swept = ended == Some(0);
+        Ok(ended.unwrap_or_default())
     }
 
     /// Ends the sessions of every edge but `edge`: a process that has the log alone was all of them before.
@@ -117,7 +117,7 @@ impl Timers {
     /// # Errors
     /// As [`Self::tick`].
     pub async fn end_former(&mut self, edge: EdgeId) -> Result<usize, Error> {
-        self.end_sessions(|other| other != edge, "restart").await
+        Ok(self.end_sessions(|other| other != edge, "restart").await?.unwrap_or_default())
     }
 
     /// Ends the sessions of one edge: of the former life of a process that shares the log.
@@ -125,14 +125,19 @@ impl Timers {
     /// # Errors
     /// As [`Self::tick`].
     pub async fn end_edge(&mut self, edge: EdgeId) -> Result<usize, Error> {
-        self.end_sessions(|other| other == edge, "restart").await
+        Ok(self.end_sessions(|other| other == edge, "restart").await?.unwrap_or_default())
     }
 
-    async fn end_sessions(&mut self, dead: impl Fn(EdgeId) -> bool, reason: &str) -> Result<usize, Error> {
+    /// How many sessions were to be ended; `None`: our last commands are not applied, so nobody knows yet.
+    async fn end_sessions(&mut self, dead: impl Fn(EdgeId) -> bool, reason: &str) -> Result<Option<usize>, Error> {
         let (mut after, mut ended) = (None, 0);
+        let asked = self.asked;
         loop {
             let find = Find::Table { table: Table::Agent, scope: None, after: after.take(), limit: ROWS_PAGE_MAX };
             let page = self.services.reads.find(self.partition, &find).await?;
+            if page.applied.upto < asked {
+                return Ok(None);
+            }
             let last = page.is_last(ROWS_PAGE_MAX);
             after = page.rows.last().map(Row::key);
             let gone: Vec<_> = page.rows.iter().filter_map(|row| ending(row, &dead, reason)).collect();
@@ -146,7 +151,7 @@ impl Timers {
         if ended > 0 {
             info!(partition = self.partition.0, ended, reason, "sessions ended");
         }
-        Ok(ended)
+        Ok(Some(ended))
     }
 
     async fn submit(&mut self, commands: Vec<(Scope, Option<AgentId>, Command)>) -> Result<usize, Error> {

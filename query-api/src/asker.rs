@@ -7,11 +7,12 @@ use ringforge_domain::{
     frame::Encoder,
     ids::AgentId,
     limits::{PAGE_DEFAULT, PAGE_MAX},
+    planted::{Bug, planted},
     position::{Offset, Partition},
     presence::Name,
     row::{RowKey, State},
 };
-use ringforge_ports::{Error, Services};
+use ringforge_ports::{Error, Services, reads::Applied};
 use tracing::warn;
 
 /// Who asks, and how its fleet's frames are written.
@@ -21,12 +22,23 @@ pub struct Asker {
     pub agent: AgentId,
     /// Its fleet.
     pub encoder: Arc<Encoder>,
+    /// The newest event that it may know of.
+    pub known: Option<Offset>,
 }
 
 impl Asker {
     /// Where its fleet's events are.
     pub fn partition(&self) -> Partition {
         self.encoder.stream.partition
+    }
+
+    /// Takes what read models say that stand at `applied`, unless they are behind what is known: a server that crashed may have
+    /// lost its last commits, and the log fills them in again.
+    pub(crate) fn takes(&self, applied: Applied) -> Result<(), Refusal> {
+        if self.known.is_some_and(|known| known >= applied.upto) && !planted(Bug::StaleReads) {
+            return Err(Refusal::because(Code::Unavailable, "The read models are behind.").after_ms(1_000));
+        }
+        Ok(())
     }
 
     /// The place that a cursor names, in this life of the log.
@@ -55,6 +67,7 @@ pub(crate) async fn agent_id(services: &Services, asker: &Asker, id_or_name: &st
     let by_id: Option<AgentId> = id_or_name.parse().ok();
     keys.extend(by_id.map(|id| RowKey::agent(scope, id)));
     let found = services.reads.load(asker.partition(), &keys).await.map_err(|error| unavailable(&error))?;
+    asker.takes(found.applied)?;
     let exists = |id: &AgentId| found.rows.iter().any(|row| row.key() == RowKey::agent(scope, *id));
     let by_name = found.rows.iter().find_map(Name::of).map(|name| name.agent);
     Ok(by_id.filter(exists).or(by_name))

@@ -38,7 +38,7 @@ pub struct Joined {
 /// Joins verdicts with their events.
 ///
 /// # Errors
-/// The log is away, or an event needs a newer build.
+/// The log is away, or is another one than the verdicts are of.
 pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Verdict>) -> Result<Joined, Error> {
     let mut joined = Joined { updates: Vec::with_capacity(verdicts.len()), rest: verdicts.into() };
     let mut bytes = 0;
@@ -56,6 +56,12 @@ pub async fn updates(services: &Services, partition: Partition, verdicts: Vec<Ve
             let Some(verdict) = joined.rest.pop_front() else { break };
             let position = Position { partition, offset };
             let event = record.and_then(|record| schema::decode(&record.record.bytes, position, record.time).ok());
+            if event.as_ref().is_some_and(|event| event.at.header.command_id != verdict.command_id) {
+                return Err(Error::Corrupt(format!(
+                    "record {} of partition {} is not the one that was applied: the log was cut and written anew",
+                    offset.0, partition.0
+                )));
+            }
             joined.updates.push(Update { event, verdict });
         }
     }
@@ -219,3 +225,6 @@ pub fn replayed(update: &Update) -> Option<Frame> {
     let event = update.event.as_ref()?;
     frames_of(event, &update.verdict).pushes.pop().map(|push| push.frame)
 }
+
+#[cfg(test)]
+mod tests;

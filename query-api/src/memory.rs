@@ -35,6 +35,7 @@ pub(crate) async fn get(services: &Services, asker: &Asker, query: &Get) -> Resu
     let key = RowKey::memory(scope, &query.key);
     let found =
         services.reads.load(asker.partition(), &BTreeSet::from([key])).await.map_err(|error| unavailable(&error))?;
+    asker.takes(found.applied)?;
     let count = accesses(services, scope, &query.key, 1).await;
     let now = services.clock.wall();
     let entry = found.rows.iter().find_map(Entry::of).and_then(|entry| entry.shown(now, &asker.encoder, true, count));
@@ -131,6 +132,7 @@ pub(crate) async fn history(services: &Services, asker: &Asker, query: &History)
     };
     let found = services.reads.verdicts(asker.partition(), encoder.scope, &Which::Matching(matching)).await;
     let found = found.map_err(|error| unavailable(&error))?;
+    asker.takes(found.applied)?;
     let (has_more, mut found) = (!found.is_last(limit + 1), found.verdicts);
     found.truncate(limit as usize);
     let joined = updates(services, asker.partition(), found).await.map_err(|error| unavailable(&error))?;
@@ -175,7 +177,10 @@ pub async fn matching(
 }
 
 async fn find(services: &Services, asker: &Asker, filter: MemoryFilter) -> Result<Found, Refusal> {
-    services.reads.find(asker.partition(), &Find::Memory(filter)).await.map_err(|error| unavailable(&error))
+    let found = services.reads.find(asker.partition(), &Find::Memory(filter)).await;
+    let found = found.map_err(|error| unavailable(&error))?;
+    asker.takes(found.applied)?;
+    Ok(found)
 }
 
 async fn shown<'a>(services: &Services, asker: &Asker, found: &'a Found, now: LogTime, values: bool) -> Vec<View<'a>> {

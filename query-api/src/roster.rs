@@ -16,7 +16,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     Error, Services, names,
-    reads::{Find, Listed},
+    reads::{Applied, Find, Listed},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{
@@ -77,7 +77,8 @@ pub async fn roster(services: &Services, rosters: &Rosters, asker: &Asker, query
     };
     let now = services.clock.wall();
     let fleet = rosters.fleet(services, asker.partition(), asker.encoder.scope, now).await;
-    let fleet = fleet.map_err(|error| unavailable(&error))?;
+    let (fleet, applied) = fleet.map_err(|error| unavailable(&error))?;
+    asker.takes(applied)?;
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     let mut fitting = fleet.agents.range((from, Bound::Unbounded)).filter(|(_, member)| member.fits(query, now));
     let (mut page, mut last, mut bytes) = (Page { agents: Vec::new(), has_more: false, next_cursor: None }, None, 0);
@@ -102,17 +103,17 @@ impl Default for Rosters {
 }
 
 impl Rosters {
-    /// A fleet's roster as it is now.
+    /// A fleet's roster as it is now, and where the partition stands.
     async fn fleet(
         &self,
         services: &Services,
         partition: Partition,
         scope: Scope,
         now: LogTime,
-    ) -> Result<Arc<Fleet>, Error> {
+    ) -> Result<(Arc<Fleet>, Applied), Error> {
         let known = self.fleets.get(&(partition, scope));
         let which = known.as_ref().map_or(Listed::At(now), |known| Listed::Since(known.upto));
-        let (upto, changed) = changed(services, partition, scope, which).await?;
+        let (applied, changed) = changed(services, partition, scope, which).await?;
         let heard = heartbeats(services, scope).await;
         let mut fleet = known.unwrap_or_default();
         let over = |member: &Member| member.agent.listed_until() <= now;
@@ -120,10 +121,10 @@ impl Rosters {
         let stale: Vec<Agent> =
             fleet.agents.iter().filter(unheard).map(|(_, member)| member.agent.clone()).chain(changed).collect();
         if stale.is_empty() && !fleet.agents.values().any(|member| over(member)) {
-            return Ok(fleet);
+            return Ok((fleet, applied));
         }
         let after = Arc::make_mut(&mut fleet);
-        after.upto = upto;
+        after.upto = applied.upto;
         // What has just changed comes last.
         for agent in stale {
             let heard = heard.get(&agent.id).cloned();
@@ -131,7 +132,7 @@ impl Rosters {
         }
         after.agents.retain(|_, member| !over(member));
         self.fleets.insert((partition, scope), Arc::clone(&fleet));
-        Ok(fleet)
+        Ok((fleet, applied))
     }
 }
 
@@ -141,21 +142,21 @@ async fn changed(
     partition: Partition,
     scope: Scope,
     which: Listed,
-) -> Result<(Offset, Vec<Agent>), Error> {
-    let (mut upto, mut after, mut agents) = (None, None, Vec::new());
+) -> Result<(Applied, Vec<Agent>), Error> {
+    let (mut applied, mut after, mut agents) = (None, None, Vec::new());
     loop {
         let limit = ROWS_PAGE_MAX;
         let find = Find::Listed { table: Table::Agent, scope, which, after: after.take(), limit };
         let page = services.reads.find(partition, &find).await?;
         // What changes between two pages is read again the next time.
-        let upto = *upto.get_or_insert(page.applied.upto);
+        let applied = *applied.get_or_insert(page.applied);
         let last = page.is_last(limit);
         after = page.rows.last().map(|row| row.key().key);
         agents.extend(
             page.rows.into_iter().filter_map(|row| if let Row::Agent(agent) = row { Some(*agent) } else { None }),
         );
         if last {
-            return Ok((upto, agents));
+            return Ok((applied, agents));
         }
     }
 }

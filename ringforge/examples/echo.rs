@@ -15,7 +15,7 @@ use ringforge_domain::{
 use ringforge_ports::{
     Services,
     clock::{Clock, ManualClock, SeededIds, SystemClock},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    memory::{blobs::MemoryBlobs, live::MemoryLive, log::MemoryLog, reads::MemoryReads},
 };
 use ringforge_ws_edge::{
     edge::Edge,
@@ -51,7 +51,8 @@ async fn main() -> anyhow::Result<()> {
     });
     let config = Config::read("")?;
     let edge = edge(&config);
-    http::serve_by(talk, listener, edge, config.http(), Instant::now(), Arc::new(())).await;
+    let site = http::Site { talk: Some(talk), ..http::Site::of(&edge) };
+    http::serve(listener, site, config.http(), Instant::now(), Arc::new(())).await;
     Ok(())
 }
 
@@ -62,6 +63,7 @@ fn edge(config: &Config) -> Arc<Edge> {
         log: MemoryLog::new(clock.clone(), 2, Generation(1)),
         reads: Arc::new(MemoryReads::new()),
         live: MemoryLive::new(clock.clone()),
+        blobs: MemoryBlobs::new(),
         clock,
         ids: SeededIds::new(1),
     };

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 pub mod config;
+pub mod dlq;
 mod fatal;
 mod faults;
 pub mod r#gen;
@@ -9,7 +10,11 @@ pub mod http;
 pub mod lifecycle;
 pub mod log;
 pub mod options;
+mod projecting;
 mod ready;
+pub mod rebuild;
+pub mod role;
+pub mod secrets;
 mod stores;
 mod telemetry;
 #[cfg(feature = "cluster")]

@@ -2,126 +2,276 @@
 
 use std::{
     fs,
+    io::{Read as _, Seek as _, Write as _},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use axum::Router;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use ringforge_command_api::Gate;
 use ringforge_domain::{
     cursor::Seal,
     ids::EdgeId,
-    limits::{BACKLOG_MAX, UNSENT_BYTES_MAX},
-    position::Partition,
+    limits::{BACKLOG_MAX, BOOTSTRAP_TRIES_MAX, UNSENT_BYTES_MAX},
+    position::{Generation, Offset, Partition},
 };
 use ringforge_ports::{
     Error, Services,
     clock::{Clock, SystemClock, SystemIds},
     names,
 };
-use ringforge_projectors::{Timers, run, timers};
+use ringforge_projectors::{Timers, timers};
+use ringforge_query_api::http::{Admit, Api};
 use ringforge_ws_edge::{edge::Edge, feed::Hub};
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{self as signal, SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
-    bootstrap, config::Config, fatal::Fatal, faults::Faults, http, options::All, ready, stores::Stores, telemetry,
+    bootstrap::{self, CATCH_UP, Credentials},
+    config::Config,
+    fatal::Fatal,
+    faults::Faults,
+    http::{self, Site},
+    options::All,
+    projecting::Projects,
+    ready::Ready,
+    rebuild,
+    role::Duty,
+    secrets,
+    stores::Stores,
+    telemetry,
 };
 
-/// How long the read models may take to catch up at the start, a rebuild included.
-const CATCH_UP: Duration = Duration::from_hours(1);
 /// How long connections may take to end.
 const DRAIN: Duration = Duration::from_secs(4);
 /// How long what is left may take to end.
 const STOP: Duration = Duration::from_secs(4);
+/// How long an edge waits at its start until its lease is held. Without the live bus it begins without one.
+const FIRST_LEASE: Duration = Duration::from_secs(2);
 
-/// Runs everything in one process until it is told to end.
+/// Does a duty until it is told to end.
 ///
 /// # Errors
 /// It could not start, or had to end: one message that names the fix.
-pub fn run_all(options: &All, started: Instant) -> anyhow::Result<()> {
-    let config = Config::load(options)?;
+pub fn run(duty: Duty, options: &All, started: Instant) -> anyhow::Result<()> {
+    let config = Config::load(&options.serve)?;
+    config.check_for(duty)?;
     telemetry::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let done = runtime.block_on(all(options, config, started));
+    let done = runtime.block_on(open(duty, options, config, started));
     runtime.shutdown_timeout(STOP);
     done
 }
 
-async fn all(options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
+async fn open(duty: Duty, options: &All, config: Config, started: Instant) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = SystemClock::start();
     let fatal = Fatal::default();
     let stores = Stores::open(&config, &clock, &fatal).await?;
     let listener = listen(&config)?;
-    let done = serve(options, &config, listener, &stores, clock, &fatal, started).await;
+    let process = Process { duty, options, config: &config, stores: &stores, fatal: &fatal, started };
+    let done = process.serve(listener, clock).await;
     stores.close(&fatal, done).await
 }
 
-/// Starts all roles, says that it is ready, and ends them when it is told to, or must.
-async fn serve(
-    options: &All,
-    config: &Config,
-    listener: TcpListener,
-    stores: &Stores,
-    clock: Arc<dyn Clock>,
-    fatal: &Fatal,
+/// What a process is started with.
+struct Process<'a> {
+    duty: Duty,
+    options: &'a All,
+    config: &'a Config,
+    stores: &'a Stores,
+    fatal: &'a Fatal,
     started: Instant,
-) -> anyhow::Result<()> {
-    let data = &config.server.data;
-    let address = listener.local_addr().context("the address of the listener")?;
-    let mut faults = Faults::from_environment()?;
-    let services = faults.around(Services {
-        log: Arc::clone(&stores.log),
-        reads: Arc::clone(&stores.reads),
-        live: Arc::clone(&stores.live),
-        clock,
-        ids: Arc::new(SystemIds),
-    });
-    let credentials = bootstrap::credentials(data, options.bootstrap.as_deref(), &*services.ids)?;
-    let gate = Gate::new(services.clone(), config.gate());
-    let mut roles = JoinSet::new();
-    for partition in (0..services.log.partitions()).map(Partition) {
-        for _ in 0..=usize::from(faults.second_projector()) {
-            roles.spawn(project(services.clone(), partition, Arc::clone(&gate), fatal.clone()));
+}
+
+/// What serves agents and requests.
+struct Front {
+    site: Site<TcpStream>,
+    draining: watch::Sender<bool>,
+    /// Runs beside it.
+    roles: JoinSet<()>,
+}
+
+impl Front {
+    /// Without agents.
+    fn of(services: &Services, routes: Router, roles: JoinSet<()>) -> Self {
+        let draining = watch::Sender::new(false);
+        let (services, needs_log) = (services.clone(), true);
+        let site = Site { services, draining: draining.subscribe(), talk: None, routes, needs_log };
+        Self { site, draining, roles }
+    }
+}
+
+impl Process<'_> {
+    /// Starts what is to be done, says that it is ready, and ends it when it is told to, or must.
+    async fn serve(&self, listener: TcpListener, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
+        let address = listener.local_addr().context("the address of the listener")?;
+        let mut faults = Faults::from_environment()?;
+        let services = faults.around(Services {
+            log: Arc::clone(&self.stores.log),
+            reads: Arc::clone(&self.stores.reads),
+            live: Arc::clone(&self.stores.live),
+            blobs: Arc::clone(&self.stores.blobs),
+            clock,
+            ids: Arc::new(SystemIds),
+        });
+        let credentials = self.credentials(&services)?;
+        let gate = Gate::new(services.clone(), self.config.gate());
+        let projecting = self.duty.projects().then(|| {
+            let each = 1 + usize::from(faults.second_projector());
+            let (services, gate, fatal) = (services.clone(), Arc::clone(&gate), self.fatal.clone());
+            let checkpoints = self.config.checkpoints();
+            Projects { services, gate, fatal, is_alone: self.stores.is_alone(), checkpoints, each }.start()
+        });
+        let front = tokio::select! {
+            front = self.front(&services, gate, credentials.as_ref()) => front?,
+            // A projector that cannot go on never catches up.
+            reason = self.fatal.failed() => return Err(reason),
+        };
+        let Front { site, draining, mut roles } = front;
+        if self.stores.is_alone() && self.stores.has_own_reads() {
+            roles.spawn(rebuild::watch(services.clone(), self.config.server.data.clone()));
         }
-    }
-    let edge_id = EdgeId::from_bits(services.ids.next());
-    let former = Former::of(data, stores.is_alone(), edge_id)?;
-    tokio::select! {
-        caught_up = catch_up(&services, &gate, &credentials, former, &mut roles) => caught_up?,
-        // A projector that cannot go on never catches up.
-        reason = fatal.failed() => return Err(reason),
+        let open = Arc::new(());
+        let serving = tokio::spawn(http::serve(listener, site, self.config.http(), self.started, Arc::clone(&open)));
+        faults.begin();
+        let signals = Signals::listen()?;
+        // Keys are told by whoever makes them.
+        let credentials = credentials.as_ref().filter(|_| self.duty.takes_commands());
+        let ready = Ready { duty: self.duty, address, credentials, started: self.started };
+        ready.say(&self.config.server.data, self.options.serve.json).context("say that it is ready")?;
+        info!(%address, role = self.duty.text(), "ready");
+
+        let ended = tokio::select! {
+            () = signals.ended() => Ok(()),
+            reason = self.fatal.failed() => Err(reason),
+        };
+        info!("draining");
+        draining.send_replace(true);
+        let _ = serving.await;
+        wait_until_closed(&open).await;
+        // Whatever projectors and timers had begun is repeated or refused after the restart.
+        let end = async {
+            if let Some(projecting) = projecting {
+                projecting.end().await;
+            }
+            roles.shutdown().await;
+        };
+        if tokio::time::timeout(STOP, end).await.is_err() {
+            warn!("some roles did not end in time");
+        }
+        ended
     }
 
-    let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
-    roles.spawn(Arc::clone(&hub).watch());
-    let edge = Edge::new(services.clone(), gate, hub, edge_id, config.edge(edge_id.to_string()));
-    roles.spawn(hold_lease(services.clone(), edge_id));
-    let open = Arc::new(());
-    let serving = tokio::spawn(http::serve(listener, Arc::clone(&edge), config.http(), started, Arc::clone(&open)));
-    faults.begin();
-    let signals = Signals::listen()?;
-    ready::say(address, &credentials, started, data, options.json).context("say that it is ready")?;
-    info!(%address, "ready");
-
-    let ended = tokio::select! {
-        () = signals.ended() => Ok(()),
-        reason = fatal.failed() => Err(reason),
-    };
-    info!("draining");
-    edge.drain();
-    let _ = serving.await;
-    wait_until_closed(&open).await;
-    // Timers and projectors first: whatever they had begun is repeated or refused after the restart.
-    if tokio::time::timeout(STOP, roles.shutdown()).await.is_err() {
-        warn!("some roles did not end in time");
+    /// The keys of the data directory. Whoever may create tenants makes those that are wanted and not there.
+    fn credentials(&self, services: &Services) -> anyhow::Result<Option<Credentials>> {
+        let (data, wanted) = (&self.config.server.data, self.options.bootstrap.as_deref());
+        if self.duty == Duty::All || wanted.is_some() {
+            return bootstrap::credentials(data, wanted, services.log.partitions(), &*services.ids).map(Some);
+        }
+        bootstrap::kept(data)
     }
-    ended
+
+    /// Makes the directory as it is wanted, and what serves agents and requests.
+    async fn front(
+        &self,
+        services: &Services,
+        gate: Arc<Gate>,
+        credentials: Option<&Credentials>,
+    ) -> anyhow::Result<Front> {
+        let mut roles = JoinSet::new();
+        if self.duty == Duty::Projectors {
+            return Ok(Front::of(services, Router::new(), roles));
+        }
+        let seal = secrets::seal(&self.config.secrets.seal, credentials.map(|kept| kept.seal_key.as_str()))?;
+        // While the directory is being made anew, what is not there yet is not what was never there.
+        caught_up(services, Partition::DIRECTORY).await?;
+        // Before anything is written that a process with another secret has no business to write.
+        secrets::agree(services, &gate, &seal, self.stores.is_alone()).await?;
+        gate.ask_schemas().await?;
+        if self.duty.takes_commands()
+            && let Some(credentials) = credentials
+        {
+            // Once more if somebody else was first to take the partition that a fleet was to have to itself.
+            for _ in 0..BOOTSTRAP_TRIES_MAX {
+                let upto = bootstrap::submit(services, &gate, credentials).await?;
+                if upto == Offset::ZERO {
+                    break;
+                }
+                bootstrap::applied(services, Partition::DIRECTORY, upto, CATCH_UP).await?;
+            }
+        }
+        if !self.stores.is_alone() {
+            roles.spawn(Arc::clone(&gate).watch());
+            roles.spawn(Arc::clone(&gate).watch_schemas());
+        }
+        let generation = services.log.bounds(Partition::DIRECTORY).await?.generation;
+        let routes = self.routes(services, &gate, &seal, generation);
+        if !self.duty.is_edge() {
+            let front = Front::of(services, routes, roles);
+            let needs_log = self.duty.takes_commands();
+            return Ok(Front { site: Site { needs_log, ..front.site }, ..front });
+        }
+        let id = EdgeId::from_bits(services.ids.next());
+        match Former::of(&self.config.server.data, self.stores.is_alone(), id)? {
+            Former::Others(id) => end_sessions(services, |timers| timers.end_former(id).boxed()).await?,
+            // Their partitions may be others' to project, and wait for these.
+            Former::Ours(former, lock) => drop(roles.spawn(end_our_sessions(services.clone(), former, lock))),
+        }
+        let hub = Hub::new(services.clone(), seal);
+        roles.spawn(Arc::clone(&hub).watch());
+        let edge = Edge::new(services.clone(), gate, hub, id, self.config.edge(id.to_string()));
+        let lease = names::edge_lease(id);
+        // Whoever begins a session before it has a lease might be taken for gone.
+        let held = tokio::time::timeout(FIRST_LEASE, services.live.put(&lease, "held", timers::LEASE)).await;
+        if !matches!(held, Ok(Ok(()))) {
+            warn!("the live bus is away: this edge begins without a lease");
+        }
+        roles.spawn(hold_lease(services.clone(), id));
+        let site = Site { routes, ..Site::of(&edge) };
+        Ok(Front { site, draining: edge.drains(), roles })
+    }
+
+    /// What is served over HTTP.
+    fn routes(&self, services: &Services, gate: &Arc<Gate>, seal: &Seal, generation: Generation) -> Router {
+        let mut routes = Router::new();
+        if self.duty.takes_commands() {
+            routes = routes.merge(ringforge_command_api::http::routes(Arc::clone(gate)));
+        }
+        if self.duty.answers() {
+            let gate = Arc::clone(gate);
+            let admit: Admit = Arc::new(move |asked| {
+                let gate = Arc::clone(&gate);
+                let admitted = async move {
+                    let entrance = gate.authenticator.admit(&asked.api_key, &asked.fleet, asked.from).await?;
+                    Ok((entrance.scope, entrance.stream))
+                };
+                admitted.boxed()
+            });
+            let (services, seal) = (services.clone(), seal.clone());
+            let (rosters, freshness) = (Arc::default(), Arc::default());
+            let limits = self.config.gate().limits;
+            let api = Api { services, rosters, freshness, seal, generation, limits, admit };
+            routes = routes.merge(ringforge_query_api::http::routes(api));
+        }
+        routes
+    }
+}
+
+/// Waits until a partition is applied as far as it goes now.
+async fn caught_up(services: &Services, partition: Partition) -> anyhow::Result<()> {
+    let end = services.log.bounds(partition).await?.end;
+    bootstrap::applied(services, partition, end, CATCH_UP).await
 }
 
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {
@@ -146,37 +296,13 @@ fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     })
 }
 
-async fn project(services: Services, partition: Partition, gate: Arc<Gate>, fatal: Fatal) {
-    let ended = run::run(services, partition, |applied| gate.applied(partition, applied)).await;
-    if let Err(error) = ended {
-        error!(%error, partition = partition.0, "the projector cannot go on");
-        fatal.fail(format!("partition {} cannot be projected: {error}", partition.0));
-    }
-}
-
-/// Waits until the read models stand at the log's end, writes to the directory what it lacks, and starts the timers.
-async fn catch_up(
-    services: &Services,
-    gate: &Gate,
-    credentials: &bootstrap::Credentials,
-    former: Former,
-    roles: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
-    // While the directory is being made anew, what is not there yet is not what was never there.
-    let end = services.log.bounds(Partition::DIRECTORY).await?.end;
-    bootstrap::applied(services, Partition::DIRECTORY, end, CATCH_UP).await?;
-    let upto = bootstrap::submit(services, gate, credentials).await?;
-    bootstrap::applied(services, Partition::DIRECTORY, upto, CATCH_UP).await?;
-    start_timers(services, former, roles).await
-}
-
 /// Whose sessions a process ends when it starts.
-#[derive(Clone, Copy)]
 enum Former {
     /// Every edge's but this one: the log is ours alone, so we were all of them.
     Others(EdgeId),
-    /// The edge's that the last process in our data directory was, if there was one.
-    Ours(Option<EdgeId>),
+    /// The edge's that the last process in our data directory was, if there was one. Nobody else may be this one's heir as long
+    /// as the file is open.
+    Ours(Option<EdgeId>, fs::File),
 }
 
 impl Former {
@@ -186,33 +312,51 @@ impl Former {
             return Ok(Self::Others(edge));
         }
         let path = data.join(names::EDGE_FILE);
-        let former = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-        fs::write(&path, edge.to_string()).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self::Ours(former))
-    }
-
-    async fn end_sessions(self, timers: &mut Timers) -> Result<usize, Error> {
-        match self {
-            Self::Others(edge) => timers.end_former(edge).await,
-            Self::Ours(Some(edge)) => timers.end_edge(edge).await,
-            Self::Ours(None) => Ok(0),
+        let cannot = || format!("cannot write {}", path.display());
+        let mut file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.as_mut().map_err(|error| anyhow::anyhow!("{}: {error}", cannot()))?;
+        if file.try_lock().is_err() {
+            bail!("another edge uses the data directory {}: give each its own with --data", data.display());
         }
+        let mut text = String::new();
+        file.read_to_string(&mut text).with_context(cannot)?;
+        file.set_len(0).with_context(cannot)?;
+        file.rewind().with_context(cannot)?;
+        file.write_all(edge.to_string().as_bytes()).with_context(cannot)?;
+        Ok(Self::Ours(text.trim().parse().ok(), file.try_clone().with_context(cannot)?))
     }
 }
 
-/// Ends what a former life left open, then starts the timers.
-async fn start_timers(services: &Services, former: Former, roles: &mut JoinSet<()>) -> anyhow::Result<()> {
-    for partition in (0..services.log.partitions()).map(Partition) {
-        let end = services.log.bounds(partition).await?.end;
-        bootstrap::applied(services, partition, end, CATCH_UP).await?;
+/// Ends sessions in every partition, as far as it is applied, and waits until they have ended.
+async fn end_sessions(
+    services: &Services,
+    end: impl Fn(&mut Timers) -> BoxFuture<'_, Result<usize, Error>>,
+) -> anyhow::Result<()> {
+    for partition in services.log.partitions().iter() {
+        caught_up(services, partition).await?;
         let mut timers = Timers::new(services.clone(), partition);
-        if former.end_sessions(&mut timers).await? > 0 {
-            let end = services.log.bounds(partition).await?.end;
-            bootstrap::applied(services, partition, end, CATCH_UP).await?;
+        if end(&mut timers).await? > 0 {
+            caught_up(services, partition).await?;
         }
-        roles.spawn(timers::run(timers));
     }
     Ok(())
+}
+
+/// Ends what our former life left open. If it cannot, others will: nobody renews the lease of that life.
+async fn end_our_sessions(services: Services, former: Option<EdgeId>, lock: fs::File) {
+    if let Some(former) = former {
+        let partitions = services.log.partitions().iter();
+        join_all(partitions.map(async |partition| {
+            let mut timers = Timers::new(services.clone(), partition);
+            if let Err(error) = timers.end_edge(former).await {
+                warn!(%error, partition = partition.0, "sessions of the last life end when its lease does");
+            }
+        }))
+        .await;
+    }
+    // Held as long as this life lasts.
+    let _lock = lock;
+    std::future::pending::<()>().await;
 }
 
 async fn hold_lease(services: Services, edge: EdgeId) {

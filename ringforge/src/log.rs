@@ -11,7 +11,7 @@ use ringforge_ports::names;
 
 use crate::{
     config::Config,
-    options::{All, LogTask},
+    options::{LogTask, Serve},
     stores::{PARTITIONS, remedy},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 /// There is no log, a server uses it, nothing of it is whole; `check`: it is damaged.
 pub fn run(task: &LogTask) -> anyhow::Result<()> {
     let (LogTask::Check(place) | LogTask::Repair(place)) = task;
-    let config = Config::load(&All { data: place.data.clone(), ..All::default() })?;
+    let config = Config::load(&Serve { data: place.data.clone(), ..Serve::default() })?;
     let data = &config.server.data;
     let path = data.join(names::LOG_FILE);
     let explained = |error| explain(error, data);

@@ -4,8 +4,10 @@ use std::{process::ExitCode, time::Instant};
 
 use clap::Parser as _;
 use ringforge::{
-    r#gen, lifecycle, log,
+    config, dlq, r#gen, lifecycle, log,
     options::{All, Cli, Role},
+    rebuild,
+    role::Duty,
     topics,
 };
 
@@ -18,9 +20,16 @@ fn main() -> ExitCode {
     let role = Cli::parse().role.unwrap_or_else(|| Role::All(All::default()));
     let done = match role {
         Role::Gen { root } => r#gen::run(&root),
+        Role::Dlq(which) => dlq::run(&which),
         Role::Log(task) => log::run(&task),
+        Role::Rebuild(which) => rebuild::run(&which),
         Role::Topics(task) => topics::run(&task),
-        Role::All(options) => lifecycle::run_all(&options, started),
+        Role::CheckConfig(which) => config::check(&which),
+        Role::All(options) => lifecycle::run(Duty::All, &options, started),
+        Role::CommandApi(options) => lifecycle::run(Duty::CommandApi, &options, started),
+        Role::Edge(serve) => lifecycle::run(Duty::Edge, &All::of(serve), started),
+        Role::Projectors(serve) => lifecycle::run(Duty::Projectors, &All::of(serve), started),
+        Role::QueryApi(serve) => lifecycle::run(Duty::QueryApi, &All::of(serve), started),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

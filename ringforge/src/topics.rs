@@ -9,7 +9,7 @@ use ringforge_ports::clock::{Ids as _, SystemIds};
 
 use crate::{
     config::Config,
-    options::{All, Topics, TopicsTask},
+    options::{Serve, Topics, TopicsTask},
 };
 
 /// Does it, and tells on stdout what was found.
@@ -18,10 +18,15 @@ use crate::{
 /// The log is not in Kafka, the cluster is away; `check`: something is wrong.
 pub fn run(task: &TopicsTask) -> anyhow::Result<()> {
     let (TopicsTask::Create(topics) | TopicsTask::Check(topics)) = task;
-    let Topics { config, partitions, replication, min_insync } = topics;
-    let config = Config::load(&All { config: config.clone(), ..All::default() })?;
+    let Topics { config, partitions, dedicated, replication, min_insync } = topics;
+    let config = Config::load(&Serve { config: config.clone(), ..Serve::default() })?;
     let cluster = Cluster::at(&config.stores.log).context("stores.log")?;
-    let shape = Shape { pool_partitions: *partitions, replication: *replication, min_insync_replicas: *min_insync };
+    let shape = Shape {
+        pool_partitions: *partitions,
+        dedicated: *dedicated,
+        replication: *replication,
+        min_insync_replicas: *min_insync,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     match task {
         TopicsTask::Create(_) => {

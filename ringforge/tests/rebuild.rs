@@ -25,7 +25,7 @@ use ringforge_ports::{
     Services,
     clock::{SystemClock, SystemIds},
     log::Log,
-    memory::{live::MemoryLive, reads::MemoryReads},
+    memory::{blobs::MemoryBlobs, live::MemoryLive, reads::MemoryReads},
     names,
     reads::{Reads, every_row, every_verdict},
 };
@@ -169,7 +169,8 @@ async fn the_load_is_varied() {
     }
     log.close().await;
     // An answer is forgotten a day after it was given: only the simulation has that much time.
-    kinds.push(CommandKind::AnswerForget);
+    // One process declares nothing.
+    kinds.extend([CommandKind::AnswerForget, CommandKind::ProjectorDeclared]);
     let missing: Vec<_> = CommandKind::ALL.iter().filter(|kind| !kinds.contains(kind)).collect();
     assert!(missing.is_empty(), "the load of these tests has no {missing:?}");
 }
@@ -282,8 +283,15 @@ async fn folded(data: &Path) -> Models {
     let reads: Arc<dyn Reads> = Arc::new(MemoryReads::new());
     let clock = SystemClock::start();
     let live = MemoryLive::new(Arc::clone(&clock) as _);
-    let services =
-        Services { log: Arc::clone(&log) as _, reads: Arc::clone(&reads), live, clock, ids: Arc::new(SystemIds) };
+    let blobs = MemoryBlobs::new();
+    let services = Services {
+        log: Arc::clone(&log) as _,
+        reads: Arc::clone(&reads),
+        live,
+        blobs,
+        clock,
+        ids: Arc::new(SystemIds),
+    };
     for partition in PARTITIONS {
         let end = log.bounds(partition).await.expect("bounds").end;
         let mut projector = Projector::open(services.clone(), partition).await.expect("it opens");

@@ -2,10 +2,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test runs on the machine's clock")]
 
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "start_contract/doors.rs"]
 mod doors;
 #[path = "start_contract/refusals.rs"]
 mod refusals;
+#[path = "start_contract/servers.rs"]
+mod servers;
 #[path = "start_contract/silence.rs"]
 mod silence;
 #[path = "support.rs"]

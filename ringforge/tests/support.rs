@@ -9,6 +9,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -35,37 +36,77 @@ pub struct Options {
     pub config: String,
     /// Tenants with their fleets; empty: the default tenant `dev` with the fleet `default`.
     pub tenants: Vec<(String, Vec<String>)>,
+    /// What else a bootstrap file says of the last of them.
+    pub bootstrap: String,
     /// Test-only faults, by name.
     pub faults: Vec<String>,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// Those of one process each, by its number, in the place of these.
+    pub each: Vec<Vec<(String, String)>>,
     /// The data directory; none: one of its own.
     pub data: Option<PathBuf>,
     /// What the shell does before it becomes the server, such as `ulimit -n 64`; empty: there is no shell.
     pub before: String,
+    /// Every role in processes of their own.
+    pub apart: bool,
+    /// Test-only faults of single processes, by their number.
+    pub faults_of: Vec<(usize, String)>,
     /// How long a start may take, if not [`READY`].
     pub ready_within: Option<Duration>,
 }
 
-/// A running `ringforge all` over a data directory of its own. It is killed when dropped.
+/// A running installation: `ringforge all` over a data directory of its own, or every role in processes of their own. It is
+/// killed when dropped.
 pub struct Server {
-    /// The ready line of this life.
+    /// The ready line of this life. Of several processes: the one with the keys, and an edge's address.
     pub ready: Value,
     options: Options,
-    child: Child,
+    processes: Vec<Process>,
     home: tempfile::TempDir,
+    /// Where agents connect, one after the other.
+    edges: Vec<String>,
+    next: AtomicUsize,
 }
 
+/// One process of it.
+struct Process {
+    child: Child,
+    ready: Value,
+}
+
+/// The roles of an installation in processes of their own. The first command-api makes the tenants.
+const ROLES: [&str; 7] = ["projectors", "projectors", "command-api", "command-api", "edge", "edge", "query-api"];
+
 impl Server {
+    /// The processes of an installation whose roles run apart.
+    pub const PROCESSES: usize = ROLES.len();
+
     /// Starts one in a fresh directory and waits until it is ready.
     pub fn start(options: Options) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         fs::write(home.path().join("config.toml"), &options.config).expect("config is written");
+        let plain = [("dev".to_owned(), vec!["default".to_owned()])];
+        let tenants = if options.tenants.is_empty() { &plain[..] } else { &options.tenants };
         let tenants =
-            options.tenants.iter().map(|(name, fleets)| format!("[[tenant]]\nname = {name:?}\nfleets = {fleets:?}\n"));
-        fs::write(home.path().join("bootstrap.toml"), tenants.collect::<String>()).expect("bootstrap is written");
-        let (child, ready) = launch(home.path(), &options).unwrap_or_else(|why| panic!("{why}"));
-        Self { ready, options, child, home }
+            tenants.iter().map(|(name, fleets)| format!("[[tenant]]\nname = {name:?}\nfleets = {fleets:?}\n"));
+        let bootstrap = tenants.collect::<String>() + &options.bootstrap;
+        fs::write(home.path().join("bootstrap.toml"), bootstrap).expect("bootstrap is written");
+        let processes = launch(home.path(), &options).unwrap_or_else(|why| panic!("{why}"));
+        let mut server =
+            Self { ready: Value::Null, options, processes, home, edges: Vec::new(), next: AtomicUsize::new(0) };
+        server.know();
+        server
+    }
+
+    /// Takes note of what the ready lines say.
+    fn know(&mut self) {
+        let ready =
+            |field: &str| self.processes.iter().map(|process| &process.ready).find(|line| !line[field].is_null());
+        self.ready = ready("tenants").unwrap_or(&Value::Null).clone();
+        self.edges =
+            self.processes.iter().filter_map(|process| process.ready["ws_url"].as_str()).map(str::to_owned).collect();
+        self.ready["ws_url"] = json!(self.edges[0]);
     }
 
     /// Starts one with all defaults.
@@ -75,7 +116,7 @@ impl Server {
 
     /// Its process.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.processes[0].child.id()
     }
 
     /// The data directory.
@@ -85,7 +126,7 @@ impl Server {
 
     /// The process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.id()
     }
 
     /// What it has written to stderr, in all its lives.
@@ -95,8 +136,12 @@ impl Server {
 
     /// `kill -9`, and waits until it is gone.
     pub fn kill9(&mut self) {
-        self.child.kill().expect("it can be killed");
-        self.child.wait().expect("it is waited for");
+        for process in &mut self.processes {
+            process.child.kill().expect("it can be killed");
+        }
+        for process in &mut self.processes {
+            process.child.wait().expect("it is waited for");
+        }
     }
 
     /// SIGTERM, and its exit code; `None`: it died of a signal.
@@ -107,16 +152,20 @@ impl Server {
 
     /// SIGTERM, without waiting.
     pub fn ask_to_end(&mut self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could be sent");
+        for process in &self.processes {
+            let sent = Command::new("kill").args(["-TERM", &process.child.id().to_string()]).status();
+            assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could be sent");
+        }
     }
 
-    /// Waits until it has ended: its exit code; `None`: it died of a signal.
+    /// Waits until it has ended: its exit code (of several processes the highest); `None`: it died of a signal.
     pub fn ended(&mut self) -> Option<i32> {
         let deadline = Instant::now() + END;
         while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().expect("it is waited for") {
-                return status.code();
+            let ended = self.processes.iter_mut().map(|process| process.child.try_wait().expect("it is waited for"));
+            if let Some(all) = ended.collect::<Option<Vec<_>>>() {
+                let codes: Option<Vec<i32>> = all.iter().map(std::process::ExitStatus::code).collect();
+                return codes.and_then(|codes| codes.into_iter().max());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -136,7 +185,7 @@ impl Server {
 
     /// Whether the process is still there.
     pub fn alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        self.processes.iter_mut().any(|process| matches!(process.child.try_wait(), Ok(None)))
     }
 
     /// Starts it again over the same data, once it has ended.
@@ -147,7 +196,8 @@ impl Server {
     /// Starts it over the same data and kills it after this long, ready or not.
     pub fn restart_and_kill9(&mut self, after: Duration) {
         assert!(!self.alive(), "it still runs");
-        self.child = spawn(self.home.path(), &self.options);
+        let child = spawn(self.home.path(), &self.options, 0);
+        self.processes = vec![Process { child, ready: Value::Null }];
         std::thread::sleep(after);
         self.kill9();
     }
@@ -161,7 +211,8 @@ impl Server {
     /// Like `restart`; what it said on stderr if it could not start.
     pub fn try_restart(&mut self) -> Result<(), String> {
         assert!(!self.alive(), "it still runs");
-        (self.child, self.ready) = launch(self.home.path(), &self.options)?;
+        self.processes = launch(self.home.path(), &self.options)?;
+        self.know();
         Ok(())
     }
 
@@ -174,6 +225,54 @@ impl Server {
     /// Where agents connect.
     pub fn ws_url(&self) -> &str {
         self.ready["ws_url"].as_str().expect("the ready line has ws_url")
+    }
+
+    /// The numbers of the processes that have this role.
+    pub fn numbers(role: &str) -> Vec<usize> {
+        (0..ROLES.len()).filter(|number| ROLES[*number] == role).collect()
+    }
+
+    /// The ready line of one process.
+    pub fn ready_of(&self, number: usize) -> &Value {
+        &self.processes[number].ready
+    }
+
+    /// Sends one process a signal, by its name.
+    pub fn signal(&self, number: usize, signal: &str) {
+        let process = self.processes[number].child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &process]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{signal} could be sent");
+    }
+
+    /// `kill -9` of one process, and waits until it is gone.
+    pub fn kill9_one(&mut self, number: usize) {
+        let child = &mut self.processes[number].child;
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is waited for");
+    }
+
+    /// Whether one process is still there.
+    pub fn alive_one(&mut self, number: usize) -> bool {
+        matches!(self.processes[number].child.try_wait(), Ok(None))
+    }
+
+    /// Starts one process again over its data, once it has ended.
+    pub fn restart_one(&mut self, number: usize) {
+        self.try_restart_one(number).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Like `restart_one`; what was said on stderr if it could not start.
+    pub fn try_restart_one(&mut self, number: usize) -> Result<(), String> {
+        let mut child = spawn(self.home.path(), &self.options, number);
+        let ready = ready(&mut child, self.home.path(), &self.options)?;
+        self.processes[number] = Process { child, ready };
+        self.know();
+        Ok(())
+    }
+
+    /// Where the next agent connects: at every edge in turn.
+    pub fn next_url(&self) -> &str {
+        &self.edges[self.next.fetch_add(1, Ordering::Relaxed) % self.edges.len()]
     }
 
     /// A tenant of the ready line.
@@ -201,8 +300,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for process in &mut self.processes {
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
     }
 }
 
@@ -221,23 +322,56 @@ fn binary(options: &Options) -> Command {
     shell
 }
 
-fn spawn(home: &Path, options: &Options) -> Child {
+/// Starts the process of this number.
+fn spawn(home: &Path, options: &Options, number: usize) -> Child {
     let errors = fs::OpenOptions::new().create(true).append(true).open(home.join("stderr")).expect("stderr is a file");
     let mut command = binary(options);
-    command.args(["all", "--json", "--port", "0", "--data"]).arg(data(home, options));
+    let role = if options.apart { ROLES[number] } else { "all" };
+    let data = data(home, options);
+    let data = if options.apart { data.join(number.to_string()) } else { data };
+    command.args([role, "--json", "--port", "0", "--data"]).arg(data);
     if !options.config.is_empty() {
         command.arg("--config").arg(home.join("config.toml"));
     }
-    if !options.tenants.is_empty() {
+    let creates = !options.apart || ROLES.iter().position(|role| *role == "command-api") == Some(number);
+    if creates && (options.apart || !options.tenants.is_empty()) {
         command.arg("--bootstrap").arg(home.join("bootstrap.toml"));
     }
-    command.env("RINGFORGE_TEST_FAULTS", options.faults.join(","));
+    let own = options.faults_of.iter().filter(|(of, _)| *of == number).map(|(_, fault)| fault);
+    let faults: Vec<&str> = options.faults.iter().chain(own).map(String::as_str).collect();
+    command.env("RINGFORGE_TEST_FAULTS", faults.join(","));
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    command.envs(options.each.get(number).into_iter().flatten().map(|(name, value)| (name, value)));
     command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the binary starts")
 }
 
-fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
-    let mut child = spawn(home, options);
+fn launch(home: &Path, options: &Options) -> Result<Vec<Process>, String> {
+    let count = if options.apart { ROLES.len() } else { 1 };
+    // All at once: they wait for each other.
+    let children: Vec<Child> = (0..count).map(|number| spawn(home, options, number)).collect();
+    let mut processes = Vec::new();
+    let mut failed = None;
+    for mut child in children {
+        if failed.is_some() {
+            let _ = child.kill();
+            let _ = child.wait();
+            continue;
+        }
+        match ready(&mut child, home, options) {
+            Ok(ready) => processes.push(Process { child, ready }),
+            Err(why) => failed = Some(why),
+        }
+    }
+    let Some(why) = failed else { return Ok(processes) };
+    for mut process in processes {
+        let _ = process.child.kill();
+        let _ = process.child.wait();
+    }
+    Err(why)
+}
+
+/// Waits for its ready line.
+fn ready(child: &mut Child, home: &Path, options: &Options) -> Result<Value, String> {
     let stdout = child.stdout.take().expect("stdout is piped");
     let (said, line) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -249,7 +383,7 @@ fn launch(home: &Path, options: &Options) -> Result<(Child, Value), String> {
         .recv_timeout(options.ready_within.unwrap_or(READY))
         .unwrap_or_else(|_| (Ok(0), "nothing in time".to_owned()));
     if let Ok(ready) = serde_json::from_str(&line) {
-        return Ok((child, ready));
+        return Ok(ready);
     }
     let _ = child.kill();
     let status = child.wait();

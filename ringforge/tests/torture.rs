@@ -8,6 +8,8 @@
 mod agent;
 #[path = "torture/conditions.rs"]
 mod conditions;
+#[path = "torture/crowd.rs"]
+mod crowd;
 #[path = "torture/run.rs"]
 mod run;
 #[path = "support.rs"]
@@ -18,35 +20,33 @@ mod telling;
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use agent::Agent;
-use conditions::{Conditions, GAP_MIN, IN_FLIGHT_MIN};
+use conditions::{Conditions, GAP_MIN, IN_FLIGHT_MIN, MET};
+use crowd::Crowd;
 use futures_util::FutureExt as _;
-use ringforge_domain::ids::Scope;
-use ringforge_sim::{check::check, history, rng::Rng, tally::lock, vocabulary::clients::Client};
+use ringforge_adapters::{log::embedded::EmbeddedLog, reads::sqlite::SqliteReads};
+use ringforge_domain::{ids::Scope, position::Partition};
+use ringforge_ports::{clock::SystemClock, log::Log as _, names, reads::Reads};
+use ringforge_sim::{
+    check::check,
+    history::{self, History},
+    rng::Rng,
+    tally::lock,
+};
 use run::{Mood, Run};
 use serde_json::Value;
 use support::{Options, Server};
-use tokio::task::JoinHandle;
 
 /// The fleets: tenant, slug, and how many agents. Those of the first are kept busiest.
 const FLEETS: [(&str, &str, usize); 3] = [("acme", "main", 15), ("acme", "side", 4), ("evil", "main", 5)];
 /// The agents of the first fleet that miss most of the run. Each comes back while the load goes on.
 const SLEEPERS: usize = 3;
-/// The agent that writes large values: the first of the second fleet.
-const HEAVY: usize = FLEETS[0].2;
 /// Kills between two looks at the files.
 const KILLS: u32 = 25;
 /// How often, per mille, a start is no good either: killed before it is ready, or while everyone comes back.
 const UNTIMELY: u64 = 200;
-/// How long any condition may take to be met.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// When nobody has read anything for so long, nothing more happens.
-const QUIET: Duration = Duration::from_millis(2_500);
-/// How long after the last command what it asked for may still happen: its time to live, and what timers take.
-const AFTERMATH: Duration = Duration::from_millis(6_500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: make proof"]
@@ -84,7 +84,7 @@ struct Torture<'a> {
     server: &'a mut Server,
     rng: Rng,
     run: Arc<Run>,
-    agents: Vec<JoinHandle<history::Agent>>,
+    crowd: Crowd,
     scopes: Vec<Scope>,
     lives: u32,
     conditions: Conditions,
@@ -101,35 +101,32 @@ impl<'a> Torture<'a> {
         let scopes = FLEETS.iter().map(scope).collect();
         let keys = FLEETS.iter().map(|(tenant, fleet, _)| server.key(tenant, fleet).to_owned()).collect();
         let run = Arc::new(Run::new(keys, FLEETS.iter().map(|fleet| fleet.2).sum()));
-        let agents = people(&run, &mut rng);
-        run.begin(1, server.ws_url());
+        let crowd = Crowd::begin(&run, &FLEETS.map(|fleet| fleet.2), SLEEPERS, &mut rng);
+        run.begin(1, vec![server.ws_url().to_owned()]);
         let conditions = Conditions { in_flight_min: usize::MAX, ..Conditions::default() };
-        Self { server, rng, run, agents, scopes, lives: 1, conditions }
+        Self { server, rng, run, crowd, scopes, lives: 1, conditions }
     }
 
     /// To the end, and judges it.
     async fn run(mut self, kills: u32) {
         let run = Arc::clone(&self.run);
-        self.until("everyone who shall sleep sleeps", || run.asleep.load(Ordering::Relaxed) == SLEEPERS).await;
+        self.crowd.until("everyone who shall sleep sleeps", || run.asleep.load(Ordering::Relaxed) == SLEEPERS).await;
         let before = run.acknowledged(0);
         while self.conditions.kills < kills {
             self.kill_under_load().await;
             self.start_again().await;
         }
         self.wake_the_sleepers(before).await;
-        self.come_to_rest().await;
+        self.crowd.come_to_rest().await;
         run.feel(Mood::Over);
         self.server.kill9();
-        let mut agents = Vec::new();
-        for agent in self.agents {
-            agents.push(agent.await.expect("an agent comes to its end"));
-        }
-        let history = telling::history(&self.server.data(), &self.scopes, agents).await;
+        let agents = self.crowd.tell().await;
+        let history = history_of(self.server, &self.scopes, agents).await;
         let sent: usize = history.agents.iter().map(|agent| agent.diary.sent.len()).sum();
         eprintln!("{sent} commands, {} frames, {:?}", run.frames.load(Ordering::Relaxed), self.conditions);
         check(&history, &run.tally).unwrap_or_else(|broken| panic!("{broken:#}"));
         self.conditions.met(kills);
-        conditions::reached(&history, &run.tally);
+        conditions::reached(&history, &run.tally, &MET);
     }
 
     async fn kill_under_load(&mut self) {
@@ -137,7 +134,7 @@ impl<'a> Torture<'a> {
         self.run.feel(Mood::Hurry);
         self.pause(60).await;
         let run = Arc::clone(&self.run);
-        self.until("there is enough to kill", || run.in_flight() >= IN_FLIGHT_MIN).await;
+        self.crowd.until("there is enough to kill", || run.in_flight() >= IN_FLIGHT_MIN).await;
         let in_flight = run.in_flight();
         self.kill();
         self.conditions.kills += 1;
@@ -161,7 +158,7 @@ impl<'a> Torture<'a> {
         loop {
             self.server.restart();
             self.lives += 1;
-            self.run.begin(self.lives, self.server.ws_url());
+            self.run.begin(self.lives, vec![self.server.ws_url().to_owned()]);
             if !self.rng.chance(UNTIMELY) {
                 return;
             }
@@ -174,71 +171,29 @@ impl<'a> Torture<'a> {
     async fn wake_the_sleepers(&mut self, before: u64) {
         let run = Arc::clone(&self.run);
         run.feel(Mood::Hurry);
-        self.until("enough was missed", || run.acknowledged(0) - before >= GAP_MIN).await;
+        self.crowd.until("enough was missed", || run.acknowledged(0) - before >= GAP_MIN).await;
         for number in 0..SLEEPERS {
             run.wake(number + 1);
-            self.until("who slept is back", || lock(&run.woken).len() > number).await;
+            self.crowd.until("who slept is back", || lock(&run.woken).len() > number).await;
         }
         self.conditions.woken.clone_from(&lock(&run.woken));
-    }
-
-    /// Everyone is in, has heard everything, and nothing more happens.
-    async fn come_to_rest(&mut self) {
-        let (run, began) = (Arc::clone(&self.run), Instant::now());
-        let all_in = || run.states.iter().all(|state| state.settled.load(Ordering::Relaxed));
-        run.feel(Mood::Ending);
-        self.until("everyone is back", all_in).await;
-        run.feel(Mood::Farewell);
-        let fleets = FLEETS.iter().flat_map(|(_, _, size)| std::iter::repeat_n(*size, *size));
-        let heard = || {
-            let words = run.states.iter().map(|state| state.last_words.load(Ordering::Relaxed));
-            words.eq(fleets.clone())
-        };
-        self.until("everyone has heard everyone's last word", heard).await;
-        let (mut frames, mut since) = (0, Instant::now());
-        self.until("nothing more happens", || {
-            let now = run.frames.load(Ordering::Relaxed);
-            if std::mem::replace(&mut frames, now) != now {
-                since = Instant::now();
-            }
-            since.elapsed() > QUIET && began.elapsed() > AFTERMATH && all_in()
-        })
-        .await;
     }
 
     /// Any time below this.
     async fn pause(&mut self, millis: u64) {
         tokio::time::sleep(Duration::from_millis(self.rng.below(millis))).await;
     }
-
-    async fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let patience = Instant::now() + PATIENCE;
-        while !is_so() {
-            let states = || self.run.states.iter().enumerate().collect::<Vec<_>>();
-            assert!(Instant::now() < patience, "not in time: {what}; of the agents {:?}", states());
-            assert!(!self.agents.iter().any(JoinHandle::is_finished), "an agent ended before {what}");
-            tokio::time::sleep(Duration::from_micros(500)).await;
-        }
-    }
 }
 
-fn people(run: &Arc<Run>, rng: &mut Rng) -> Vec<JoinHandle<history::Agent>> {
-    let fleets = FLEETS.iter().enumerate().flat_map(|(fleet, (_, _, size))| std::iter::repeat_n(fleet, *size));
-    let clients = fleets.enumerate().map(|(number, fleet)| {
-        let mut client = Client::new(number, fleet, number == HEAVY, rng);
-        // Some look on in every way.
-        client.presence = ["none", "none", "each", "delta"][number % 4];
-        client
-    });
-    let clients: Vec<Client> = clients.collect();
-    let names = |fleet| clients.iter().filter(move |peer| peer.fleet == fleet).map(|peer| peer.name.clone());
-    let peers: Vec<Vec<String>> = (0..FLEETS.len()).map(|fleet| names(fleet).collect()).collect();
-    let spawned = clients.into_iter().map(|client| {
-        let (number, peers) = (client.number, peers[client.fleet].clone());
-        let agent = Agent::new(Arc::clone(run), client, peers, rng.fork());
-        if number < SLEEPERS { tokio::spawn(agent.sleep(number)) } else { tokio::spawn(agent.live()) }
-    });
-    spawned.collect()
+/// Everything that happened, with what the files of a server say that was killed.
+async fn history_of(server: &Server, fleets: &[Scope], agents: Vec<history::Agent>) -> History {
+    let log = EmbeddedLog::open(&server.data().join(names::LOG_FILE), 2, SystemClock::start()).expect("the log opens");
+    let generation = log.bounds(Partition::POOL).await.expect("the log has bounds").generation;
+    let reads = SqliteReads::open(&server.data().join(names::reads_file(generation))).await;
+    let reads: Arc<dyn Reads> = reads.expect("the read models open");
+    let history = telling::history(&*log, &reads, fleets, agents).await;
+    log.close().await;
+    history
 }
 
 fn id<T: std::str::FromStr>(text: &Value) -> T {

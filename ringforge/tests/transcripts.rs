@@ -53,22 +53,51 @@ use crate::{
 
 /// Servers, and players of one server, at a time.
 const AT_ONCE: usize = 12;
+/// Installations of many processes at a time.
+const APART_AT_ONCE: usize = 3;
 
 /// One run: a scenario in a shape.
 type Run = (Arc<Scenario>, Shape);
 
-/// Plays every scenario in both shapes, on servers with these faults; those that need the same server share one. Each has its
-/// stores in files, or where `on` has them.
-async fn play_all(faults: &[&str], on: Option<Servers>) {
-    let on = on.map(Arc::new);
+/// What an installation is.
+#[derive(Clone)]
+enum Mode {
+    /// One process with its stores in files.
+    Alone,
+    /// One process with its stores on servers.
+    On(Arc<Servers>),
+    /// The same with every role in processes of their own.
+    Apart(Arc<Servers>),
+}
+
+impl Mode {
+    /// A new installation's environment.
+    fn install(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Alone => Vec::new(),
+            Self::On(servers) | Self::Apart(servers) => servers.install(),
+        }
+    }
+
+    fn is_apart(&self) -> bool {
+        matches!(self, Self::Apart(_))
+    }
+}
+
+/// Plays every scenario in both shapes, on servers with these faults; those that need the same server share one.
+async fn play_all(faults: &[&str], mode: Mode) {
     let only = std::env::var("RINGFORGE_SCENARIO").unwrap_or_default();
     let mut groups: BTreeMap<String, Vec<Run>> = BTreeMap::new();
     for scenario in Scenario::all().into_iter().map(Arc::new) {
         if !scenario.name.contains(&only) || !(faults.is_empty() || scenario.needs.faults.is_empty()) {
             continue;
         }
-        if on.is_some() && scenario.loses_the_log() {
+        if !matches!(mode, Mode::Alone) && scenario.loses_the_log() {
             eprintln!("{}: not on servers, whose files are not there to be deleted", scenario.name);
+            continue;
+        }
+        if mode.is_apart() && scenario.needs.faults.iter().any(|fault| fault.starts_with("reads.commit")) {
+            eprintln!("{}: not in processes apart, where nobody counts all commits", scenario.name);
             continue;
         }
         for shape in Shape::ALL {
@@ -78,24 +107,19 @@ async fn play_all(faults: &[&str], on: Option<Servers>) {
             groups.entry(group).or_default().push((Arc::clone(&scenario), shape));
         }
     }
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let places = Arc::new(Semaphore::new(if mode.is_apart() { APART_AT_ONCE } else { AT_ONCE }));
     let mut playing = JoinSet::new();
     for runs in groups.into_values() {
         let faults =
             runs[0].0.needs.faults.iter().cloned().chain(faults.iter().map(|fault| (*fault).to_owned())).collect();
-        playing.spawn(play_group(runs, faults, on.clone(), Arc::clone(&places)));
+        playing.spawn(play_group(runs, faults, mode.clone(), Arc::clone(&places)));
     }
     let failures: Vec<String> = playing.join_all().await.into_iter().flatten().collect();
     assert!(failures.is_empty(), "{} runs failed with {faults:?}:\n{}", failures.len(), failures.join("\n"));
 }
 
 /// Plays what shares a server.
-async fn play_group(
-    runs: Vec<Run>,
-    faults: Vec<String>,
-    on: Option<Arc<Servers>>,
-    places: Arc<Semaphore>,
-) -> Vec<String> {
+async fn play_group(runs: Vec<Run>, faults: Vec<String>, mode: Mode, places: Arc<Semaphore>) -> Vec<String> {
     let place = places.acquire().await.expect("the semaphore stays open");
     let lossy = faults.iter().any(|fault| fault == "live.publish.before=empty");
     let fleets =
@@ -103,8 +127,8 @@ async fn play_group(
     let tenants = runs.iter().map(|(scenario, shape)| (tenant(scenario, *shape), fleets(scenario))).collect();
     let config: toml::Table = serde_json::from_value(Value::Object(runs[0].0.needs.config.clone())).expect("TOML");
     let start = move || {
-        let environment = on.map(|on| on.install()).unwrap_or_default();
-        Server::start(Options { config: config.to_string(), tenants, faults, environment, ..Options::default() })
+        let (environment, apart) = (mode.install(), mode.is_apart());
+        Server::start(Options { config: config.to_string(), tenants, faults, environment, apart, ..Options::default() })
     };
     let server = tokio::task::spawn_blocking(start).await.expect("it starts");
     let server = Arc::new(Mutex::new(server));
@@ -124,24 +148,31 @@ async fn play_group(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_see_what_the_transcripts_say() {
-    play_all(&[], None).await;
+    play_all(&[], Mode::Alone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_the_same_on_servers() {
     if let Some(servers) = Servers::of("transcripts on servers") {
-        play_all(&[], Some(servers)).await;
+        play_all(&[], Mode::On(Arc::new(servers))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn and_the_same_on_servers_in_processes_apart() {
+    if let Some(servers) = Servers::of("transcripts on servers, apart") {
+        play_all(&[], Mode::Apart(Arc::new(servers))).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_the_same_when_every_publish_is_lost() {
-    play_all(&["live.publish.before=empty"], None).await;
+    play_all(&["live.publish.before=empty"], Mode::Alone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_the_same_with_a_second_projector() {
-    play_all(&["second_projector"], None).await;
+    play_all(&["second_projector"], Mode::Alone).await;
 }
 
 /// All frames that agents send (`true`) or see in a scenario.

@@ -317,8 +317,7 @@ impl Process {
     }
 
     fn hear_news(&self, followed: &Followed, news: &News, at: Duration) -> bool {
-        let again =
-            matches!(news, News::Update(update) if !followed.feed.fleet().misses(update.verdict.position.offset));
+        let again = matches!(news, News::Update { update, .. } if !followed.feed.fleet().misses(update.verdict.position.offset));
         if again {
             self.tally.note("situation: update heard twice");
         }

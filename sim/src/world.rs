@@ -19,7 +19,7 @@ use ringforge_ports::{
     Services,
     clock::{Clock, ManualClock, SeededIds},
     log::Log,
-    memory::reads::State,
+    memory::{blobs::MemoryBlobs, reads::State},
     points,
     reads::Reads,
 };
@@ -101,6 +101,7 @@ pub struct World {
     ids: Arc<SeededIds>,
     fate: Fate,
     bus: Arc<Bus>,
+    blobs: Arc<MemoryBlobs>,
     seal: Seal,
     processes: Vec<Option<Arc<Process>>>,
     projecting: Vec<Projecting>,
@@ -158,6 +159,7 @@ impl World {
             log: Arc::clone(&self.journal) as Arc<dyn Log>,
             reads,
             live: self.bus.view(place),
+            blobs: Arc::clone(&self.blobs) as Arc<dyn ringforge_ports::blobs::Blobs>,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             ids: Arc::clone(&self.ids) as Arc<dyn ringforge_ports::clock::Ids>,
         }

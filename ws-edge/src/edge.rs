@@ -18,7 +18,7 @@ use ringforge_domain::{
     verdict::{First, Outcome, Verdict},
 };
 use ringforge_ports::{Error, Services, names, reads::Which};
-use ringforge_query_api::{Asker, Rosters, roster, unavailable};
+use ringforge_query_api::{Asker, Freshness, Rosters, roster, unavailable};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, warn};
 
@@ -52,6 +52,8 @@ pub struct Edge {
     pub session: Arc<SessionConfig>,
     /// Who is in each fleet.
     pub rosters: Rosters,
+    /// Whether answers may be old.
+    pub freshness: Freshness,
     /// This life of the process.
     pub id: EdgeId,
     leave_grace: Duration,
@@ -101,6 +103,7 @@ impl Edge {
             hub,
             session: Arc::new(session),
             rosters: Rosters::default(),
+            freshness: Freshness::default(),
             id,
             leave_grace,
             draining: watch::Sender::new(false),
@@ -110,6 +113,11 @@ impl Edge {
     /// Tells every connection to go, and lets nobody in any more.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+
+    /// Where the drain is said, as by [`Self::drain`].
+    pub fn drains(&self) -> watch::Sender<bool> {
+        self.draining.clone()
     }
 
     /// Hears of the drain.
@@ -266,7 +274,7 @@ impl Edge {
         missed: Missed,
     ) -> Result<Entered, Refusal> {
         let started = verdict.position.offset;
-        let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(encoder) };
+        let asker = Asker { agent: viewpoint.agent, encoder: Arc::clone(encoder), known: Some(started) };
         let query = Roster { limit: Some(ROSTER_PAGE_MAX), ..Roster::default() };
         let roster = roster::roster(&self.services, &self.rosters, &asker, &query).await?;
         let key = RowKey::agent(encoder.scope, viewpoint.agent);

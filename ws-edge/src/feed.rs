@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,9 +39,7 @@ use crate::{
     outbox,
 };
 
-/// How long an own command's update may take before it is looked for: first, and twice as long after each time that there was
-/// nothing to be found (then it is not lost but late, and looking for it makes it later), up to the second in which heads show
-/// it.
+/// How long an own command's update may take before it is looked for: see [`Patience`].
 const EXPECT: Duration = Duration::from_millis(50);
 /// How often held presence is looked at, while there is any.
 const HOLD: Duration = Duration::from_millis(50);
@@ -74,6 +72,8 @@ pub struct Feed {
     waiting: Mutex<BTreeMap<CommandId, Waiting>>,
     /// One more than the offset of our newest own command.
     expected: AtomicU64,
+    /// Whether the bus brought what had been read already.
+    late: AtomicBool,
     nudge: Notify,
     empty_since: Mutex<Option<Duration>>,
     task: OnceLock<AbortHandle>,
@@ -183,6 +183,7 @@ impl Feed {
             fleet: Mutex::new(fleet),
             waiting: Mutex::default(),
             expected: AtomicU64::new(0),
+            late: AtomicBool::new(false),
             nudge: Notify::new(),
             empty_since: Mutex::new(None),
             task: OnceLock::new(),
@@ -272,7 +273,13 @@ impl Feed {
     /// Takes news; `true` if some before it are missing.
     pub fn hear(&self, news: &News, now: Duration) -> bool {
         match news {
-            News::Update(update) => matches!(self.take(update, now), Seen::Gap { .. }) || buggify(Site::NeedlessFill),
+            News::Update { update, .. } => {
+                let seen = self.take(update, now);
+                if seen == Seen::Before {
+                    self.late.store(true, Ordering::Relaxed);
+                }
+                matches!(seen, Seen::Gap { .. }) || buggify(Site::NeedlessFill)
+            }
             News::Head { last, .. } => self.fleet().misses(*last),
         }
     }
@@ -329,13 +336,26 @@ impl Feed {
     }
 }
 
+/// How long an update that must come is waited for before it is looked for. Twice as long each time that it was not lost but late:
+/// there was nothing to be found yet, or what was found came over the bus as well. Looking for what is late makes it later: the
+/// read models and the log are asked for all of it, while they have too much to do already. At most the second in which heads show
+/// what is lost.
+struct Patience(Duration);
+
+impl Patience {
+    /// So much was found. `late`: since the last time, what had been found came as well.
+    fn found(&mut self, count: usize, late: bool) {
+        self.0 = if count == 0 || late { (self.0 * 2).min(SILENCE) } else { EXPECT };
+    }
+}
+
 /// Follows one fleet until the hub forgets it.
 async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: BoxStream<'static, Heard>) {
     let clock = Arc::clone(&services.clock);
     // What is expected when the wait begins is looked for when it is over.
     let mut expected: Option<Offset> = None;
-    let mut patience = EXPECT;
-    let mut wait = Box::pin(tokio::time::sleep(patience));
+    let mut patience = Patience(EXPECT);
+    let mut wait = Box::pin(tokio::time::sleep(patience.0));
     let mut together = 0;
     loop {
         let (holds_back, ready) = {
@@ -365,7 +385,7 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
             }
             () = feed.nudge.notified(), if expected.is_none() => {
                 expected = feed.misses_expected();
-                wait.as_mut().set(tokio::time::sleep(patience));
+                wait.as_mut().set(tokio::time::sleep(patience.0));
                 false
             }
             () = &mut wait, if expected.is_some() => {
@@ -381,8 +401,7 @@ async fn follow(services: Services, feed: Arc<Feed>, scope: Scope, mut heard: Bo
         // Nobody waits until what is missing has been read.
         feed.show().await;
         match feed.fill(&services).await {
-            Ok(0) => patience = (patience * 2).min(SILENCE),
-            Ok(_) => patience = EXPECT,
+            Ok(count) => patience.found(count, feed.late.swap(false, Ordering::Relaxed)),
             Err(error) => {
                 warn!(%error, fleet.id = %scope.fleet, "a gap could not be filled yet");
                 feed.nudge.notify_one();

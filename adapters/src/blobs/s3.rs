@@ -69,6 +69,14 @@ impl S3Blobs {
         Ok(Arc::new(Self { bucket, clock, ids }))
     }
 
+    /// The same without trying it: for a store that is away just now.
+    pub async fn attach(address: &str, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Result<Arc<Self>, OpenError> {
+        let address: Address = address.parse()?;
+        let client = open::client(&address).await?;
+        let bucket = Bucket { client, name: address.bucket, prefix: address.prefix };
+        Ok(Arc::new(Self { bucket, clock, ids }))
+    }
+
     /// A URL lives at least as long as asked: its beginning is cut to the second.
     fn presigning(&self, ttl: Duration) -> Result<PresigningConfig, Error> {
         let seconds = check_ttl(ttl)?;

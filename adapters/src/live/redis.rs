@@ -55,7 +55,8 @@ pub struct RedisLive {
 
 impl RedisLive {
     /// Connects to `redis://[user:password@]host[:port][,host[:port] ..][/database][?prefix=name]`: a server, or some of a
-    /// cluster. All that share a bus say the same prefix.
+    /// cluster; over TLS to `rediss://..`. All that share a bus say the same prefix. Where nobody answers it is away until
+    /// somebody does.
     ///
     /// # Errors
     /// What is wrong with the URL or the servers, and how to mend it.

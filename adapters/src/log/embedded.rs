@@ -29,7 +29,7 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use ringforge_domain::position::{Generation, Offset, Partition};
+use ringforge_domain::position::{Generation, Offset, Partition, Partitions};
 use ringforge_ports::{
     Error,
     clock::Clock,
@@ -142,7 +142,7 @@ impl EmbeddedLog {
     }
 
     fn check(&self, partition: Partition) -> Result<(), Error> {
-        check_partition(partition, self.shared.tails.partitions())
+        check_partition(partition, self.shared.tails.partitions()).map(drop)
     }
 }
 
@@ -155,7 +155,7 @@ impl Drop for EmbeddedLog {
 
 #[async_trait]
 impl Log for EmbeddedLog {
-    fn partitions(&self) -> u16 {
+    fn partitions(&self) -> Partitions {
         self.shared.tails.partitions()
     }
 

@@ -1,4 +1,5 @@
-//! The log of many processes: Kafka topics, one for the directory and one for all pool partitions.
+//! The log of many processes: Kafka topics, one for the directory, one for all pool partitions, and one for each fleet that has a
+//! partition to itself.
 //!
 //! ```text
 //!   append -> room in the queue -> the one producer: idempotent, explicit partition, acks=all
@@ -12,16 +13,20 @@
 mod detached;
 mod follow;
 mod history;
+mod letters;
+mod owners;
 mod produce;
 mod records;
 mod settings;
 mod topics;
 
 use std::{
+    collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -31,15 +36,15 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use rdkafka::{error::KafkaError, topic_partition_list::TopicPartitionList};
-use ringforge_domain::position::{Offset, Partition};
+use ringforge_domain::position::{Offset, Partition, Partitions};
 use ringforge_ports::{
     Error,
-    log::{AppendError, Bounds, Log, Placed, Record, Stored, check_append, check_partition, check_seek},
+    log::{AppendError, Bounds, Letter, Log, Placed, Record, Stored, check_append, check_partition, check_seek},
 };
 use tokio::{sync::Notify, task::AbortHandle};
 
 pub use settings::Cluster;
-pub use topics::{Shape, check, create};
+pub use topics::{Risks, Shape, check, create, risks};
 
 use super::{
     OnFatal,
@@ -49,7 +54,7 @@ use detached::Detached;
 use history::History;
 use produce::Producer;
 use settings::Voice;
-use topics::{Admin, Topics};
+use topics::{Admin, Generations, Topics};
 
 /// How often an end that has fallen is asked for again before it is believed: a broker that has just lost its leadership may not
 /// know it yet.
@@ -59,10 +64,10 @@ const DOUBTS: u32 = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It cannot be an address.
-    #[error("{url} is no address of a Kafka cluster: {what}. It looks like kafka://HOST:PORT,HOST:PORT/PREFIX")]
+    #[error(
+        "this is no address of a Kafka cluster: {what}. It looks like kafka://[USER:PASSWORD@]HOST:PORT,HOST:PORT/PREFIX[?tls=true]"
+    )]
     Address {
-        /// What was given.
-        url: String,
         /// What is wrong with it.
         what: String,
     },
@@ -76,6 +81,24 @@ pub enum OpenError {
         servers: String,
         /// How long was waited.
         within: Duration,
+        /// What the library says.
+        what: String,
+    },
+    /// Nobody vouches for them.
+    #[error(
+        "the certificate of the Kafka brokers at {servers} is not trusted ({what}): set SSL_CERT_FILE to a file of the authorities that signed it"
+    )]
+    Untrusted {
+        /// Where.
+        servers: String,
+        /// What the library says.
+        what: String,
+    },
+    /// They do not take the login.
+    #[error("the Kafka brokers at {servers} refuse the login ({what}): put the right one into the address")]
+    Denied {
+        /// Where.
+        servers: String,
         /// What the library says.
         what: String,
     },
@@ -109,17 +132,13 @@ pub enum OpenError {
     },
 }
 
-impl OpenError {
-    fn unreachable(cluster: &Cluster, error: &KafkaError) -> Self {
-        Self::Unreachable { servers: cluster.servers.clone(), within: cluster.request_timeout, what: error.to_string() }
-    }
-}
-
 /// The log in Kafka's topics. What is on its way when it is dropped is still sent if the process lives long enough: see
 /// `close`.
 pub struct KafkaLog {
     core: Arc<Core>,
     tasks: [AbortHandle; 2],
+    /// Those that know what this process should project.
+    members: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the log, its readers and its tasks share.
@@ -159,7 +178,7 @@ impl KafkaLog {
         let core = Arc::new(Core {
             cluster: cluster.clone(),
             tails: Tails::idle(topics.partitions()),
-            ends: (0..topics.partitions()).map(|_| AtomicU64::new(0)).collect(),
+            ends: topics.partitions().iter().map(|_| AtomicU64::new(0)).collect(),
             history: Arc::new(History::new(cluster, Arc::clone(&topics))),
             topics,
             producer,
@@ -169,15 +188,24 @@ impl KafkaLog {
             tokio::spawn(follow::run(Arc::clone(&core))).abort_handle(),
             tokio::spawn(follow::watch(Arc::clone(&core))).abort_handle(),
         ];
-        Ok(Arc::new(Self { core, tasks }))
+        Ok(Arc::new(Self { core, tasks, members: Mutex::default() }))
     }
 
-    /// Takes no more appends, waits until all that were taken are answered, and ends every reader.
+    /// Takes no more appends, waits a while until those that were taken are answered, ends every reader, and gives up what this process
+    /// projects, so that others need not wait for its death.
     pub async fn close(&self) {
         self.stop();
         let producer = Arc::clone(&self.core.producer);
-        // A flush that panics has nothing more to wait for.
-        let _ = tokio::task::spawn_blocking(move || producer.flush()).await;
+        let members = std::mem::take(&mut *self.members.lock().expect("no panic while the lock is held"));
+        let closing = move || {
+            producer.flush();
+            for member in members {
+                // One that panicked has left as well.
+                drop(member.join());
+            }
+        };
+        // What panics has nothing more to wait for.
+        let _ = tokio::task::spawn_blocking(closing).await;
     }
 
     fn stop(&self) {
@@ -195,10 +223,17 @@ impl Drop for KafkaLog {
 
 /// The topics of the log, as the producer's own client sees them.
 async fn find(cluster: &Cluster, producer: &Arc<Detached<Producer>>) -> Result<Topics, OpenError> {
+    let is_log = |found: &Generations| topics::find(found.clone(), &cluster.prefix).is_ok();
+    let found = topics::settled(cluster.request_timeout, || look(cluster, producer), is_log).await?;
+    topics::find(found, &cluster.prefix)
+}
+
+async fn look(cluster: &Cluster, producer: &Arc<Detached<Producer>>) -> Result<Generations, OpenError> {
     let (cluster, producer) = (cluster.clone(), Arc::clone(producer));
     let found = tokio::task::spawn_blocking(move || {
         let metadata = producer.client().fetch_metadata(None, cluster.request_timeout);
-        topics::find(&metadata.map_err(|error| OpenError::unreachable(&cluster, &error))?, &cluster.prefix)
+        let metadata = metadata.map_err(|error| producer.voice().complaint().explain(&cluster, &error))?;
+        Ok(topics::found(&metadata, &cluster.prefix))
     });
     found.await.map_err(|error| OpenError::Refused { what: format!("ask for the topics: {error}") })?
 }
@@ -209,12 +244,17 @@ impl Core {
         self.producer.voice().stopped().cloned().map_or(Ok(()), Err)
     }
 
+    /// Of a partition that there is.
+    fn seen(&self, partition: Partition) -> &AtomicU64 {
+        &self.ends[self.topics.partitions().index(partition).expect("whoever asks has looked whether it is there")]
+    }
+
     fn end(&self, partition: Partition) -> Offset {
-        Offset(self.ends[usize::from(partition.0)].load(Ordering::Acquire))
+        Offset(self.seen(partition).load(Ordering::Acquire))
     }
 
     fn saw(&self, partition: Partition, end: Offset) {
-        self.ends[usize::from(partition.0)].fetch_max(end.0, Ordering::AcqRel);
+        self.seen(partition).fetch_max(end.0, Ordering::AcqRel);
     }
 
     fn unfollow(&self, seen: Followed) {
@@ -231,7 +271,7 @@ impl Core {
                 tokio::time::sleep(self.cluster.request_timeout / DOUBTS).await;
             }
             let oldest;
-            (oldest, end) = self.ask_watermarks(partition).await?;
+            (oldest, end) = self.ask_watermarks(self.topics.place(partition)).await?;
             if end >= seen {
                 self.saw(partition, end);
                 self.tails.forget(partition, oldest);
@@ -244,11 +284,10 @@ impl Core {
         )))
     }
 
-    async fn ask_watermarks(&self, partition: Partition) -> Result<(Offset, Offset), Error> {
-        let failed =
-            |what: String| Error::Unavailable(format!("ask Kafka for the ends of partition {}: {what}", partition.0));
+    async fn ask_watermarks(&self, (topic, number): (&str, i32)) -> Result<(Offset, Offset), Error> {
+        let place = format!("{number} of {topic}");
+        let failed = |what: String| Error::Unavailable(format!("ask Kafka for the ends of partition {place}: {what}"));
         let (producer, patience) = (Arc::clone(&self.producer), self.cluster.request_timeout);
-        let (topic, number) = self.topics.place(partition);
         let topic = topic.to_owned();
         let asked = tokio::task::spawn_blocking(move || producer.client().fetch_watermarks(&topic, number, patience));
         let (oldest, end) =
@@ -256,6 +295,23 @@ impl Core {
         match (u64::try_from(oldest), u64::try_from(end)) {
             (Ok(oldest), Ok(end)) => Ok((Offset(oldest), Offset(end))),
             _ => Err(failed("it does not know them".into())),
+        }
+    }
+
+    /// Whether what was read last is there still, unless it is trimmed: a topic that was cut short, or made anew, and went on beyond
+    /// that does not show it by its end.
+    async fn continues(&self, partition: Partition, last: Option<&Stored>) -> Result<(), Error> {
+        let Some(last) = last.filter(|last| last.offset >= self.tails.oldest(partition)) else { return Ok(()) };
+        match self.history.seek(partition, &[last.offset]).await {
+            Ok(found) if found.first() == Some(last) => Ok(()),
+            Ok(_) => Err(Error::Corrupt(format!(
+                "record {} of partition {} is not the one that was read before: its topic was cut short or made anew",
+                last.offset.0, partition.0
+            ))),
+            Err(error) => match self.blame(partition, last.offset, error).await {
+                Error::Gone { .. } => Ok(()),
+                error => Err(error),
+            },
         }
     }
 
@@ -275,7 +331,7 @@ impl Tailed for Core {
         &self.tails
     }
 
-    async fn behind(&self, partition: Partition, from: Offset) -> Result<Vec<Stored>, Error> {
+    async fn behind(&self, partition: Partition, from: Offset, last: Option<&Stored>) -> Result<Vec<Stored>, Error> {
         if let Some(error) = self.tails.ended() {
             return Err(error);
         }
@@ -285,12 +341,16 @@ impl Tailed for Core {
                 return Err(Error::Gone { oldest });
             }
             if from >= end {
+                self.continues(partition, last).await?;
                 self.tails.follow(partition, end);
                 self.asked.notify_one();
                 return Ok(Vec::new());
             }
         }
-        match self.history.range(partition, from, self.end(partition)).await {
+        let range = self.history.range(partition, from, self.end(partition));
+        let (continues, found) = tokio::join!(self.continues(partition, last), range);
+        continues?;
+        match found {
             Ok(batch) => Ok(batch),
             Err(error) => Err(self.blame(partition, from, error).await),
         }
@@ -299,8 +359,17 @@ impl Tailed for Core {
 
 #[async_trait]
 impl Log for KafkaLog {
-    fn partitions(&self) -> u16 {
+    fn partitions(&self) -> Partitions {
         self.core.topics.partitions()
+    }
+
+    fn owned(&self) -> BoxStream<'static, BTreeSet<Partition>> {
+        let (owned, member) = owners::owned(&self.core);
+        match member {
+            Ok(member) => self.members.lock().expect("no panic while the lock is held").push(member),
+            Err(error) => tracing::error!("kafka: there is no thread to take part in projecting: {error}"),
+        }
+        owned
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
@@ -381,5 +450,13 @@ impl Log for KafkaLog {
             self.core.tails.forget(partition, before);
         }
         Ok(())
+    }
+
+    async fn bury(&self, letters: &[Letter]) -> Result<(), Error> {
+        letters::bury(&self.core, letters).await
+    }
+
+    fn buried(&self) -> BoxStream<'static, Result<Letter, Error>> {
+        letters::buried(&self.core)
     }
 }

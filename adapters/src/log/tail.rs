@@ -18,7 +18,7 @@ use futures_util::{
 };
 use ringforge_domain::{
     limits,
-    position::{Offset, Partition},
+    position::{Offset, Partition, Partitions},
 };
 use ringforge_ports::{
     Error,
@@ -43,12 +43,14 @@ pub(super) enum Look {
 pub(super) trait Tailed: Send + Sync + 'static {
     fn tails(&self) -> &Tails;
 
-    /// Some records from `from` on, which are not in memory. None: look again.
-    async fn behind(&self, partition: Partition, from: Offset) -> Result<Vec<Stored>, Error>;
+    /// Some records from `from` on, which are not in memory. None: look again. `last`: what was read before it.
+    async fn behind(&self, partition: Partition, from: Offset, last: Option<&Stored>) -> Result<Vec<Stored>, Error>;
 }
 
 /// The tails of all partitions.
 pub(super) struct Tails {
+    which: Partitions,
+    /// Of each, in their order.
     partitions: Vec<(Mutex<Tail>, watch::Sender<()>)>,
     bytes_max: usize,
     ended: Mutex<Option<Error>>,
@@ -89,21 +91,23 @@ impl Tails {
     /// Empty ones, of partitions that stand at these bounds and are followed for ever.
     pub(super) fn new(bounds: impl IntoIterator<Item = (Offset, Offset)>) -> Self {
         let tail = |(oldest, end)| Tail { oldest, end, followed: true, ..Tail::default() };
-        Self::of(bounds.into_iter().map(tail))
+        let tails: Vec<Tail> = bounds.into_iter().map(tail).collect();
+        let count = u16::try_from(tails.len()).expect("a log has at most as many as a u16 counts");
+        Self::of(Partitions::shared(count), tails)
     }
 
-    fn of(tails: impl Iterator<Item = Tail>) -> Self {
-        let partitions: Vec<_> = tails.map(|tail| (Mutex::new(tail), watch::Sender::new(()))).collect();
+    fn of(which: Partitions, tails: Vec<Tail>) -> Self {
+        let partitions: Vec<_> = tails.into_iter().map(|tail| (Mutex::new(tail), watch::Sender::new(()))).collect();
         let bytes_max = limits::LOG_TAIL_BYTES_MAX.min(limits::LOG_TAILS_BYTES_MAX / partitions.len().max(1));
-        Self { partitions, bytes_max, ended: Mutex::default(), interrupted: Mutex::default() }
+        Self { which, partitions, bytes_max, ended: Mutex::default(), interrupted: Mutex::default() }
     }
 
-    pub(super) fn partitions(&self) -> u16 {
-        u16::try_from(self.partitions.len()).expect("a log has at most as many as a u16 counts")
+    pub(super) fn partitions(&self) -> Partitions {
+        self.which
     }
 
     fn tail(&self, partition: Partition) -> &(Mutex<Tail>, watch::Sender<()>) {
-        &self.partitions[usize::from(partition.0)]
+        &self.partitions[self.which.index(partition).expect("whoever asks has looked whether it is there")]
     }
 
     fn wake_all(&self) {
@@ -198,8 +202,8 @@ impl Tail {
 #[cfg(feature = "cluster")]
 impl Tails {
     /// Empty ones of partitions that nobody follows yet.
-    pub(super) fn idle(partitions: u16) -> Self {
-        Self::of((0..partitions).map(|_| Tail::default()))
+    pub(super) fn idle(which: Partitions) -> Self {
+        Self::of(which, which.iter().map(|_| Tail::default()).collect())
     }
 
     /// Takes what comes from `from` on, unless it is followed already.
@@ -242,7 +246,7 @@ impl Tails {
             let tail = lock(tail);
             tail.followed.then_some(Followed { partition, begun: tail.begun, end: tail.end })
         };
-        (0..).map(Partition).zip(&self.partitions).filter_map(followed).collect()
+        self.which.iter().zip(&self.partitions).filter_map(followed).collect()
     }
 
     /// Shows records that came; what is known already is left out. `false`: there is a hole before or between them, so the
@@ -312,7 +316,7 @@ pub(super) fn read(
 ) -> BoxStream<'static, Result<Vec<Stored>, Error>> {
     let changed = log.tails().tail(partition).1.subscribe();
     let round = lock(&log.tails().interrupted).0;
-    let reader = Reader { log, changed, round, partition, next: from };
+    let reader = Reader { log, changed, round, partition, next: from, last: None };
     stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.next().await {
@@ -331,6 +335,8 @@ struct Reader<L> {
     round: u64,
     partition: Partition,
     next: Offset,
+    /// What it read last.
+    last: Option<Stored>,
 }
 
 impl<L: Tailed> Reader<L> {
@@ -352,7 +358,7 @@ impl<L: Tailed> Reader<L> {
                     let rest = batches.iter().flat_map(|batch| batch.iter()).skip_while(|it| it.offset < self.next);
                     break batch(rest);
                 }
-                Look::Behind => match self.log.behind(self.partition, self.next).await? {
+                Look::Behind => match self.log.behind(self.partition, self.next, self.last.as_ref()).await? {
                     none if none.is_empty() => {}
                     batch => break batch,
                 },
@@ -363,6 +369,7 @@ impl<L: Tailed> Reader<L> {
             }
         };
         self.next = Offset(self.next.0 + batch.len() as u64);
+        self.last = batch.last().cloned();
         Ok(batch)
     }
 }
@@ -388,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_tail_takes_what_continues_it() {
-        let tails = Tails::idle(2);
+        let tails = Tails::idle(Partitions::shared(2));
         assert!(tails.offer(ONE, stored([5])), "nobody follows");
         assert!(matches!(tails.look(ONE, Offset(5)), Look::Behind));
         tails.follow(ONE, Offset(5));
@@ -405,7 +412,7 @@ mod tests {
     #[test]
     fn a_tail_with_a_hole_is_left() {
         for hole in [vec![6], vec![5, 7]] {
-            let tails = Tails::idle(2);
+            let tails = Tails::idle(Partitions::shared(2));
             tails.follow(ONE, Offset(5));
             assert!(!tails.offer(ONE, stored(hole)));
             assert_eq!(followed(&tails), []);
@@ -416,7 +423,7 @@ mod tests {
 
     #[test]
     fn only_what_was_seen_is_left() {
-        let tails = Tails::idle(2);
+        let tails = Tails::idle(Partitions::shared(2));
         tails.follow(ONE, Offset(5));
         let seen = tails.followed()[0];
         tails.unfollow(seen);

@@ -189,7 +189,7 @@ impl SearchLine {
 }
 
 impl VerdictLine {
-    fn of(place: i64, verdict: &Verdict) -> Result<Self, Error> {
+    pub fn of(place: i64, verdict: &Verdict) -> Result<Self, Error> {
         let index = &verdict.index;
         let parties: String = index.parties.iter().map(AgentId::to_string).collect();
         let mut tags: BTreeMap<&str, (bool, bool)> = BTreeMap::new();

@@ -9,6 +9,7 @@ mod commit;
 mod failure;
 mod searches;
 mod server;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +18,12 @@ use ringforge_domain::{
     fleet::Head,
     ids::Scope,
     limits::ANSWER_BYTES_MAX,
-    position::{Offset, Partition},
+    position::{Generation, Offset, Partition, Partitions},
     row::{RowKey, State},
 };
 use ringforge_ports::{
     Error,
-    reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
+    reads::{Commit, Find, Found, Heads, Reads, Snapshot, Verdicts, Which},
 };
 
 use self::{ask::Whose, server::Server};
@@ -52,6 +53,17 @@ impl PostgresReads {
         }
         server::agree(&servers).await?;
         Ok(Self { servers })
+    }
+
+    /// Records that they are of the log of this generation, with these partitions.
+    ///
+    /// # Errors
+    /// `Corrupt`: they are of another one, or of one with other partitions.
+    pub async fn belong(&self, generation: Generation, partitions: Partitions) -> Result<(), Error> {
+        for server in &self.servers {
+            server.belong(generation, partitions).await?;
+        }
+        Ok(())
     }
 
     /// Ends all connections.
@@ -133,6 +145,14 @@ impl Reads for PostgresReads {
             found.rows.iter().filter_map(Head::of).map(|head| (head.scope, head)).collect();
         let head = |scope: &Scope| heads.get(scope).copied().cloned();
         Ok(Heads { heads: fleets.iter().map(head).collect(), applied: found.applied })
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        snapshot::open(self.server(partition), partition).await
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.drop_history(partition, before).await.map(drop)
     }
 }
 

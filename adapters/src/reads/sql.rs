@@ -106,6 +106,19 @@ pub(super) const PUT_HISTORY: &str = "
 pub(super) const PUT_TAG: &str =
     "INSERT INTO history_tags (scope, tag, place, tagged, routed) VALUES (?1, ?2, ?3, ?4, ?5)";
 
+/// From a place on, before another, at most so many: places and bodies.
+pub(super) const OLD_VERDICTS: &str =
+    "SELECT place, body FROM verdicts WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3";
+
+/// Place.
+pub(super) const REMOVE_VERDICT: &str = "DELETE FROM verdicts WHERE place = ?1";
+
+/// Scope, place.
+pub(super) const REMOVE_HISTORY: &str = "DELETE FROM history WHERE scope = ?1 AND place = ?2";
+
+/// Scope, tag, place.
+pub(super) const REMOVE_TAG: &str = "DELETE FROM history_tags WHERE scope = ?1 AND tag = ?2 AND place = ?3";
+
 /// Partition: where it stands.
 pub(super) const APPLIED: &str = "SELECT applied, time FROM partitions WHERE partition = ?1";
 

@@ -4,6 +4,7 @@
 
 mod pending;
 mod readers;
+mod snapshot;
 mod sum;
 mod writer;
 
@@ -27,7 +28,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     Error,
-    reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Room, Verdicts, Which},
+    reads::{Applied, Commit, Find, Found, Heads, Listed, Reads, Room, Snapshot, Verdicts, Which},
 };
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, params, params_from_iter};
 use serde::de::DeserializeOwned;
@@ -42,7 +43,7 @@ use self::{
     writer::Writer,
 };
 use super::{
-    batch::{Batch, offset},
+    batch::{Batch, offset, place},
     sql::{
         self,
         build::{Dialect, Sql},
@@ -104,6 +105,16 @@ impl SqliteReads {
             }
         }
         Ok(())
+    }
+
+    /// Puts a file that was closed in order in the place of another that nobody has open.
+    pub fn replace(path: &Path, by: &Path) -> io::Result<()> {
+        Self::delete(path)?;
+        fs::rename(by, path)?;
+        match fs::rename(sum::place(by), sum::place(path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Has `hook` called, once, with damage that is found from now on; the first of several counts.
@@ -288,18 +299,20 @@ fn column<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>, at: usize) -> Re
 }
 
 fn find(connection: &Connection, partition: Partition, sql: &Sql) -> Result<Found, Error> {
+    snapshot(connection, || find_now(connection, partition, sql))
+}
+
+/// The same within a transaction that is begun already.
+fn find_now(connection: &Connection, partition: Partition, sql: &Sql) -> Result<Found, Error> {
     let (mut found, mut answer) = (Found::default(), Answer::default());
-    snapshot(connection, || {
-        let mut of_row = prepare(connection, sql::ROW)?;
-        lines(connection, sql, |line| {
-            found.applied = applied(column(line, 0)?, column(line, 1)?);
-            found.total = column::<i64>(line, 2)?.cast_unsigned();
-            let Some(key) = column::<Option<String>>(line, 3)? else { return Ok(()) };
-            let (kind, scope): (String, i64) = (column(line, 4)?, column(line, 5)?);
-            let row = params![i64::from(partition.0), kind, scope, key];
-            answer
-                .add(&mut of_row, row, || named(&key, &kind, &column::<String>(line, 6)?, &column::<String>(line, 7)?))
-        })
+    let mut of_row = prepare(connection, sql::ROW)?;
+    lines(connection, sql, |line| {
+        found.applied = applied(column(line, 0)?, column(line, 1)?);
+        found.total = column::<i64>(line, 2)?.cast_unsigned();
+        let Some(key) = column::<Option<String>>(line, 3)? else { return Ok(()) };
+        let (kind, scope): (String, i64) = (column(line, 4)?, column(line, 5)?);
+        let row = params![i64::from(partition.0), kind, scope, key];
+        answer.add(&mut of_row, row, || named(&key, &kind, &column::<String>(line, 6)?, &column::<String>(line, 7)?))
     })?;
     (found.rows, found.rest) = (answer.bodies, answer.rest);
     found.total = found.total.max((found.rows.len() + found.rest.len()) as u64);
@@ -447,5 +460,15 @@ impl Reads for SqliteReads {
             found.rows.iter().filter_map(Head::of).map(|head| (head.scope, head)).collect();
         let head = |scope: &Scope| heads.get(scope).copied().cloned();
         Ok(Heads { heads: fleets.iter().map(head).collect(), applied: found.applied })
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        self.written().await?;
+        self.noted(snapshot::open(&self.path, partition).await)
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.writer.pending().forget(place(partition, Offset::ZERO), place(partition, before));
+        Ok(())
     }
 }

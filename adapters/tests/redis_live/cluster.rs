@@ -62,6 +62,13 @@ impl Cluster {
         }
     }
 
+    /// A slot is on its way: what is not there any more may be asked for at its heir.
+    async fn send_off(&self, slot: u16, from: usize, to: usize) {
+        let (slot, giver, heir) = (slot.to_string(), self.id(from).await, self.id(to).await);
+        self.server(to).ask::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &giver]).await;
+        self.server(from).ask::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &heir]).await;
+    }
+
     async fn slot(&self, name: &str) -> u16 {
         self.server(0).ask(&["CLUSTER", "KEYSLOT", name]).await
     }
@@ -88,6 +95,35 @@ async fn a_channel_that_moves_to_another_server_is_followed_there() {
     cluster.hand_over(cluster.slot(&key).await, 0, 1).await;
     reached_put(&*live).await;
     assert_eq!(live.scan("d/").await.expect("scanned").facts.len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_to_another_server_is_refused_and_reached_once_it_is_there() {
+    let Some(cluster) = Cluster::start("what_is_on_its_way", 2).await else { return };
+    let live = RedisLive::open(&cluster.server(0).url()).await.expect("it opens");
+    let mut follower = live.subscribe(FLEET).await.expect("followed");
+    let key = names::directory_key(names::DEPLOYMENT, "d/");
+    let slots = [cluster.slot(&key).await, cluster.slot(&channel(FLEET)).await];
+    live.put("d/fact", "", LEASE).await.expect("put");
+    for slot in slots {
+        cluster.send_off(slot, 0, 1).await;
+    }
+    live.put("d/fact", "", LEASE).await.expect("it is here still");
+    let port = cluster.server(1).port.to_string();
+    cluster.server(0).ask::<String>(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]).await;
+    refuses(live.put("d/fact", "", LEASE)).await;
+    refuses(live.scan("d/")).await;
+    for at in 1..4 {
+        live.publish(&[head(at)]).await.expect("published");
+        assert_eq!(next(&mut follower).await, Heard::News(head(at)), "a channel has nothing to carry over");
+    }
+    for slot in slots {
+        cluster.hand_over(slot, 0, 1).await;
+    }
+    goes_on(&*live, &mut follower, 3).await;
+    reached_put(&*live).await;
+    let found = live.scan("d/").await.expect("scanned");
+    assert!(found.facts.len() == 1 && found.intact < Duration::from_secs(1), "nobody vouches for another: {found:?}");
 }
 
 /// Waits until a fact is taken.
@@ -166,4 +202,17 @@ async fn a_cluster_that_was_not_created_is_told() {
     let server = Server::with(&["--cluster-enabled", "yes", "--cluster-port", &bus].map(str::to_owned));
     let Err(error) = RedisLive::open(&server.url()).await else { panic!("it was taken") };
     assert!(error.to_string().contains("create it first"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_away_at_first_is_found_once_it_is_there() {
+    let Some(cluster) = Cluster::start("a_cluster_that_is_away_at_first", 2).await else { return };
+    cluster.servers.iter().for_each(|(server, _)| server.freeze());
+    let live = RedisLive::open(&cluster.server(0).url()).await.expect("it is only away");
+    refuses_at_once(&*live).await;
+    cluster.servers.iter().for_each(|(server, _)| server.thaw());
+    reached(&*live).await;
+    let mut follower = live.subscribe(FLEET).await.expect("followed");
+    live.publish(&[head(1)]).await.expect("published");
+    assert_eq!(next(&mut follower).await, Heard::News(head(1)));
 }

@@ -5,11 +5,11 @@ use std::{net::Ipv4Addr, sync::Arc};
 use futures_util::FutureExt;
 use ringforge_domain::{
     ids::KeyId,
-    position::{Generation, LogTime, Offset},
+    position::{LogTime, Offset},
 };
 use ringforge_ports::{
     clock::{ManualClock, SeededIds},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    memory::in_memory,
     reads::Commit,
 };
 
@@ -30,13 +30,7 @@ struct Stage {
 /// A fleet, and nobody who may come in.
 fn stage() -> Stage {
     let clock = ManualClock::at(LogTime(1_770_000_000_000_000));
-    let services = Services {
-        log: MemoryLog::new(clock.clone(), 2, Generation(1)),
-        reads: Arc::new(MemoryReads::new()),
-        live: MemoryLive::new(clock.clone()),
-        clock: clock.clone(),
-        ids: SeededIds::new(1),
-    };
+    let services = in_memory(clock.clone());
     let authenticator = Authenticator::new(services.clone());
     let mut stage = Stage { services, clock, authenticator, upto: Offset::ZERO };
     let scope = Scope { tenant: TENANT, fleet: FLEET };

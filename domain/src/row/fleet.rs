@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RowKey, Table};
+use super::{Row, RowKey, State, Table};
 use crate::{
     ids::{FleetId, Scope, TenantId},
-    position::{LogTime, Offset, StreamRef},
+    position::{LogTime, Offset, Partition, StreamRef},
 };
 
 /// A fleet.
@@ -53,6 +53,35 @@ impl Slug {
     /// The name of a slug's row.
     pub fn key(tenant: TenantId, slug: &str) -> RowKey {
         RowKey::new(Table::Slug, Scope::directory(tenant), slug)
+    }
+}
+
+/// Whose a partition is that one fleet has to itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// Which.
+    pub partition: Partition,
+    /// Whose.
+    pub scope: Scope,
+    /// For how many seconds its log keeps events, if not as long as others do.
+    pub retention_s: Option<u64>,
+}
+
+impl Home {
+    /// Its row's name.
+    pub fn row_key(&self) -> RowKey {
+        Self::key(self.partition)
+    }
+
+    /// The name of a partition's row. It is found without knowing whose it is.
+    pub fn key(partition: Partition) -> RowKey {
+        RowKey::new(Table::Home, Scope::OPERATOR, partition.0)
+    }
+}
+
+impl State for Home {
+    fn of(row: &Row) -> Option<&Self> {
+        if let Row::Home(state) = row { Some(state) } else { None }
     }
 }
 

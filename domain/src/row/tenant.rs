@@ -3,7 +3,7 @@
 use apache_avro::AvroSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RowKey, Table};
+use super::{Row, RowKey, State, Table};
 use crate::{
     ids::{FleetId, KeyId, Scope, TenantId},
     position::LogTime,
@@ -29,6 +29,33 @@ impl Tenant {
     /// The name of a tenant's row.
     pub fn key(id: TenantId) -> RowKey {
         RowKey::new(Table::Tenant, Scope::directory(id), "")
+    }
+}
+
+/// The secret that all processes use for something now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Secret {
+    /// For what.
+    pub name: String,
+    /// Which: nothing that helps to guess it.
+    pub fingerprint: String,
+}
+
+impl Secret {
+    /// Its row's name.
+    pub fn row_key(&self) -> RowKey {
+        Self::key(&self.name)
+    }
+
+    /// The name of a secret's row. It is nobody's but the house's.
+    pub fn key(name: &str) -> RowKey {
+        RowKey::new(Table::Secret, Scope::OPERATOR, name)
+    }
+}
+
+impl State for Secret {
+    fn of(row: &Row) -> Option<&Self> {
+        if let Row::Secret(state) = row { Some(state) } else { None }
     }
 }
 
@@ -67,7 +94,7 @@ impl Key {
         Self::key(&self.hash)
     }
 
-    /// The name of a key's row. It is the one row found without knowing whose it is.
+    /// The name of a key's row. It is found without knowing whose it is.
     pub fn key(hash: &str) -> RowKey {
         RowKey::new(Table::Key, Scope::OPERATOR, hash)
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     direct, fleet, ids::FleetId, ids::KeyId, limits::OFFLINE_SHOWN_MICROS, limits::SEARCH_TEXT_BYTES_MAX, memory,
-    tenant, tenant::KeyType, world::World,
+    position::Partition, projector, tenant, tenant::KeyType, world::World,
 };
 
 /// A world with a row of each kind.
@@ -13,8 +13,11 @@ fn full() -> World {
     let mut world = World::new();
     world.timer(tenant::Created { name: "acme".to_owned() });
     let (hash, fleet) = ("0".repeat(64), FleetId::from_bits(3));
+    world.timer(tenant::SecretDeclared { name: "seal".into(), fingerprint: "a".into(), previous: None });
+    world.timer(projector::Declared { partition: 1, schemas: 9 });
     world.timer(tenant::KeyCreated { id: KeyId::from_bits(2), hash, key_type: KeyType::Live, fleet: Some(fleet) });
-    world.timer(fleet::Created { id: fleet, slug: "default".to_owned(), partition: 1 });
+    let partition = i32::from(Partition::DEDICATED.0);
+    world.timer(fleet::Created { id: fleet, slug: "default".to_owned(), partition, retention_s: Some(86_400) });
     let (ada, bob) = (world.joins("ada"), world.joins("bob"));
     let set: memory::Set =
         serde_json::from_value(json!({"key": "k", "value": "a long value", "ttl": 9})).expect("a set");
@@ -43,6 +46,9 @@ fn read_as(row: &Row) -> Vec<Table> {
         (Table::Notice, Notice::of(row).is_some()),
         (Table::MailCount, MailCount::of(row).is_some()),
         (Table::Answer, Answer::of(row).is_some()),
+        (Table::Secret, Secret::of(row).is_some()),
+        (Table::Home, Home::of(row).is_some()),
+        (Table::Projector, Projector::of(row).is_some()),
     ];
     states.into_iter().filter(|(_, is)| *is).map(|(table, _)| table).collect()
 }
@@ -91,7 +97,18 @@ fn stores_index_what_they_are_asked_for() {
         let rows = world.store.rows.values().filter(move |row| row.key().table == table);
         rows.map(Row::index).collect::<Vec<_>>()
     };
-    for table in [Table::Tenant, Table::Fleet, Table::Slug, Table::Key, Table::Head, Table::Name, Table::MailCount] {
+    for table in [
+        Table::Tenant,
+        Table::Fleet,
+        Table::Slug,
+        Table::Key,
+        Table::Head,
+        Table::Name,
+        Table::MailCount,
+        Table::Secret,
+        Table::Home,
+        Table::Projector,
+    ] {
         assert!(indexes(table).iter().all(|index| *index == RowIndex::default()), "{table:?}");
     }
     let listed: Vec<_> = indexes(Table::Agent).into_iter().map(|index| index.listed_until).collect();
@@ -207,5 +224,22 @@ fn a_text_that_is_searched_ends_at_a_whole_character() {
         let text = row.index().search.expect("it is searched").text;
         assert!(text.starts_with("k\nx") && text.ends_with(part), "{part}");
         assert!((most + 1 - part.len()..=most).contains(&text.len()), "{part}: {} bytes", text.len());
+    }
+}
+
+#[test]
+fn a_sum_tells_what_was_added_where_it_ends_and_how_far() {
+    let sum = |texts: &[&str], applied: u64| {
+        let mut sum = crate::row::sum::Sum::default();
+        for text in texts {
+            sum.add(text.as_bytes());
+        }
+        sum.digest(Offset(applied))
+    };
+    let one = sum(&["ab", "c"], 1);
+    assert_eq!(one.len(), 64);
+    assert_eq!(one, sum(&["ab", "c"], 1));
+    for other in [sum(&["a", "bc"], 1), sum(&["ab", "c"], 2), sum(&["ab"], 1), sum(&[], 1)] {
+        assert_ne!(one, other);
     }
 }

@@ -55,6 +55,17 @@ fn anyones_reader_sees_a_record_by_its_schema_alone() {
 }
 
 #[test]
+fn all_schemas_up_to_the_newest_can_be_read() {
+    let mut ids: Vec<u32> = registered().iter().map(|known| known.id).collect();
+    ids.sort_unstable();
+    assert_eq!(
+        ids,
+        (1..=newest()).collect::<Vec<_>>(),
+        "none is left out: whoever reads the newest reads all before it"
+    );
+}
+
+#[test]
 fn a_past_schema_is_one_of_its_own_kind() {
     assert!(!PAST_SCHEMAS.is_empty());
     for (id, past) in PAST_SCHEMAS.iter() {

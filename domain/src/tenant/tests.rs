@@ -53,3 +53,23 @@ fn names_and_hashes_have_a_form() {
     assert!(key("g").check(&limits).is_err());
     assert!(KeyCreated { hash: "ab".to_owned(), ..key("a") }.check(&limits).is_err());
 }
+
+#[test]
+fn a_secret_is_replaced_by_who_knows_the_last_one() {
+    let mut world = directory(0);
+    let declared = |fingerprint: &str, previous: Option<&str>| SecretDeclared {
+        name: "seal".to_owned(),
+        fingerprint: fingerprint.to_owned(),
+        previous: previous.map(str::to_owned),
+    };
+    assert_eq!(world.timer(declared("a", Some("x"))).code(), Some(Code::Conflict), "there is none yet");
+    assert_eq!(world.timer(declared("a", None)).code(), None);
+    assert_eq!(world.timer(declared("b", None)).code(), Some(Code::Conflict), "who does not know it");
+    assert_eq!(world.timer(declared("a", None)).code(), None, "the same again");
+    assert_eq!(world.timer(declared("b", Some("a"))).code(), None, "who does");
+    assert_eq!(world.timer(declared("c", Some("a"))).code(), Some(Code::Conflict), "who comes late");
+    let secret: &Secret = world.row(&Secret::key("seal")).expect("a row");
+    assert_eq!(secret.fingerprint, "b");
+    let limits = Limits::default();
+    assert!(declared("", None).check(&limits).is_err() && declared("a", None).check(&limits).is_ok());
+}

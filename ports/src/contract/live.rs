@@ -80,13 +80,13 @@ fn news(scope: Scope, number: u64) -> News {
         first: None,
         index: Index::default(),
     };
-    News::Update(Arc::new(Update { event: None, verdict }))
+    News::from(Update { event: None, verdict })
 }
 
 fn number(news: &News) -> u64 {
     match news {
         News::Head { last, .. } => last.0,
-        News::Update(update) => update.verdict.position.offset.0,
+        News::Update { update, .. } => update.verdict.position.offset.0,
     }
 }
 

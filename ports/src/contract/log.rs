@@ -1,5 +1,7 @@
 //! The promises of `Log`, one function each.
 
+mod owned;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,8 +13,10 @@ use futures_util::{
 use ringforge_domain::{
     ids::{FleetId, Scope, TenantId},
     limits,
-    position::{LogTime, Offset, Partition},
+    position::{LogTime, Offset, Partition, Partitions},
 };
+
+pub use owned::everything_is_owned;
 
 use super::{Failure, JumpingClock, Outcome, ensure, same, soon};
 use crate::{
@@ -43,7 +47,8 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 23] = [
+pub const PROMISES: [(&str, Promise); 24] = [
+    ("everything_is_owned", |subject| everything_is_owned(subject).boxed()),
     ("places_are_counted_without_holes", |subject| places_are_counted_without_holes(subject).boxed()),
     ("what_is_read_is_what_was_appended", |subject| what_is_read_is_what_was_appended(subject).boxed()),
     ("concurrent_appends_keep_their_order", |subject| concurrent_appends_keep_their_order(subject).boxed()),
@@ -230,7 +235,7 @@ pub async fn limits_are_refused(subject: &dyn Subject) -> Outcome {
 /// A partition that the log does not have is `Unavailable`, whatever is asked of it.
 pub async fn an_unknown_partition_is_refused(subject: &dyn Subject) -> Outcome {
     let (log, none) = (fresh(subject).await, Partition(PARTITIONS));
-    same("partitions", &log.partitions(), &PARTITIONS)?;
+    same("partitions", &log.partitions(), &Partitions::shared(PARTITIONS))?;
     let refused = matches!(log.append(none, records("a", 1)).await, Err(AppendError::Refused(Error::Unavailable(_))));
     ensure(refused, "append")?;
     ensure(matches!(log.bounds(none).await, Err(Error::Unavailable(_))), "bounds")?;

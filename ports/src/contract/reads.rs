@@ -5,6 +5,7 @@ mod history;
 mod make;
 mod random;
 mod room;
+mod snapshot;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -31,6 +32,7 @@ pub use history::{
 };
 pub use random::{both_answer_alike, random_questions_have_one_answer, whoever_follows_a_list_has_all_of_it};
 pub use room::{answers_have_so_much_room, what_is_larger_comes_alone};
+pub use snapshot::{snapshots_are_of_one_moment, what_is_not_forgotten_stays};
 
 use self::make::{
     FLEET, ONE, SISTER, STRANGER, TWO, activity, agent, begin, conflict, head, message, name, names, offsets, plain,
@@ -53,7 +55,7 @@ pub trait Subject: Send + Sync {
 pub type Promise = for<'a> fn(&'a dyn Subject) -> BoxFuture<'a, Outcome>;
 
 /// Every promise by name.
-pub const PROMISES: [(&str, Promise); 32] = [
+pub const PROMISES: [(&str, Promise); 34] = [
     ("a_commit_is_seen_at_once", |subject| a_commit_is_seen_at_once(subject).boxed()),
     ("a_batch_is_whole", |subject| a_batch_is_whole(subject).boxed()),
     ("a_commit_follows_the_one_before", |subject| a_commit_follows_the_one_before(subject).boxed()),
@@ -86,6 +88,8 @@ pub const PROMISES: [(&str, Promise); 32] = [
     ("what_is_larger_comes_alone", |subject| what_is_larger_comes_alone(subject).boxed()),
     ("random_questions_have_one_answer", |subject| random_questions_have_one_answer(subject).boxed()),
     ("whoever_follows_a_list_has_all_of_it", |subject| whoever_follows_a_list_has_all_of_it(subject).boxed()),
+    ("snapshots_are_of_one_moment", |subject| snapshots_are_of_one_moment(subject).boxed()),
+    ("what_is_not_forgotten_stays", |subject| what_is_not_forgotten_stays(subject).boxed()),
 ];
 
 /// Every row, every verdict of the three fleets, and where the partition stands.

@@ -159,7 +159,7 @@ mod tests {
             first: None,
             index: Index::default(),
         };
-        News::Update(Arc::new(Update { event: None, verdict }))
+        News::from(Update { event: None, verdict })
     }
 
     #[test]

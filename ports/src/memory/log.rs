@@ -13,7 +13,7 @@ use futures_util::{
     Stream, StreamExt,
     stream::{self, BoxStream},
 };
-use ringforge_domain::position::{Generation, LogTime, Offset, Partition};
+use ringforge_domain::position::{Generation, LogTime, Offset, Partition, Partitions};
 
 use crate::{
     Error,
@@ -56,8 +56,7 @@ impl MemoryLog {
     }
 
     fn partition(&self, partition: Partition) -> Result<&Arc<Mutex<State>>, Error> {
-        check_partition(partition, self.partitions())?;
-        Ok(&self.partitions[usize::from(partition.0)])
+        Ok(&self.partitions[check_partition(partition, Log::partitions(self))?])
     }
 }
 
@@ -89,8 +88,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 #[async_trait]
 impl Log for MemoryLog {
-    fn partitions(&self) -> u16 {
-        u16::try_from(self.partitions.len()).expect("made from a u16")
+    fn partitions(&self) -> Partitions {
+        Partitions::shared(u16::try_from(self.partitions.len()).expect("made from a u16"))
     }
 
     async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {

@@ -9,9 +9,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream};
 use ringforge_domain::{
     fleet::Head,
     ids::{AgentId, Scope},
+    limits::ROWS_PAGE_MAX,
     planted::{Bug, planted},
     position::{LogTime, Offset, Partition},
     row::{Row, RowKey, State as _, Table},
@@ -21,8 +23,8 @@ use ringforge_domain::{
 use crate::{
     Error,
     reads::{
-        About, Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Room, Verdicts,
-        Which,
+        About, Applied, Commit, Find, Found, Heads, Listed, Matching, MemoryFilter, MemorySort, Reads, Room, Snapshot,
+        Verdicts, Which,
     },
 };
 
@@ -234,6 +236,22 @@ impl Kept {
     }
 }
 
+/// As an answer has room for.
+fn pages(rows: Vec<Row>) -> Vec<Vec<Row>> {
+    let (mut pages, mut room) = (Vec::<Vec<Row>>::new(), Room::default());
+    for row in rows {
+        match pages.last_mut() {
+            Some(page) if room.takes(row.weight()) && page.len() < ROWS_PAGE_MAX as usize => page.push(row),
+            _ => {
+                room = Room::default();
+                room.takes(row.weight());
+                pages.push(vec![row]);
+            }
+        }
+    }
+    pages
+}
+
 fn beyond(fleet: &BTreeMap<Offset, Verdict>, after: Option<Offset>) -> impl DoubleEndedIterator<Item = &Verdict> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     fleet.range((from, Bound::Unbounded)).map(|(_, verdict)| verdict)
@@ -277,6 +295,19 @@ impl Reads for MemoryReads {
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
         Ok(self.lock().ask(partition, |kept| kept.heads(fleets)))
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        let (applied, rows) =
+            self.lock().ask(partition, |kept| (kept.applied, kept.rows.values().cloned().collect::<Vec<_>>()));
+        Ok(Snapshot { applied, rows: stream::iter(pages(rows).into_iter().map(Ok)).boxed() })
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        if let Some(kept) = self.lock().partitions.get_mut(&partition) {
+            kept.verdicts.values_mut().for_each(|fleet| *fleet = fleet.split_off(&before));
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use ringforge_domain::position::{Generation, LogTime};
 use super::*;
 use crate::{
     clock::{ManualClock, SeededIds},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    memory::{blobs::MemoryBlobs, live::MemoryLive, log::MemoryLog, reads::MemoryReads},
 };
 
 const ONE: Partition = Partition(1);
@@ -26,7 +26,8 @@ fn services(act: impl Fn(Point) -> Option<Act> + Send + Sync + 'static) -> Servi
     let log = MemoryLog::new(clock.clone(), 2, Generation(7));
     log.append(ONE, record()).now_or_never().expect("at once").expect("it is taken");
     let live = MemoryLive::new(clock.clone());
-    let services = Services { log, reads: Arc::new(MemoryReads::new()), live, clock, ids: SeededIds::new(1) };
+    let (reads, blobs) = (Arc::new(MemoryReads::new()), MemoryBlobs::new());
+    let services = Services { log, reads, live, blobs, clock, ids: SeededIds::new(1) };
     let decide: Decide = Arc::new(act);
     around(services, &decide)
 }

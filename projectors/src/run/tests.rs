@@ -1,6 +1,9 @@
 //! Given these records, then these verdicts, in so many commits.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
 use ringforge_domain::{
@@ -11,31 +14,28 @@ use ringforge_domain::{
     golden,
     ids::{AgentId, CommandId, FleetId, TenantId},
     json::Json,
-    limits::{ANSWER_BYTES_MAX, OP_VALUE_BYTES_MAX},
+    limits::{ANSWER_BYTES_MAX, APPEND_RECORDS_MAX, OP_VALUE_BYTES_MAX},
     memory,
     position::{Generation, LogTime},
     row::{Row, RowKey, digest},
     verdict::Outcome,
 };
 use ringforge_ports::{
-    clock::{ManualClock, SeededIds},
-    live::Heard,
-    log::Record,
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
-    reads::{Find, Found, Heads, Reads, Verdicts, Which, every_row},
+    clock::ManualClock,
+    live::{Directory, Heard, Live},
+    log::{AppendError, Bounds, Log, Placed, Record},
+    memory::{in_memory, live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    points::{Act, Call, around},
+    reads::{Find, Found, Heads, Reads, Snapshot, Verdicts, Which, every_row},
 };
+
+use futures_util::stream::BoxStream;
 
 use super::*;
 
 fn services() -> Services {
     let clock = ManualClock::at(LogTime(1_770_000_000_000_000));
-    Services {
-        log: MemoryLog::new(clock.clone(), 2, Generation(1)),
-        reads: Arc::new(MemoryReads::new()),
-        live: MemoryLive::new(clock.clone()),
-        clock,
-        ids: SeededIds::new(1),
-    }
+    in_memory(clock)
 }
 
 #[tokio::test]
@@ -59,13 +59,69 @@ async fn a_damaged_event_has_a_verdict_that_is_told_like_any_other() {
     assert_eq!(projector.step(records).await.expect("applied"), Stepped::To(Offset(2)));
     let mut told = Vec::new();
     for _ in 0..2 {
-        let Some(Heard::News(News::Update(update))) = heard.next().await else { panic!("both are told") };
+        let Some(Heard::News(News::Update { update, .. })) = heard.next().await else { panic!("both are told") };
         told.push((update.event.is_some(), update.verdict.previous, update.verdict.outcome.clone()));
     }
     let Outcome::Refused(refusal) = &told[0].2 else { panic!("it has no effect") };
     assert_eq!((refusal.code, refusal.outcome), (Code::ServerError, Effected::None));
     let links: Vec<_> = told.iter().map(|(event, previous, _)| (*event, *previous)).collect();
     assert_eq!(links, [(false, None), (true, Some(Offset(0)))], "the chain goes on over it");
+}
+
+/// A record of this fleet, told from others by its command.
+fn broadcast(scope: Scope, command: u128) -> Record {
+    let header = Header {
+        command_id: CommandId::from_bits(command),
+        tenant_id: scope.tenant,
+        fleet_id: scope.fleet,
+        ..golden::bare_header()
+    };
+    Record {
+        scope,
+        bytes: schema::encode(&header, &Broadcast { kind: "custom".to_owned(), ..Broadcast::default() }.into()).into(),
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_and_written_anew_halts_its_partition() {
+    let [one, two] = [1, 2].map(|at| Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(at) });
+    let damaged = Record { scope: one, bytes: Arc::from(&b"no event"[..]) };
+    for (last, anew) in [
+        (broadcast(one, 3), broadcast(one, 4)),
+        (broadcast(one, 3), broadcast(two, 3)),
+        (broadcast(two, 3), damaged.clone()),
+        (damaged, broadcast(two, 3)),
+    ] {
+        let clock = ManualClock::at(LogTime(1_770_000_000_000_000));
+        let log = MemoryLog::new(clock, 2, Generation(1));
+        let services = Services { log: log.clone(), ..services() };
+        let append = async |records| services.log.append(Partition::POOL, records).await.expect("appended");
+        append(vec![broadcast(one, 1), broadcast(two, 2), last.clone()]).await;
+        let mut projector = Projector::open(services.clone(), Partition::POOL).await.expect("it opens");
+        let records = services.log.seek(Partition::POOL, &[0, 1, 2].map(Offset)).await.expect("records");
+        projector.step(records).await.expect("applied");
+        let open =
+            async || Projector::open(services.clone(), Partition::POOL).await.map(|projector| projector.applied());
+        let halts = async |what: &str| match open().await {
+            Err(Error::Corrupt(why)) => assert!(why.contains(what), "{why}"),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(open().await.expect("nothing has changed"), Offset(3));
+        log.cut(Partition::POOL, Offset(2));
+        halts("beyond the log's end 2").await;
+        append(vec![anew]).await;
+        halts("record 2 of partition 1 is not the one that was applied").await;
+        append(vec![broadcast(one, 5), broadcast(two, 6)]).await;
+        halts("record 2 of partition 1 is not the one that was applied").await;
+        let ended = run(services.clone(), Partition::POOL, |_| panic!("nothing is applied")).await;
+        assert!(matches!(ended, Err(Error::Corrupt(_))), "{ended:?}");
+        // As it was before.
+        log.cut(Partition::POOL, Offset(2));
+        append(vec![last]).await;
+        assert_eq!(open().await.expect("it is the same log again"), Offset(3));
+        services.log.trim(Partition::POOL, Offset(3)).await.expect("trimmed");
+        assert_eq!(open().await.expect("what is trimmed is not compared"), Offset(3));
+    }
 }
 
 /// Read models that keep what they were given.
@@ -106,6 +162,14 @@ impl Reads for Kept {
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
         self.inner.heads(partition, fleets).await
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        Reads::snapshot(&self.inner, partition).await
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.inner.forget(partition, before).await
     }
 }
 
@@ -235,4 +299,183 @@ async fn however_much_comes_of_a_batch_a_commit_is_bounded() {
         digests.push(digest(&rows, applied.upto));
     }
     assert_eq!(digests[0], digests[1]);
+}
+
+#[tokio::test]
+async fn what_precedes_a_record_of_a_newer_build_is_applied() {
+    let services = services();
+    let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
+    // Framed as an event, with a schema that nobody knows yet.
+    let newer = Record { scope, bytes: Arc::from([0, 0x7f, 0xff, 0xff, 0xff, 1, 2, 3]) };
+    let records = vec![broadcast(scope, 1), broadcast(scope, 2), newer, broadcast(scope, 3)];
+    services.log.append(Partition::POOL, records).await.expect("appended");
+    let told = Mutex::new(Vec::new());
+    let heard = |applied| told.lock().expect("no panic while the lock is held").push(applied);
+    let ended = run(services.clone(), Partition::POOL, heard).await;
+    assert!(matches!(ended, Err(Error::Corrupt(ref what)) if what.contains("newer build")), "{ended:?}");
+    assert_eq!(told.lock().expect("no panic while the lock is held").last(), Some(&Offset(2)));
+    let found = services.reads.load(Partition::POOL, &BTreeSet::new()).await.expect("an answer");
+    assert_eq!(found.applied.upto, Offset(2));
+}
+
+/// A bus that takes its time, and what it was told.
+struct Slow {
+    bus: Arc<MemoryLive>,
+    told: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl Live for Slow {
+    async fn publish(&self, news: &[News]) -> Result<(), Error> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let places = news.iter().filter_map(|news| match news {
+            News::Update { update, .. } => Some(update.verdict.position.offset.0),
+            News::Head { .. } => None,
+        });
+        self.told.lock().expect("no panic").extend(places);
+        self.bus.publish(news).await
+    }
+
+    async fn subscribe(&self, scope: Scope) -> Result<BoxStream<'static, Heard>, Error> {
+        self.bus.subscribe(scope).await
+    }
+
+    async fn put(&self, key: &str, value: &str, ttl: Duration) -> Result<(), Error> {
+        self.bus.put(key, value, ttl).await
+    }
+
+    async fn scan(&self, directory: &str) -> Result<Directory, Error> {
+        self.bus.scan(directory).await
+    }
+
+    async fn count(&self, key: &str, add: u64, window: Duration) -> Result<u64, Error> {
+        self.bus.count(key, add, window).await
+    }
+}
+
+/// Waits until it is so; fails if it never is.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// Far more than a batch, then something small.
+const BATCHES: usize = 3 * READ_RECORDS_MAX + 5;
+
+async fn many(services: &Services) {
+    let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
+    let record = |at: usize| {
+        let command_id = CommandId::from_bits(1 + at as u128);
+        let header = Header { command_id, tenant_id: scope.tenant, fleet_id: scope.fleet, ..golden::bare_header() };
+        let set = memory::Set {
+            key: (at % 7).to_string(),
+            value: Some(Json::parse("1").expect("valid")),
+            ..memory::Set::default()
+        };
+        Record { scope, bytes: schema::encode(&header, &set.into()).into() }
+    };
+    let all: Vec<Record> = (0..BATCHES).map(record).collect();
+    for some in all.chunks(APPEND_RECORDS_MAX) {
+        services.log.append(Partition::POOL, some.to_vec()).await.expect("appended");
+    }
+}
+
+/// Projects all that there is, by so many at once.
+async fn projected(services: &Services, by: usize) -> String {
+    let applied = Arc::new(AtomicU64::new(0));
+    let runs: Vec<JoinHandle<()>> = (0..by)
+        .map(|_| {
+            let (services, applied) = (services.clone(), Arc::clone(&applied));
+            let progress = move |upto: Offset| {
+                applied.fetch_max(upto.0, Ordering::Relaxed);
+            };
+            tokio::spawn(async move { run(services, Partition::POOL, progress).await.expect("it goes on") })
+        })
+        .collect();
+    until("all is applied", async || applied.load(Ordering::Relaxed) >= BATCHES as u64).await;
+    runs.iter().for_each(JoinHandle::abort);
+    let (rows, applied) = every_row(&services.reads, Partition::POOL).await.expect("rows");
+    digest(&rows, applied.upto)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_far_behind_applies_and_tells_everything_in_order() {
+    let services = services();
+    let slow = Arc::new(Slow { bus: MemoryLive::new(Arc::clone(&services.clock)), told: Mutex::default() });
+    let services = Services { live: slow.clone(), ..services };
+    many(&services).await;
+    let alone = projected(&services, 1).await;
+    // The last of it is told when all is applied.
+    until("all is told", async || slow.told.lock().expect("no panic").len() >= BATCHES).await;
+    assert!(slow.told.lock().expect("no panic").iter().copied().eq(0..BATCHES as u64), "in order, and once");
+
+    let again = Services { reads: Arc::new(MemoryReads::new()), ..services };
+    assert_eq!(projected(&again, 2).await, alone, "and two that are in each other's way come to the same");
+}
+
+/// A log that keeps what is buried.
+struct Yard {
+    log: Arc<MemoryLog>,
+    buried: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl Log for Yard {
+    fn partitions(&self) -> ringforge_domain::position::Partitions {
+        self.log.partitions()
+    }
+
+    async fn append(&self, partition: Partition, records: Vec<Record>) -> Result<Vec<Placed>, AppendError> {
+        self.log.append(partition, records).await
+    }
+
+    fn read(&self, partition: Partition, from: Offset) -> BoxStream<'static, Result<Vec<Stored>, Error>> {
+        self.log.read(partition, from)
+    }
+
+    async fn seek(&self, partition: Partition, offsets: &[Offset]) -> Result<Vec<Stored>, Error> {
+        self.log.seek(partition, offsets).await
+    }
+
+    async fn bounds(&self, partition: Partition) -> Result<Bounds, Error> {
+        self.log.bounds(partition).await
+    }
+
+    async fn trim(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.log.trim(partition, before).await
+    }
+
+    async fn bury(&self, letters: &[Letter]) -> Result<(), Error> {
+        self.buried.lock().expect("no panic").extend(letters.iter().map(|letter| letter.stored.offset.0));
+        Err(Error::Unavailable("the yard is closed".to_owned()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_buried_once_and_holds_up_nobody() {
+    let services = services();
+    let log = MemoryLog::new(Arc::clone(&services.clock), 2, Generation(1));
+    let yard = Arc::new(Yard { log, buried: Mutex::default() });
+    let services = Services { log: yard.clone(), ..services };
+    many(&services).await;
+    let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
+    let damaged = Record { scope, bytes: Arc::from(&b"nothing of ours"[..]) };
+    services.log.append(Partition::POOL, vec![damaged]).await.expect("appended");
+    // Some commits fail, the one with the damage among them.
+    let commits = AtomicUsize::new(0);
+    let decide: ringforge_ports::points::Decide = Arc::new(move |point| {
+        let fails = point.call == Call::ReadsCommit && commits.fetch_add(1, Ordering::Relaxed) % 4 < 2;
+        fails.then_some(Act::Error)
+    });
+    let failing = around(services, &decide);
+    let running = tokio::spawn(run(failing.clone(), Partition::POOL, |_| ()));
+    let applied =
+        async || failing.reads.load(Partition::POOL, &BTreeSet::new()).await.expect("it is there").applied.upto;
+    until("the damage is applied", async || applied().await.0 > BATCHES as u64).await;
+    running.abort();
+    assert_eq!(*yard.buried.lock().expect("no panic"), [BATCHES as u64]);
 }

@@ -7,13 +7,13 @@ use ringforge_domain::{
     golden,
     ids::{FleetId, KeyId, SessionId, TenantId},
     limits::ANSWER_MICROS,
-    position::{Generation, LogTime, Position},
+    position::{LogTime, Position},
     presence::{Ended, Started},
     row::State as _,
 };
 use ringforge_ports::{
-    clock::{ManualClock, SeededIds},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    clock::ManualClock,
+    memory::{in_memory, live::MemoryLive},
     reads::every_row,
 };
 
@@ -37,13 +37,7 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 impl House {
     fn new() -> Self {
         let clock = ManualClock::at(LogTime(1_770_000_000_000_000));
-        let services = Services {
-            log: MemoryLog::new(clock.clone(), 2, Generation(1)),
-            reads: Arc::new(MemoryReads::new()),
-            live: MemoryLive::new(clock.clone()),
-            clock: clock.clone(),
-            ids: SeededIds::new(1),
-        };
+        let services = in_memory(clock.clone());
         let timers = Timers::new(services.clone(), Partition::POOL);
         let scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
         let records = [OWN, OTHER].map(|edge| timers.record(scope, None, &started(edge, &services).into()));

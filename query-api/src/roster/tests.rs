@@ -1,9 +1,11 @@
-//! A roster that was kept is the one that would be read anew.
+//! A roster that was kept is the one that would be read anew, and no answer is older than what is known.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use ringforge_domain::{
+    catalog::Query,
+    code::Code,
     cursor::Seal,
     ids::{EdgeId, FleetId, KeyId, SessionId, TenantId},
     limits::OFFLINE_SHOWN_MICROS,
@@ -11,13 +13,10 @@ use ringforge_domain::{
     presence::Current,
     row::RowKey,
 };
-use ringforge_ports::{
-    clock::{ManualClock, SeededIds},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
-    reads::Commit,
-};
+use ringforge_ports::{clock::ManualClock, memory::in_memory, reads::Commit};
 
 use super::*;
+use crate::{Freshness, answer::answer};
 
 const FLEET: Scope = Scope { tenant: TenantId::from_bits(1), fleet: FleetId::from_bits(1) };
 const NOW: LogTime = LogTime(1_770_000_000_000_000);
@@ -32,17 +31,11 @@ struct Stage {
 
 fn stage() -> Stage {
     let clock = ManualClock::at(NOW);
-    let services = Services {
-        log: MemoryLog::new(clock.clone(), 2, Generation(1)),
-        reads: Arc::new(MemoryReads::new()),
-        live: MemoryLive::new(clock.clone()),
-        clock: clock.clone(),
-        ids: SeededIds::new(1),
-    };
+    let services = in_memory(clock.clone());
     let stream = StreamRef { partition: Partition::POOL, epoch: 0 };
     let encoder =
         ringforge_domain::frame::Encoder { seal: Seal::new([7; 32]), scope: FLEET, stream, generation: Generation(1) };
-    let asker = Asker { agent: AgentId::from_bits(1), encoder: Arc::new(encoder) };
+    let asker = Asker { agent: AgentId::from_bits(1), encoder: Arc::new(encoder), known: None };
     Stage { services, clock, asker, rosters: Rosters::default(), upto: Offset::ZERO }
 }
 
@@ -121,6 +114,31 @@ fn who_comes_changes_and_goes_is_seen() {
     assert_eq!(stage.ids(), [1, 2, 3]);
     let busy = Roster { state: Some(Presence::Offline), ..Roster::default() };
     assert_eq!(stage.page(&busy).0, [3]);
+}
+
+#[test]
+fn whoever_knows_more_than_the_read_models_is_not_shown_less() {
+    let mut stage = stage();
+    stage.changes([member(1)]);
+    let key = json!({ "key": "a" });
+    let queries = [
+        Query::MemoryGet(serde_json::from_value(key.clone()).expect("a query")),
+        Query::MemoryHistory(serde_json::from_value(key).expect("a query")),
+        Query::MemoryList(serde_json::from_value(json!({})).expect("a query")),
+        Query::MemoryList(serde_json::from_value(json!({ "author": "ada" })).expect("a query")),
+        Query::MemoryQuery(serde_json::from_value(json!({})).expect("a query")),
+        Query::PresenceRoster(Roster::default()),
+    ];
+    for query in queries {
+        let code = |known: u64| {
+            let asker = Asker { known: Some(Offset(known)), ..stage.asker.clone() };
+            let freshness = Freshness::default();
+            let answered = answer(&stage.services, &stage.rosters, &freshness, &asker, &query).now_or_never();
+            answered.expect("at once").err().map(|refusal| refusal.code)
+        };
+        assert_ne!(code(0), Some(Code::Unavailable), "{query:?}");
+        assert_eq!(code(1), Some(Code::Unavailable), "{query:?}");
+    }
 }
 
 #[test]

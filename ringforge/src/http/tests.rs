@@ -12,7 +12,7 @@ use ringforge_domain::{
 use ringforge_ports::{
     Services,
     clock::{ManualClock, SeededIds},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    memory::{blobs::MemoryBlobs, live::MemoryLive, log::MemoryLog, reads::MemoryReads},
 };
 use ringforge_ws_edge::feed::Hub;
 
@@ -25,6 +25,7 @@ fn edge() -> Arc<Edge> {
         log: MemoryLog::new(clock.clone(), 2, Generation(1)),
         reads: Arc::new(MemoryReads::new()),
         live: MemoryLive::new(clock.clone()),
+        blobs: MemoryBlobs::new(),
         clock,
         ids: SeededIds::new(1),
     };
@@ -42,8 +43,12 @@ async fn a_drain_before_anybody_serves_is_heard() {
         let edge = edge();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let open = Arc::new(());
-        let config = HttpConfig { upgrade_timeout: Duration::from_secs(5), connections_max: 1 };
-        let serving = serve(listener, Arc::clone(&edge), config, Instant::now(), open);
+        let config = HttpConfig {
+            upgrade_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(2),
+            connections_max: 1,
+        };
+        let serving = serve(listener, Site::of(&edge), config, Instant::now(), open);
         if before {
             edge.drain();
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use ringforge_command_api::key;
 use ringforge_domain::{
     code::{Code, Refusal},
-    frame::refused,
     limits::{SILENT_ADDRESS_MAX, SILENT_MAX},
 };
 use ringforge_ws_edge::socket::{Pipe, Upgraded};
@@ -28,13 +27,18 @@ use super::{Peer, Served, Talk, Upgrading};
 
 /// How long a socket may be silent before it counts as one that holds a place for nothing.
 const SILENT: Duration = Duration::from_secs(1);
-/// How long a client that found no place shall wait, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
+/// How long a client that found no place shall wait.
+const RETRY_AFTER_MS: u64 = 2_000;
 /// The version of the WebSocket protocol.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
 
 /// Answers an upgrade and serves what comes of it.
-pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Peer>, mut request: Request) -> Response {
+pub fn upgrade(
+    talk: &Upgrading,
+    State(served): State<Served>,
+    Extension(peer): Extension<Peer>,
+    mut request: Request,
+) -> Response {
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let headers = request.headers();
     if request.uri().query().is_some_and(tells_key) {
@@ -47,8 +51,8 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
     let Some(on_upgrade) = on_upgrade else {
         return unfit((StatusCode::UPGRADE_REQUIRED, "Only a request of HTTP/1.1 can be upgraded."));
     };
-    let Served { edge, talk, strangers, places, open, .. } = served;
-    if *edge.draining().borrow() || strangers.full(peer.0) {
+    let Served { draining, strangers, places, open, .. } = served;
+    if *draining.borrow() || strangers.full(peer.0) {
         return full(
             "Too many connections have not authenticated.",
             "Send `auth` at once after connecting, and try again.",
@@ -59,7 +63,7 @@ pub async fn upgrade(State(served): State<Served>, Extension(peer): Extension<Pe
     };
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-    let stranger = strangers.enter(peer.0);
+    let (stranger, talk) = (strangers.enter(peer.0), Arc::clone(talk));
     tokio::spawn(async move {
         let Ok(stream) = on_upgrade.await else { return };
         let upgraded = Upgraded { stream, early: Vec::new(), from: peer.0, bearer };
@@ -111,7 +115,7 @@ fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
 
 fn unfit((status, message): Unfit) -> Response {
     let refusal = Refusal::because(Code::InvalidMessage, message).fix("Connect with a WebSocket client.");
-    (status, [(header::SEC_WEBSOCKET_VERSION, VERSION)], Json(refused(&refusal))).into_response()
+    (status, [(header::SEC_WEBSOCKET_VERSION, VERSION)], Extension(refusal)).into_response()
 }
 
 /// Whether somebody put a key into the address.
@@ -123,14 +127,14 @@ fn tells_key(query: &str) -> bool {
 fn keyed() -> Response {
     let refusal = Refusal::because(Code::InvalidMessage, "The address must not hold a key.")
         .fix("Send it in `auth` or as Bearer. Replace this one: what stands in an address is logged on its way.");
-    (StatusCode::BAD_REQUEST, Json(refused(&refusal))).into_response()
+    (StatusCode::BAD_REQUEST, Extension(refusal)).into_response()
 }
 
 /// Whoever is told so gives its connection back: it would be one of the few beside the places.
 fn full(message: &str, fix: &str) -> Response {
-    let headers = [(header::RETRY_AFTER, RETRY_AFTER), (header::CONNECTION, HeaderValue::from_static("close"))];
-    let refusal = Refusal::because(Code::Overloaded, message).fix(fix);
-    (StatusCode::SERVICE_UNAVAILABLE, headers, Json(refused(&refusal))).into_response()
+    let close = [(header::CONNECTION, HeaderValue::from_static("close"))];
+    let refusal = Refusal::because(Code::Overloaded, message).fix(fix).after_ms(RETRY_AFTER_MS);
+    (StatusCode::SERVICE_UNAVAILABLE, close, Extension(refusal)).into_response()
 }
 
 /// Sockets that have not authenticated although they had the time to.

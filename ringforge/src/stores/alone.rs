@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use futures_util::future::BoxFuture;
-use ringforge_ports::{live::Live, log::Log, reads::Reads};
+use ringforge_ports::{blobs::Blobs, clock::Clock, live::Live, log::Log, reads::Reads};
 
 use crate::fatal::Fatal;
 
@@ -18,6 +18,14 @@ pub async fn log(_: &str, _: &Fatal, _: &mut Vec<BoxFuture<'static, ()>>) -> any
 
 pub async fn reads(_: &str, _: &dyn Log, _: &mut Vec<BoxFuture<'static, ()>>) -> anyhow::Result<Arc<dyn Reads>> {
     bail!("stores.reads is on Postgres: {HOW}")
+}
+
+pub async fn target(_: &str, _: &mut Vec<BoxFuture<'static, ()>>) -> anyhow::Result<Arc<dyn Reads>> {
+    bail!("these read models are on Postgres: {HOW}")
+}
+
+pub async fn blobs(_: &str, _: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Blobs>> {
+    bail!("stores.blobs is on S3: {HOW}")
 }
 
 pub async fn live(_: &str) -> anyhow::Result<Arc<dyn Live>> {

@@ -48,6 +48,10 @@ pub fn by_command(kind: CommandKind, victim: &Victim, mine: &str) -> Vec<Attack>
             let key = json!({ "id": mine, "hash": mine, "key_type": "live", "fleet": victim.fleet_id });
             vec![(key, Fail("invalid_message"))]
         }
+        CommandKind::SecretDeclared => {
+            vec![(json!({ "name": "seal", "fingerprint": mine }), Fail("invalid_message"))]
+        }
+        CommandKind::ProjectorDeclared => vec![(json!({ "partition": 1, "schemas": 1 }), Fail("invalid_message"))],
         CommandKind::FleetCreated => {
             vec![(json!({ "id": victim.fleet_id, "slug": "default", "partition": 1 }), Fail("invalid_message"))]
         }

@@ -52,7 +52,7 @@ fn health_is_told() {
     assert!(health["uptime"].is_u64(), "{health}");
     let (status, ready) = get(&address, "/health/ready");
     assert_eq!(status, 200);
-    for service in ["kafka", "redis", "storage"] {
+    for service in ["kafka", "redis", "storage", "s3"] {
         assert_eq!(ready[service], "ok", "{ready}");
     }
     assert_eq!(get(&address, "/health/live"), (200, json!({ "accepting_connections": true })));

@@ -7,6 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 use ringforge_adapters::log::embedded::EmbeddedLog;
@@ -25,11 +26,16 @@ fn start(home: &Path, more: &[&str]) -> Output {
     if !more.contains(&"--port") {
         command.args(["--port", "0"]);
     }
-    command.args(more).env("RINGFORGE_LOG", "off").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().expect("it runs");
+    command.args(more).env("RINGFORGE_LOG", "off");
+    output(command, SOON)
+}
+
+/// What it says until it ends, as it must within this time.
+pub fn output(mut command: Command, within: Duration) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     let (id, (done, ended)) = (child.id().to_string(), mpsc::channel());
     thread::spawn(move || done.send(child.wait_with_output()));
-    if let Ok(output) = ended.recv_timeout(SOON) {
+    if let Ok(output) = ended.recv_timeout(within) {
         return output.expect("it runs");
     }
     let _ = Command::new("kill").args(["-KILL", &id]).status();
@@ -37,7 +43,7 @@ fn start(home: &Path, more: &[&str]) -> Output {
 }
 
 /// It said `what` and the fix, once, and nothing on stdout.
-fn refused(output: &Output, what: &[&str]) {
+pub fn refused(output: &Output, what: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code().is_some_and(|code| code != 0), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");

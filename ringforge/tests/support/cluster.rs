@@ -1,4 +1,4 @@
-//! Installations on real servers: Kafka, Postgres and Redis, whose addresses are in the environment (`scripts/services run`).
+//! Installations on real servers: Kafka, Postgres, Redis and S3, whose addresses are in the environment (`scripts/services run`).
 
 use std::{
     env,
@@ -7,18 +7,24 @@ use std::{
 };
 
 /// What tells the servers' addresses.
-const VARIABLES: [&str; 3] = ["TEST_KAFKA", "TEST_POSTGRES", "TEST_REDIS"];
-/// Partitions of the pool: fleets are spread over some.
-const PARTITIONS: &str = "4";
+const VARIABLES: [&str; 4] = ["TEST_KAFKA", "TEST_POSTGRES", "TEST_REDIS", "TEST_S3"];
 
 /// The servers that are there.
 pub struct Servers {
-    kafka: String,
-    postgres: String,
-    redis: String,
+    /// The log's address.
+    pub kafka: String,
+    /// Of the read models.
+    pub postgres: String,
+    /// Of the live bus.
+    pub redis: String,
+    /// Of the objects, if there are any.
+    pub objects: Option<String>,
 }
 
 impl Servers {
+    /// Partitions of the pool: fleets are spread over some.
+    pub const PARTITIONS: u16 = 4;
+
     /// Those of the environment. `None`: there are none, and the test `name` is skipped, which it says; where tests must not be
     /// skipped (`CI` is set) it panics.
     pub fn of(name: &str) -> Option<Self> {
@@ -31,8 +37,8 @@ impl Servers {
             eprintln!("SKIPPED {name}: {missing:?} are not set");
             return None;
         }
-        let [kafka, postgres, redis] = VARIABLES.map(|variable| env::var(variable).expect("it is there"));
-        Some(Self { kafka, postgres, redis })
+        let [kafka, postgres, redis, objects] = VARIABLES.map(|variable| env::var(variable).expect("it is there"));
+        Some(Self { kafka, postgres, redis, objects: Some(objects) })
     }
 
     /// A new installation: topics, a database and a prefix that nobody else has. What a process needs in its environment.
@@ -46,13 +52,19 @@ impl Servers {
             ("READS", format!("{server}/{name}")),
             ("LIVE", format!("{}?prefix={name}", self.redis)),
         ];
-        let stores = stores.map(|(store, url)| (format!("RINGFORGE__STORES__{store}"), url));
+        let mut environment: Vec<_> = stores.map(|(store, url)| (format!("RINGFORGE__STORES__{store}"), url)).into();
+        let objects = self.objects.as_ref().map(|objects| format!("{objects}/{name}"));
+        environment.extend(objects.map(|url| ("RINGFORGE__STORES__BLOBS".to_owned(), url)));
+        environment.push(("RINGFORGE__SECRETS__SEAL".to_owned(), "5e".repeat(32)));
         // Named by its URL: the database that is there already.
         run(Command::new("createdb").args(["--maintenance-db", &self.postgres, &name]));
         let mut topics = Command::new(env!("CARGO_BIN_EXE_ringforge"));
-        topics.args(["topics", "create", "--partitions", PARTITIONS, "--replication", "1", "--min-insync", "1"]);
-        run(topics.envs(stores.clone()));
-        stores.into()
+        let partitions = Self::PARTITIONS.to_string();
+        let [replication, insync] = if self.kafka.split(',').count() < 3 { ["1", "1"] } else { ["3", "2"] };
+        topics.args(["topics", "create", "--partitions", &partitions, "--replication", replication]);
+        topics.args(["--min-insync", insync]);
+        run(topics.envs(environment.clone()));
+        environment
     }
 }
 

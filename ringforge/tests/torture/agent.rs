@@ -149,7 +149,8 @@ impl Agent {
         if matches!(self.client.link().resume, Resume::After(position) if Some(position) < newest) {
             self.run.tally.note("situation: resume from an early event");
         }
-        let connecting = timeout(SOON, connect_async_with_config(&life.url, None, true));
+        let url = self.rng.pick(&life.urls);
+        let connecting = timeout(SOON, connect_async_with_config(url, None, true));
         let mut socket = connecting.await.ok().and_then(Result::ok)?.0;
         self.life = life.number;
         self.write(&mut socket, auth).await.then_some(socket)

@@ -1,5 +1,7 @@
 //! What all agents of one run share: where the server is now, how they feel, what they have met.
 
+#![allow(dead_code, reason = "not every torture wakes sleepers")]
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -20,8 +22,8 @@ const NEXT_LIFE: Duration = Duration::from_mins(1);
 pub struct Life {
     /// Counted from 1.
     pub number: u32,
-    /// Where agents connect.
-    pub url: String,
+    /// Where agents connect: at any of these.
+    pub urls: Vec<String>,
 }
 
 /// How agents go about what they do.
@@ -110,8 +112,8 @@ impl Run {
     }
 
     /// The server is ready.
-    pub fn begin(&self, number: u32, url: &str) {
-        self.life.send_replace(Some(Life { number, url: url.to_owned() }));
+    pub fn begin(&self, number: u32, urls: Vec<String>) {
+        self.life.send_replace(Some(Life { number, urls }));
     }
 
     /// The server is about to die.

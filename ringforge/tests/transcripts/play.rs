@@ -12,13 +12,16 @@ use crate::{
     pattern::{Extent, Known, filled, matches},
     scenario::{Scenario, Step, What},
     shape::Shape,
-    support::{Client, Got, SOON, Server},
+    support::{Client, Got, Server},
 };
 
 /// How long nothing may come where nothing shall come.
 const QUIET: Duration = Duration::from_millis(80);
 /// The same, when news are lost and the log is looked at once a second.
 const QUIET_LOSSY: Duration = Duration::from_millis(1_200);
+/// How long what must be seen may take. In processes apart the projectors of a former life are missed after six seconds; one that
+/// died while it joined the others, after as long again.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A scenario being played.
 pub struct Player<'a> {
@@ -74,7 +77,7 @@ impl Player<'_> {
 
     async fn step(&mut self, step: &Step, server: &Mutex<Server>) -> Result<(), String> {
         let who = step.who.as_str();
-        let url = locked(server).ws_url().to_owned();
+        let url = locked(server).next_url().to_owned();
         match &step.what {
             What::Connect(headers) => self.connect(who, headers, &url).await,
             What::Auth(with) => self.auth(who, with).await,
@@ -108,7 +111,7 @@ impl Player<'_> {
                 let got = self.next(who).await?;
                 self.compare(frame, &got)
             }
-            What::SeeClose(code) => match self.client(who)?.next(SOON).await {
+            What::SeeClose(code) => match self.client(who)?.next(PATIENCE).await {
                 Got::Closed(got) if got == *code => {
                     self.clients.remove(who);
                     Ok(())
@@ -129,7 +132,7 @@ impl Player<'_> {
     }
 
     async fn next(&mut self, who: &str) -> Result<Value, String> {
-        match self.client(who)?.next(SOON).await {
+        match self.client(who)?.next(PATIENCE).await {
             Got::Frame(frame) => Ok(frame),
             other => Err(format!("should see a frame, not {}", said(&other))),
         }

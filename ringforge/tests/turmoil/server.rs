@@ -12,11 +12,11 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use ringforge::{
     bootstrap::{self, Credentials, Wanted},
     config::Config,
-    http::{self, Listener},
+    http::{self, Listener, Site},
+    secrets,
 };
 use ringforge_command_api::Gate;
 use ringforge_domain::{
-    cursor::Seal,
     ids::{EdgeId, Scope},
     position::{Generation, LogTime, Offset, Partition},
 };
@@ -24,7 +24,7 @@ use ringforge_ports::{
     Services,
     clock::{Clock, Ids, SeededIds},
     log::{Log, Stored},
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    memory::{blobs::MemoryBlobs, live::MemoryLive, log::MemoryLog, reads::MemoryReads},
     names,
     reads::{Reads, every_row, every_verdict},
 };
@@ -102,6 +102,7 @@ impl Installation {
             log: Arc::clone(&self.log) as Arc<dyn Log>,
             reads: Arc::new(self.reads.clone()),
             live: MemoryLive::new(Arc::clone(&self.clock)),
+            blobs: MemoryBlobs::new(),
             clock: Arc::clone(&self.clock),
             ids: Arc::clone(&self.ids) as Arc<dyn Ids>,
         }
@@ -180,7 +181,7 @@ pub async fn serve(installation: Arc<Installation>) -> turmoil::Result {
         }
         roles.spawn(timers::run(timers));
     }
-    let hub = Hub::new(services.clone(), Seal::new(credentials.seal()?));
+    let hub = Hub::new(services.clone(), secrets::seal("", Some(&credentials.seal_key))?);
     roles.spawn(Arc::clone(&hub).watch());
     let edge = Edge::new(services.clone(), gate, hub, edge_id, config.edge(edge_id.to_string()));
     roles.spawn(async move {
@@ -190,7 +191,7 @@ pub async fn serve(installation: Arc<Installation>) -> turmoil::Result {
         }
     });
     let listener = Net(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?);
-    let serving = http::serve(listener, edge, config.http(), Instant::now(), Arc::new(()));
+    let serving = http::serve(listener, Site::of(&edge), config.http(), Instant::now(), Arc::new(()));
     tokio::select! {
         biased;
         ended = roles.join_next() => Err(format!("a role ended: {ended:?}").into()),

@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use ringforge_domain::{
     limits::PAGE_BYTES_MAX,
     planted::{Bug, planted},
-    position::{Offset, Partition},
+    position::{Offset, Partition, Partitions},
 };
 use ringforge_ports::{
     Error,
@@ -111,7 +111,7 @@ impl Journal {
 
 #[async_trait]
 impl Log for Journal {
-    fn partitions(&self) -> u16 {
+    fn partitions(&self) -> Partitions {
         self.inner.partitions()
     }
 

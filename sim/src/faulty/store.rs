@@ -13,14 +13,14 @@ use ringforge_domain::{
     ids::Scope,
     limits::PROJECTOR_COMMIT_BYTES_MAX,
     planted::{Bug, planted},
-    position::Partition,
+    position::{Offset, Partition},
     row::{Row, RowKey, Table},
     verdict::Verdict,
 };
 use ringforge_ports::{
     Error,
     memory::reads::{MemoryReads, State},
-    reads::{Commit, Find, Found, Heads, Reads, Verdicts, Which},
+    reads::{Commit, Find, Found, Heads, Reads, Snapshot, Verdicts, Which},
 };
 
 use super::Fate;
@@ -174,5 +174,13 @@ impl Reads for View {
         let found = self.store.current().heads(partition, fleets).await;
         self.wait().await;
         found
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        Reads::snapshot(&self.store.current(), partition).await
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.store.current().forget(partition, before).await
     }
 }

@@ -37,6 +37,8 @@ pub struct Client {
     pub wrapped: bool,
     /// Whether some of the values that it writes are large.
     pub heavy: bool,
+    /// Whether some that are written in its fleet are: then what it asks for may take several pages.
+    pub pages: bool,
     /// Where it is.
     pub phase: Phase,
     /// What it wrote down.
@@ -66,6 +68,7 @@ impl Client {
             presence: *rng.pick(&["none", "none", "each", "delta"]),
             wrapped: rng.chance(250),
             heavy,
+            pages: heavy,
             phase: Phase::Away,
             diary: Diary::default(),
             resume_token: None,
@@ -231,7 +234,7 @@ impl Client {
 
     /// What it wrote down, once all is over. `is_in`: its newest connection stood to the end.
     pub fn tell(self, is_in: bool) -> Agent {
-        let Self { fleet, name, presence, heavy: pages, diary, .. } = self;
+        let Self { fleet, name, presence, pages, diary, .. } = self;
         Agent { fleet, name, presence, pages, diary, is_in }
     }
 

@@ -14,7 +14,7 @@ use ringforge_domain::{
 };
 use ringforge_ports::{
     clock::{Clock, Ids, ManualClock, SeededIds},
-    memory::log::MemoryLog,
+    memory::{blobs::MemoryBlobs, log::MemoryLog},
     points,
 };
 use ringforge_projectors::Timers;
@@ -64,6 +64,7 @@ impl World {
             absent: Vec::new(),
             clock: Arc::clone(&clock),
             bus: Bus::new(clock, fate.clone(), EDGES),
+            blobs: MemoryBlobs::new(),
             seal: Seal::new(ids.secret()),
             ids,
             fate,
@@ -143,7 +144,8 @@ impl World {
             let fleet = FleetId::from_bits(100 + number as u128 % 2);
             let api_key = key::new(KeyType::Live, &*self.ids);
             let (id, hash) = (KeyId::from_bits(self.ids.next()), key::hash(&api_key));
-            let created = fleet::Created { id: fleet, slug: format!("fleet{number}"), partition: i32::from(partition) };
+            let (slug, partition_number) = (format!("fleet{number}"), i32::from(partition));
+            let created = fleet::Created { id: fleet, slug, partition: partition_number, retention_s: None };
             let commands = [
                 Command::TenantCreated(tenant::Created { name: format!("tenant{number}") }),
                 Command::FleetCreated(created),

@@ -20,11 +20,11 @@ use ringforge_domain::{
     world::{Folded, Member, World},
 };
 use ringforge_ports::{
-    clock::{ManualClock, SeededIds},
+    clock::ManualClock,
     live::News,
     log::Record,
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
-    reads::{Commit, Found, Heads, Reads, Update, Verdicts},
+    memory::in_memory,
+    reads::{Commit, Found, Heads, Reads, Snapshot, Update, Verdicts},
 };
 use ringforge_query_api::{
     asker::Asker,
@@ -42,10 +42,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 /// What a world has come to, behind the ports.
 fn served(world: &World) -> Services {
-    let clock = ManualClock::at(world.now);
-    let log = MemoryLog::new(clock.clone(), 2, Generation(1));
-    let reads = Arc::new(MemoryReads::new());
-    let services = Services { log, reads, live: MemoryLive::new(clock.clone()), clock, ids: SeededIds::new(1) };
+    let services = in_memory(ManualClock::at(world.now));
     for event in &world.log {
         let record = Record { scope: event.at.scope(), bytes: schema::encode(&event.at.header, &event.command).into() };
         now(services.log.append(Partition::POOL, vec![record])).expect("appended");
@@ -262,7 +259,7 @@ fn who_is_answered_by_reference_reads_on_from_the_log_and_nobody_else_does() {
     let refused = world.when(&ada, set(json!({"key": "plan", "value": 1, "expected_version": 7})));
     for told in [made, refused] {
         let update = Update { event: Some(told.event), verdict: told.verdict };
-        assert!(!feed.hear(&News::Update(Arc::new(update)), Duration::ZERO), "nothing is missing");
+        assert!(!feed.hear(&News::from(update), Duration::ZERO), "nothing is missing");
     }
     assert!(outboxes[0].take().is_err(), "only the log has all of the answer");
     assert!(outboxes[1].take().is_ok_and(|posts| posts.is_empty()), "it is nobody else's");
@@ -295,7 +292,7 @@ fn what_is_still_here_shows_the_same_as_the_log() {
             2 => world.when(&ada, serde_json::from_value::<Set>(json!({"key": "plan", "value": at})).expect("a set")),
             _ => sends(&mut world, &bob, "ada", &json!({})).1,
         };
-        feed.hear(&News::Update(Arc::new(Update { event: Some(told.event), verdict: told.verdict })), Duration::ZERO);
+        feed.hear(&News::from(Update { event: Some(told.event), verdict: told.verdict }), Duration::ZERO);
     }
     let (services, end) = (served(&world), Offset(world.log.len() as u64));
     let shown = |caught: &Caught| -> Vec<_> {
@@ -377,7 +374,7 @@ fn a_replay_of_long_verdicts_comes_whole_though_only_some_are_kept() {
         want.push(place(&world.when(&ada, set(json!({"key": "plan", "op": "append", "value": "y"})))));
     }
     let services = served(&world);
-    let asker = Asker { agent: ada.agent, encoder: reader(&ada).encoder };
+    let asker = Asker { agent: ada.agent, encoder: reader(&ada).encoder, known: None };
     let request = serde_json::from_value(json!({"streams": ["memory"], "limit": 1000})).expect("a request");
     let plan = now(history::plan(&services, &asker, &request)).expect("planned");
     assert_eq!(plan.total, want.len() as u64);
@@ -424,6 +421,14 @@ impl Reads for Unsearched {
 
     async fn heads(&self, partition: Partition, fleets: &[Scope]) -> Result<Heads, Error> {
         self.reads.heads(partition, fleets).await
+    }
+
+    async fn snapshot(&self, partition: Partition) -> Result<Snapshot, Error> {
+        self.reads.snapshot(partition).await
+    }
+
+    async fn forget(&self, partition: Partition, before: Offset) -> Result<(), Error> {
+        self.reads.forget(partition, before).await
     }
 }
 

@@ -7,14 +7,14 @@ use futures_util::FutureExt;
 use ringforge_domain::{
     code::{Code, Refusal},
     ids::{FleetId, TenantId},
-    position::{Generation, LogTime, Position},
+    position::{LogTime, Position},
     verdict::{Index, Outcome},
 };
 use ringforge_ports::{
-    clock::{Clock, ManualClock, SeededIds},
+    clock::{Clock, ManualClock},
     live::{Directory, Live},
     log::Record,
-    memory::{live::MemoryLive, log::MemoryLog, reads::MemoryReads},
+    memory::{in_memory, live::MemoryLive},
     reads::Commit,
 };
 
@@ -70,13 +70,7 @@ fn hub(stuck: Scope) -> (Arc<Hub>, Arc<ManualClock>) {
 fn hub_on(stuck: Scope) -> (Arc<Hub>, Arc<Stuck>, Arc<ManualClock>) {
     let clock = ManualClock::at(LogTime(1));
     let bus = Arc::new(Stuck { bus: MemoryLive::new(clock.clone()), fleet: stuck, away: AtomicBool::new(false) });
-    let services = Services {
-        log: MemoryLog::new(clock.clone(), 2, Generation(1)),
-        reads: Arc::new(MemoryReads::new()),
-        live: bus.clone(),
-        clock: clock.clone(),
-        ids: SeededIds::new(1),
-    };
+    let services = Services { live: bus.clone(), ..in_memory(clock.clone()) };
     (Hub::new(services, Seal::new([1; 32])), bus, clock)
 }
 
@@ -144,7 +138,7 @@ async fn whoever_waits_for_an_event_that_turns_out_damaged_is_told_at_once() {
     let (hub, clock) = hub(fleet(1));
     let (feed, [first, other]) = awaited(&hub).await;
     feed.placed(FIRST, Offset::ZERO);
-    assert!(!feed.hear(&News::Update(Arc::new(damaged(fleet(2)))), clock.monotonic()));
+    assert!(!feed.hear(&News::from(damaged(fleet(2))), clock.monotonic()));
     assert!(is_refused(first.now_or_never()));
     assert!(other.now_or_never().is_none(), "nobody else is meant");
 }
@@ -153,7 +147,7 @@ async fn whoever_waits_for_an_event_that_turns_out_damaged_is_told_at_once() {
 async fn whoever_learns_the_place_of_a_damaged_event_when_it_has_passed_is_told_at_once() {
     let (hub, clock) = hub(fleet(1));
     let (feed, [mut first, other]) = awaited(&hub).await;
-    assert!(!feed.hear(&News::Update(Arc::new(damaged(fleet(2)))), clock.monotonic()));
+    assert!(!feed.hear(&News::from(damaged(fleet(2))), clock.monotonic()));
     assert!((&mut first).now_or_never().is_none(), "it could be anybody's");
     feed.placed(FIRST, Offset::ZERO);
     assert!(first.now_or_never().expect("at once").is_err());
@@ -188,7 +182,7 @@ async fn a_fleet_can_be_opened_while_the_bus_is_away_and_is_followed_once_it_is_
     tokio::time::sleep(2 * SILENCE).await;
     let verdict = Verdict { command_id: OTHER, previous: Some(Offset::ZERO), ..damaged(fleet(2)).verdict };
     let position = Position { offset: Offset(1), ..verdict.position };
-    let news = News::Update(Arc::new(Update { event: None, verdict: Verdict { position, ..verdict } }));
+    let news = News::from(Update { event: None, verdict: Verdict { position, ..verdict } });
     bus.publish(&[news]).await.expect("published");
     assert!(is_refused(Some(other.await)), "it is heard");
 }
@@ -203,4 +197,25 @@ async fn a_damaged_event_that_the_bus_lost_is_found_in_the_log() {
     assert_eq!(feed.fill(services).await.expect("it is filled"), 1);
     assert!(is_refused(first.now_or_never()));
     assert!(other.now_or_never().is_none(), "nobody else is meant");
+}
+
+#[tokio::test]
+async fn what_is_late_and_not_lost_is_looked_for_less_and_less_often() {
+    let (hub, _) = hub(fleet(1));
+    let (feed, _) = awaited(&hub).await;
+    happens(&hub.services).await;
+    assert_eq!(feed.fill(&hub.services).await.expect("it is filled"), 1);
+    let mut patience = Patience(EXPECT);
+    let late = || feed.late.swap(false, Ordering::Relaxed);
+    patience.found(1, late());
+    assert_eq!(patience.0, EXPECT, "it may have been lost");
+    assert!(!feed.hear(&News::from(damaged(fleet(2))), Duration::ZERO), "nothing before it is missing");
+    patience.found(1, late());
+    assert_eq!(patience.0, 2 * EXPECT, "it came after all");
+    for _ in 0..9 {
+        patience.found(0, late());
+    }
+    assert_eq!(patience.0, SILENCE);
+    patience.found(1, late());
+    assert_eq!(patience.0, EXPECT);
 }

@@ -160,7 +160,9 @@ impl Inside {
 
     /// The future that does what an action asks for.
     fn act(self, action: Action) -> BoxFuture<'static, Work> {
-        let asker = Asker { agent: self.reader.viewpoint.agent, encoder: Arc::clone(&self.reader.encoder) };
+        // What it was shown and told came by the feed.
+        let known = self.feed.fleet().head();
+        let asker = Asker { agent: self.reader.viewpoint.agent, encoder: Arc::clone(&self.reader.encoder), known };
         match action {
             Action::Heartbeat(load) => async move {
                 self.edge.heartbeat(&self.caller, load).await;
@@ -168,7 +170,9 @@ impl Inside {
             }
             .boxed(),
             Action::Ask(query, reference) => async move {
-                let answer = Box::new(answer(&self.edge.services, &self.edge.rosters, &asker, &query).await);
+                let answer = Box::new(
+                    answer(&self.edge.services, &self.edge.rosters, &self.edge.freshness, &asker, &query).await,
+                );
                 done(move || Input::Answered(answer, reference))
             }
             .boxed(),

@@ -15,7 +15,10 @@ use ringforge_ports::{
 };
 
 use super::{Grant, Refused};
-use crate::blobs::{CHECKSUM, disposition, from_base64, from_percent, percent, upload_headers};
+use crate::{
+    blobs::{CHECKSUM, disposition, from_base64, upload_headers},
+    percent::{from_percent, percent},
+};
 
 /// The keys that sign, and how they are told apart: by the beginning of a hash of each.
 pub(super) struct Signer {

@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ringforge_ports::blobs::Key;
 
-use crate::blobs::from_percent;
+use crate::percent::from_percent;
 
 /// A bucket, and where it is.
 pub(super) struct Address {

@@ -8,15 +8,14 @@ use std::{
 
 use futures_util::future::join_all;
 use redis::{ConnectionAddr, ConnectionInfo, FromRedisValue, RedisResult, Value};
-use ringforge_domain::limits::LIVE_WAIT;
+use ringforge_domain::limits::{LIVE_RETRY_MAX, LIVE_WAIT};
 use ringforge_ports::Error;
 use tokio::{sync::Notify, task::JoinSet};
-use tracing::warn;
 
 use super::{
     channels::Channels,
     ear,
-    server::{Link, Server},
+    server::{Link, Server, Unfit, tell},
     slots::{Address, Owners, slot},
     url::Url,
 };
@@ -53,7 +52,7 @@ struct Seat {
 
 fn address(info: &ConnectionInfo) -> Result<Address, Error> {
     match info.addr() {
-        ConnectionAddr::Tcp(host, port) => Ok((host.clone(), *port)),
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => Ok((host.clone(), *port)),
         other => Err(Error::Unavailable(format!("Redis at {other}: not an address that this build can use"))),
     }
 }
@@ -82,19 +81,23 @@ impl Bus {
         })
     }
 
-    /// Finds the servers and connects to them.
+    /// Finds the servers and connects to them. Where none answers they are looked for until one does.
     ///
     /// # Errors
-    /// None can be reached, or one of them is not as it must be.
+    /// One of them is not as it must be.
     pub async fn open(self: &Arc<Self>) -> Result<(), Error> {
-        let first = self.template();
-        if self.find().await? {
-            let look = Arc::clone(self).look();
-            self.servers().look.spawn(look);
-        } else if self.seeds.len() == 1 {
-            self.seat(Owners::all(address(&first)?))?;
-        } else {
-            return Err(Error::Unavailable(format!("Redis at {} is no cluster: name one server", first.addr())));
+        match self.find().await {
+            // It owns everything, for ever.
+            Ok(false) => {}
+            Err(unfit) if !unfit.away => return Err(unfit.error),
+            found => {
+                let mut told = String::new();
+                if let Err(unfit) = found {
+                    tell(&mut told, &unfit.error);
+                }
+                let look = Arc::clone(self).look(told);
+                self.servers().look.spawn(look);
+            }
         }
         let linked = async {
             for server in self.all() {
@@ -106,59 +109,70 @@ impl Bus {
         Ok(())
     }
 
-    /// Asks those that are named, and those that were known, who owns what, until one answers. `false`: it is no cluster.
-    async fn find(self: &Arc<Self>) -> Result<bool, Error> {
-        let mut refused = None;
+    /// Asks those that are named, and those that were known, who owns what, until one answers, and goes by that. `false`: it is no
+    /// cluster.
+    async fn find(self: &Arc<Self>) -> Result<bool, Unfit> {
+        let mut unfit: Option<Unfit> = None;
         let known = self.servers().owners.known.clone();
-        let known = known.into_iter().map(|(host, port)| self.template().set_addr(ConnectionAddr::Tcp(host, port)));
-        for info in self.seeds.iter().cloned().chain(known) {
-            let (server, host) = (Server::new(info.clone())?, address(&info)?.0);
-            let link = match server.connect(|_, _| {}).await {
-                Ok(link) if !link.about.cluster => return Ok(false),
-                Ok(link) => link,
-                Err(error) => {
-                    refused.get_or_insert(error);
-                    continue;
-                }
-            };
-            match owners(link, &host).await {
-                Ok(Some(owners)) if owners.servers().next().is_some() => {
-                    self.seat(owners)?;
-                    return Ok(true);
-                }
-                Ok(_) => {
-                    let what = format!("Redis at {} is of a cluster without slots: create it first", server.name);
-                    refused.get_or_insert(Error::Unavailable(what));
-                }
-                Err(error) => {
-                    refused.get_or_insert(server.unreachable(&error));
-                }
+        for info in self.seeds.iter().cloned().chain(known.iter().map(|address| self.way(address))) {
+            match self.find_at(&info).await {
+                Ok(found) => return Ok(found),
+                // What is wrong says more than that somebody is away.
+                Err(new) if unfit.as_ref().is_none_or(|known| known.away && !new.away) => unfit = Some(new),
+                Err(_) => {}
             }
         }
-        Err(refused.unwrap_or(Error::Closed))
+        Err(unfit.unwrap_or_else(|| Unfit::wrong(Error::Closed)))
     }
 
-    /// Looks now and then, and soon if there is cause, who owns what. Runs for ever.
-    async fn look(self: Arc<Self>) {
+    async fn find_at(self: &Arc<Self>, info: &ConnectionInfo) -> Result<bool, Unfit> {
+        let address = address(info).map_err(Unfit::wrong)?;
+        let server = Server::new(info.clone()).map_err(Unfit::wrong)?;
+        let link = server.connect(|_, _| {}).await?;
+        if !link.about.cluster {
+            if self.seeds.len() > 1 {
+                let what = format!("Redis at {} is no cluster: name one server", server.name);
+                return Err(Unfit::wrong(Error::Unavailable(what)));
+            }
+            self.seat(Owners::all(address)).map_err(Unfit::wrong)?;
+            return Ok(false);
+        }
+        match owners(link, &address.0).await.map_err(|error| server.unfit(&error))? {
+            Some(owners) if owners.servers().next().is_some() => {
+                self.seat(owners).map_err(Unfit::wrong)?;
+                Ok(true)
+            }
+            _ => {
+                let what = format!("Redis at {} is of a cluster without slots: create it first", server.name);
+                Err(Unfit::wrong(Error::Unavailable(what)))
+            }
+        }
+    }
+
+    /// Looks now and then, and soon if there is cause, who owns what, for as long as it is a cluster, or nobody knows what it is.
+    async fn look(self: Arc<Self>, mut told: String) {
         loop {
+            let wait = if self.servers().seats.is_empty() { LIVE_RETRY_MAX } else { LOOK };
             // Whoever has moved or is away may be found by now.
-            let _ = tokio::time::timeout(LOOK, self.moved.notified()).await;
-            if let Err(error) = self.look_once().await {
-                warn!(%error, "the servers of Redis could not be asked who owns what");
+            let _ = tokio::time::timeout(wait, self.moved.notified()).await;
+            match self.look_once().await {
+                Ok(true) => told.clear(),
+                Ok(false) => return,
+                Err(unfit) => tell(&mut told, &unfit.error),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    async fn look_once(self: &Arc<Self>) -> Result<(), Error> {
+    async fn look_once(self: &Arc<Self>) -> Result<bool, Unfit> {
         let seats: Vec<_> =
             self.servers().seats.iter().map(|((host, _), seat)| (host.clone(), Arc::clone(&seat.server))).collect();
         let answers = seats.iter().map(|(host, server)| server.ask(move |link| owners(link, host)));
         let answers = join_all(answers).await.into_iter().filter_map(|answer| answer.ok().flatten());
         // One that was cut off from the others may not know.
         match answers.max_by_key(|owners| owners.epoch) {
-            Some(owners) => self.seat(owners),
-            None => self.find().await.map(|_| ()),
+            Some(owners) => self.seat(owners).map(|()| true).map_err(Unfit::wrong),
+            None => self.find().await,
         }
     }
 
@@ -180,13 +194,17 @@ impl Bus {
         Ok(())
     }
 
-    /// How every server of a cluster is spoken to.
-    fn template(&self) -> ConnectionInfo {
-        self.seeds[0].clone()
+    /// How a server of a cluster is spoken to: as the first that was named.
+    fn way(&self, (host, port): &Address) -> ConnectionInfo {
+        let (info, mut place) = (self.seeds[0].clone(), self.seeds[0].addr().clone());
+        if let ConnectionAddr::Tcp(known, at) | ConnectionAddr::TcpTls { host: known, port: at, .. } = &mut place {
+            (*known, *at) = (host.clone(), *port);
+        }
+        info.set_addr(place)
     }
 
-    fn take_a_seat(self: &Arc<Self>, (host, port): &Address) -> Result<Seat, Error> {
-        let server = Server::new(self.template().set_addr(ConnectionAddr::Tcp(host.clone(), *port)))?;
+    fn take_a_seat(self: &Arc<Self>, address: &Address) -> Result<Seat, Error> {
+        let server = Server::new(self.way(address))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&server).keep());
         tasks.spawn(ear::hear(Arc::clone(self), Arc::clone(&server)));
@@ -210,7 +228,7 @@ impl Bus {
         let servers = self.servers();
         let owner = servers.owners.of(slot(name)).and_then(|address| servers.seats.get(address));
         let owner = owner.map(|seat| Arc::clone(&seat.server));
-        owner.ok_or_else(|| Error::Unavailable("a part of the Redis cluster has no server".to_owned()))
+        owner.ok_or_else(|| Error::Unavailable("Redis is away, or a part of its cluster has no server".to_owned()))
     }
 
     /// Asks the owner of a key.

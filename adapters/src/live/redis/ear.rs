@@ -39,7 +39,7 @@ async fn listen(bus: &Arc<Bus>, server: &Arc<Server>, wait: &mut Duration) -> Re
             }
         }
     };
-    let mut link = server.connect(heard).await?;
+    let mut link = server.connect(heard).await.map_err(|unfit| unfit.error)?;
     server.hears_over(Some(link.number));
     bus.touch_unheard();
     loop {

@@ -76,6 +76,21 @@ impl About {
     }
 }
 
+/// Why there is no connection.
+pub struct Unfit {
+    /// What to tell.
+    pub error: Error,
+    /// Nobody answers there, as yet: nothing is known to be wrong.
+    pub away: bool,
+}
+
+impl Unfit {
+    /// A server that does not do as it must.
+    pub fn wrong(error: Error) -> Self {
+        Self { error, away: false }
+    }
+}
+
 /// How every connection of ours is made.
 fn config(heard: impl Fn(PushInfo) + Send + Sync + 'static) -> AsyncConnectionConfig {
     let heard = move |push| {
@@ -126,15 +141,21 @@ impl Server {
     ///
     /// # Errors
     /// Why there is none, and what to do.
-    pub async fn connect(&self, heard: impl Fn(u64, PushInfo) + Send + Sync + 'static) -> Result<Link, Error> {
+    pub async fn connect(&self, heard: impl Fn(u64, PushInfo) + Send + Sync + 'static) -> Result<Link, Unfit> {
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let config = config(move |push| heard(number, push));
         let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connected.map_err(|error| self.unreachable(&error))?;
-        let info: String =
-            redis::cmd("INFO").query_async(&mut connection).await.map_err(|error| self.unreachable(&error))?;
-        Ok(Link { number, connection, about: About::parse(&self.name, &info)? })
+        let mut connection = connected.map_err(|error| self.unfit(&error))?;
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(|error| self.unfit(&error))?;
+        let about = About::parse(&self.name, &info).map_err(Unfit::wrong)?;
+        Ok(Link { number, connection, about })
+    }
+
+    /// The same of a server that could not be asked.
+    pub fn unfit(&self, error: &RedisError) -> Unfit {
+        let away = (error.is_io_error() || error.is_timeout()) && !is_untrusted(error) && !is_plain(error);
+        Unfit { error: self.unreachable(error), away }
     }
 
     /// Why it did not do what it was asked for, and what to do.
@@ -147,6 +168,10 @@ impl Server {
             _ if matches!(code, "NOAUTH" | "WRONGPASS") => {
                 format!("Redis at {name} refuses user or password of its URL: {error}")
             }
+            _ if is_untrusted(error) => format!(
+                "the certificate of Redis at {name} is not trusted: set SSL_CERT_FILE to a file of the authorities that signed \
+                 it: {error}"
+            ),
             _ if error.is_timeout() => format!("Redis at {name} does not answer within {} s", LIVE_WAIT.as_secs()),
             _ => format!("Redis at {name} cannot be reached, is it running there? {error}"),
         })
@@ -172,7 +197,7 @@ impl Server {
                     // The sender is ours.
                     let _ = self.link.subscribe().wait_for(Option::is_none).await;
                 }
-                Err(error) => tell(&mut told, &error),
+                Err(unfit) => tell(&mut told, &unfit.error),
             }
             back_off(&mut wait).await;
         }
@@ -249,6 +274,16 @@ pub struct Refused {
     pub error: Error,
     /// Another server of the cluster might.
     pub moved: bool,
+}
+
+/// Whether nobody vouches for the server.
+fn is_untrusted(error: &RedisError) -> bool {
+    error.to_string().contains("certificate")
+}
+
+/// Whether it speaks, but not TLS.
+fn is_plain(error: &RedisError) -> bool {
+    error.to_string().contains("corrupt message")
 }
 
 /// Whether a server says that another one of the cluster is to be asked.

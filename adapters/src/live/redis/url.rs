@@ -1,4 +1,5 @@
-//! Where the servers are: `redis://[user:password@]host[:port][,host[:port] ..][/database][?prefix=name]`.
+//! Where the servers are: `redis://[user:password@]host[:port][,host[:port] ..][/database][?prefix=name]`, or `rediss://..` over
+//! TLS.
 
 use redis::{ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, io::tcp::TcpSettings};
 use ringforge_ports::{Error, names};
@@ -19,10 +20,10 @@ impl Url {
     /// What is wrong with it, without the password.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let wrong = |what: &str| Error::Unavailable(format!("the URL of Redis {what}; redis://host:port is one"));
-        if text.starts_with("rediss:") {
-            return Err(wrong("asks for TLS, which this build does not speak to Redis"));
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        if !["redis", "rediss"].contains(&scheme) {
+            return Err(wrong("does not begin with redis:// or rediss://"));
         }
-        let rest = text.strip_prefix("redis://").ok_or_else(|| wrong("does not begin with redis://"))?;
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let deployment = match query.split_once('=') {
             None if query.is_empty() => names::DEPLOYMENT,
@@ -36,7 +37,7 @@ impl Url {
         let (user, hosts) =
             rest.rsplit_once('@').map_or((String::new(), rest), |(user, hosts)| (format!("{user}@"), hosts));
         let server = |host: &str| {
-            let info = format!("redis://{user}{host}/{database}")
+            let info = format!("{scheme}://{user}{host}/{database}")
                 .into_connection_info()
                 .map_err(|error| wrong(&error.to_string()))?;
             let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -53,6 +54,8 @@ fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use redis::ConnectionAddr;
+
     use super::*;
 
     fn addresses(url: &Url) -> Vec<String> {
@@ -63,6 +66,11 @@ mod tests {
     fn a_url_names_servers_and_a_part_of_them() {
         let one = Url::parse("redis://127.0.0.1:7000").expect("a URL");
         assert_eq!((addresses(&one), one.deployment.as_str()), (vec!["127.0.0.1:7000".to_owned()], "ringforge"));
+        for (scheme, tls) in [("redis", false), ("rediss", true)] {
+            let url = Url::parse(&format!("{scheme}://a,b:1")).expect("a URL");
+            assert_eq!(addresses(&url), ["a:6379", "b:1"]);
+            assert!(url.servers.iter().all(|info| matches!(info.addr(), ConnectionAddr::TcpTls { .. }) == tls));
+        }
         let all = Url::parse("redis://me:p%40s,s@a,[::1]:2,c:3/4?prefix=mine-2").expect("a URL");
         assert_eq!(addresses(&all), ["a:6379", "::1:2", "c:3"]);
         for info in &all.servers {
@@ -77,7 +85,7 @@ mod tests {
     fn a_wrong_url_is_told_without_its_password() {
         for url in [
             "redis:a",
-            "rediss://u:secret@a",
+            "redises://u:secret@a",
             "redis://:secret@a:b",
             "redis://:secret@a?prefix=a:b",
             "redis://:secret@a?x=y",

@@ -88,7 +88,7 @@ impl Tailed for Readers {
         &self.shared.tails
     }
 
-    async fn behind(&self, partition: Partition, from: Offset) -> Result<Vec<Stored>, Error> {
+    async fn behind(&self, partition: Partition, from: Offset, _: Option<&Stored>) -> Result<Vec<Stored>, Error> {
         let upto = self.tails().bounds(partition).1;
         let error = match self.ask(partition, What::Range { from, upto }).await {
             Ok(batch) if !batch.is_empty() => return Ok(batch),

@@ -26,7 +26,7 @@ pub(super) async fn run(core: Arc<Core>) {
     loop {
         // There is no consumer before somebody follows.
         core.asked.notified().await;
-        let error = match Follower::from_config_and_context(&core.cluster.follower(), Quiet) {
+        let error = match Follower::from_config_and_context(&core.cluster.follower(), Quiet::default()) {
             Ok(follower) => match follow(&core, &Detached::new(follower)).await {
                 Ok(never) => match never {},
                 Err(error) => error,

@@ -118,7 +118,7 @@ impl History {
         let idle = self.idle.lock().expect("no panic while the lock is held").pop();
         match idle {
             Some(reader) => Ok(reader),
-            None => Ok(Detached::new(StreamConsumer::from_config_and_context(&self.config, Quiet)?)),
+            None => Ok(Detached::new(StreamConsumer::from_config_and_context(&self.config, Quiet::default())?)),
         }
     }
 

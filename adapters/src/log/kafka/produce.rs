@@ -9,7 +9,7 @@ use rdkafka::{
     Message,
     config::FromClientConfigAndContext,
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
-    message::DeliveryResult,
+    message::{DeliveryResult, OwnedHeaders},
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
 };
 use ringforge_domain::{
@@ -46,7 +46,7 @@ impl Producer {
             client: ThreadedProducer::from_config_and_context(&cluster.producer(), voice)?,
             records: Arc::new(Semaphore::new(limits::APPEND_QUEUE_MAX)),
             bytes: Arc::new(Semaphore::new(limits::APPEND_QUEUE_BYTES_MAX)),
-            patience: cluster.append_timeout,
+            patience: cluster.append_timeout.min(Duration::from_millis(limits::KAFKA_FLUSH_MS)),
         })
     }
 
@@ -60,7 +60,17 @@ impl Producer {
     }
 
     /// Hands the records over, in order. They are on their way when this returns.
-    pub(super) fn send(&self, (topic, number): (&str, i32), records: &[Record]) -> Result<Answer, Error> {
+    pub(super) fn send(&self, place: (&str, i32), records: &[Record]) -> Result<Answer, Error> {
+        self.send_with(place, records, |_| None)
+    }
+
+    /// The same, with headers, by the number of the record.
+    pub(super) fn send_with(
+        &self,
+        (topic, number): (&str, i32),
+        records: &[Record],
+        headers: impl Fn(usize) -> Option<OwnedHeaders>,
+    ) -> Result<Answer, Error> {
         let keys: Vec<String> = records.iter().map(|record| names::record_key(record.scope)).collect();
         let size = |(record, key): (&Record, &String)| limits::KAFKA_MESSAGE_OVERHEAD + key.len() + record.bytes.len();
         let room = self.room(records.len(), records.iter().zip(&keys).map(size).sum())?;
@@ -76,7 +86,9 @@ impl Producer {
         });
         for (at, (record, key)) in records.iter().zip(&keys).enumerate() {
             let ticket = Box::new(Ticket { append: Arc::clone(&append), at });
-            let message = BaseRecord::with_opaque_to(topic, ticket).partition(number).key(key).payload(&*record.bytes);
+            let mut message =
+                BaseRecord::with_opaque_to(topic, ticket).partition(number).key(key).payload(&*record.bytes);
+            message.headers = headers(at);
             match self.client.send(message) {
                 Ok(()) => {}
                 Err((error, _)) if at == 0 => return Err(self.refused(&error)),
@@ -110,7 +122,7 @@ impl Producer {
         Error::Unavailable(format!("append to Kafka: {error}"))
     }
 
-    /// Waits until everything is answered, as long as an append may take.
+    /// Waits until everything is answered, for a while: who ends must not wait for brokers that are away.
     pub(super) fn flush(&self) {
         if let Err(error) = self.client.flush(self.patience) {
             tracing::warn!("kafka: records were on their way when the log was closed: {error}");

@@ -6,12 +6,12 @@ use std::{
 };
 
 use rdkafka::{ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
-use ringforge_domain::limits;
+use ringforge_domain::{limits, position::Generation};
 use ringforge_ports::{Error, names};
 use tokio::sync::watch;
 
 use super::OpenError;
-use crate::log::OnFatal;
+use crate::{log::OnFatal, percent::from_percent};
 
 /// How a Kafka cluster is reached, and which of its topics are meant.
 #[derive(Clone)]
@@ -29,13 +29,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster at `kafka://HOST:PORT,HOST:PORT/PREFIX`; the prefix may be left out.
+    /// The cluster at `kafka://[USER:PASSWORD@]HOST:PORT,HOST:PORT[/PREFIX][?tls=true&sasl=MECHANISM]`. What of a user or password
+    /// means something in a URL is percent-encoded.
     ///
     /// # Errors
     /// It is no such address.
     pub fn at(url: &str) -> Result<Self, OpenError> {
-        let wrong = |what: &str| OpenError::Address { url: url.to_owned(), what: what.to_owned() };
+        let wrong = |what: &str| OpenError::Address { what: what.to_owned() };
         let rest = url.strip_prefix("kafka://").ok_or_else(|| wrong("it does not begin with kafka://"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
         let (servers, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let server = |server: &str| {
             let parts = server.rsplit_once(':').filter(|(host, _)| !host.is_empty());
@@ -52,7 +55,7 @@ impl Cluster {
         Ok(Self {
             servers: servers.to_owned(),
             prefix: prefix.to_owned(),
-            security: Vec::new(),
+            security: security(login, query).map_err(wrong)?,
             append_timeout: Duration::from_millis(limits::KAFKA_APPEND_MS),
             request_timeout: Duration::from_millis(limits::KAFKA_REQUEST_MS),
         })
@@ -115,6 +118,21 @@ impl Cluster {
         config
     }
 
+    /// A member of the group that deals out partitions. It reads nothing. Whoever dies is missed after six seconds, the least that
+    /// brokers allow by default; where a broker decides on that (`group.protocol=consumer`), it is 45.
+    pub(super) fn owner(&self, generation: Generation) -> ClientConfig {
+        let mut config = self.consumer();
+        config
+            .set("group.id", names::projectors_group(&self.prefix, generation))
+            .set("group.protocol", "classic")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", "6000")
+            // So soon those that stay hear that the group has changed: nobody has what is on its way to another until they did.
+            .set("heartbeat.interval.ms", "500")
+            .set("auto.offset.reset", "latest");
+        config
+    }
+
     /// The one that follows partitions. What it waits for wakes it, but another partition is taken up only between two waits.
     pub(super) fn follower(&self) -> ClientConfig {
         let mut config = self.consumer();
@@ -136,8 +154,75 @@ impl Cluster {
     }
 }
 
+/// How one may log in; the first unless it is said.
+const MECHANISMS: [&str; 3] = ["SCRAM-SHA-256", "SCRAM-SHA-512", PLAIN];
+const PLAIN: &str = "PLAIN";
+
+/// The settings behind a login and what stands after `?` in an address.
+fn security(login: Option<&str>, query: &str) -> Result<Vec<(String, String)>, &'static str> {
+    let (mut tls, mut mechanism) = (false, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("tls", "true")) => tls = true,
+            Some(("tls", "false")) => tls = false,
+            Some(("sasl", name)) if MECHANISMS.contains(&name) => mechanism = Some(name),
+            _ => return Err("after ? it may say tls=true and sasl=SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN"),
+        }
+    }
+    let set =
+        |settings: &[(&str, &str)]| settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let Some(login) = login else {
+        return match mechanism {
+            Some(_) => Err("sasl= says how to log in, and nobody does: put USER:PASSWORD@ before the first broker"),
+            None => Ok(set(&[("security.protocol", if tls { "ssl" } else { "plaintext" })])),
+        };
+    };
+    let mechanism = mechanism.unwrap_or(MECHANISMS[0]);
+    if mechanism == PLAIN && !tls {
+        return Err("with sasl=PLAIN whoever listens reads the password: say tls=true");
+    }
+    let (user, password) = login.split_once(':').ok_or("a login is USER:PASSWORD@")?;
+    let plain = |text| from_percent(text).filter(|text| !text.is_empty()).ok_or("a login is USER:PASSWORD@");
+    Ok(set(&[
+        ("security.protocol", if tls { "sasl_ssl" } else { "sasl_plaintext" }),
+        ("sasl.mechanism", mechanism),
+        ("sasl.username", &plain(user)?),
+        ("sasl.password", &plain(password)?),
+    ]))
+}
+
+/// Why a client does not reach its brokers, as its library last said.
+#[derive(Default)]
+pub(super) struct Complaint(Mutex<String>);
+
+impl Complaint {
+    /// Takes note of a line of its log.
+    fn hear(&self, about: &str, line: &str) {
+        if about == "FAIL" {
+            // Which thread says so is of no use to anybody.
+            let line = line.split_once("]: ").map_or(line, |(_, line)| line);
+            line.clone_into(&mut self.0.lock().expect("no panic while the lock is held"));
+        }
+    }
+
+    /// What `error` means for whoever opens the log.
+    pub(super) fn explain(&self, cluster: &Cluster, error: &KafkaError) -> OpenError {
+        let said = self.0.lock().expect("no panic while the lock is held").clone();
+        let (servers, within) = (cluster.servers.clone(), cluster.request_timeout);
+        if said.contains("SASL authentication error") {
+            return OpenError::Denied { servers, what: said };
+        }
+        if said.contains("certificate verify failed") {
+            return OpenError::Untrusted { servers, what: said };
+        }
+        let what = if said.is_empty() { error.to_string() } else { said };
+        OpenError::Unreachable { servers, within, what }
+    }
+}
+
 /// What the clients of one log tell it.
 pub(super) struct Voice {
+    complaint: Complaint,
     /// Whether the producer has its id, without which nothing is sent.
     warm: watch::Sender<bool>,
     /// Why nothing is appended any more.
@@ -147,7 +232,16 @@ pub(super) struct Voice {
 
 impl Voice {
     pub(super) fn new(on_fatal: OnFatal) -> Self {
-        Self { warm: watch::Sender::new(false), stopped: OnceLock::new(), on_fatal: Mutex::new(Some(on_fatal)) }
+        Self {
+            complaint: Complaint::default(),
+            warm: watch::Sender::new(false),
+            stopped: OnceLock::new(),
+            on_fatal: Mutex::new(Some(on_fatal)),
+        }
+    }
+
+    pub(super) fn complaint(&self) -> &Complaint {
+        &self.complaint
     }
 
     /// Waits until the producer has its id, or never will.
@@ -179,7 +273,7 @@ impl Voice {
 }
 
 /// What is said is traced; nothing of it needs someone to act, so nothing is an error.
-fn trace(level: RDKafkaLogLevel, about: &str, line: &str) {
+pub(super) fn trace(level: RDKafkaLogLevel, about: &str, line: &str) {
     match level {
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::debug!("kafka: {about}: {line}"),
         RDKafkaLogLevel::Debug => tracing::trace!("kafka: {about}: {line}"),
@@ -195,6 +289,7 @@ impl ClientContext for Voice {
             "FATAL" => self.fatal(line),
             _ => {}
         }
+        self.complaint.hear(about, line);
         trace(level, about, line);
     }
 
@@ -204,10 +299,14 @@ impl ClientContext for Voice {
 }
 
 /// The same for a client on which no append depends.
-pub(super) struct Quiet;
+#[derive(Default)]
+pub(super) struct Quiet {
+    pub(super) complaint: Complaint,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, about: &str, line: &str) {
+        self.complaint.hear(about, line);
         trace(level, about, line);
     }
 
@@ -272,6 +371,58 @@ mod tests {
         }
         has(&cluster().history(), &[("queued.max.messages.kbytes", "1024"), ("fetch.message.max.bytes", "131072")]);
         has(&cluster().follower(), &[("queued.max.messages.kbytes", "16384"), ("fetch.wait.max.ms", "100")]);
+    }
+
+    #[test]
+    fn members_read_nothing_and_are_missed_soon() {
+        let config = cluster().owner(Generation(0xa0b));
+        has(
+            &config,
+            &[
+                ("group.id", "ringforge.00000a0b.projectors"),
+                ("enable.auto.commit", "false"),
+                ("partition.assignment.strategy", "cooperative-sticky"),
+                ("session.timeout.ms", "6000"),
+            ],
+        );
+    }
+
+    #[test]
+    fn logins_and_tls_are_read() {
+        let read = |url: &str| {
+            let cluster = Cluster::at(url)?;
+            let config = cluster.client();
+            let native = config.create_native_config().expect("the library takes it");
+            // What is not set is an error.
+            let of = |name| native.get(name).unwrap_or_default().trim_end_matches('\0').to_owned();
+            let names = ["security.protocol", "sasl.mechanisms", "sasl.username"];
+            let [protocol, mechanism, user] = names.map(of);
+            Ok::<_, OpenError>((cluster.servers, protocol, mechanism, user))
+        };
+        let texts = |(a, b, c, d): (&str, &str, &str, &str)| (a.to_owned(), b.to_owned(), c.to_owned(), d.to_owned());
+        for (url, wanted) in [
+            ("kafka://a:1", ("a:1", "plaintext", "GSSAPI", "")),
+            ("kafka://a:1?tls=true", ("a:1", "ssl", "GSSAPI", "")),
+            ("kafka://me:p%40s,s@a:1,b:2/x", ("a:1,b:2", "sasl_plaintext", "SCRAM-SHA-256", "me")),
+            ("kafka://m%3Ae:p@a:1/x?sasl=PLAIN&tls=true", ("a:1", "sasl_ssl", "PLAIN", "m:e")),
+        ] {
+            assert_eq!(read(url).expect(url), texts(wanted), "{url}");
+        }
+        let security = Cluster::at("kafka://me:p%40s,s@a:1").expect("an address").security;
+        assert!(security.contains(&("sasl.password".to_owned(), "p@s,s".to_owned())));
+        for wrong in [
+            "kafka://me@a:1",
+            "kafka://me:@a:1",
+            "kafka://:hidden@a:1",
+            "kafka://me:hidden@a",
+            "kafka://me:hidden@a:1?sasl=PLAIN",
+            "kafka://me:hidden@a:1?sasl=GSSAPI",
+            "kafka://me:hidden@a:1?tls=1",
+            "kafka://a:1?sasl=SCRAM-SHA-512",
+        ] {
+            let error = read(wrong).expect_err(wrong).to_string();
+            assert!(!error.contains("hidden"), "{error}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The two topics of a log: making them, finding them, and what may be wrong with them.
+//! The topics of a log, which are the directory, the pool, one for each fleet that has a partition to itself, and one of copies of what
+//! cannot be read: making them, finding them, and what may be wrong with them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use rdkafka::{
 };
 use ringforge_domain::{
     limits,
-    position::{Generation, Partition},
+    position::{Generation, Partition, Partitions},
 };
 use ringforge_ports::names;
 
@@ -21,11 +22,22 @@ use super::{
     settings::{Cluster, Quiet},
 };
 
+/// What may become of what the brokers acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Risks {
+    /// Brokers that keep each record, at least.
+    pub replication: usize,
+    /// What of the settings may lose it all the same, as [`check`] says it.
+    pub wrong: Vec<String>,
+}
+
 /// What is asked of the topics.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Partitions of the pool.
     pub pool_partitions: u16,
+    /// Topics of one partition, each for one fleet.
+    pub dedicated: u16,
     /// Brokers that keep each record.
     pub replication: u16,
     /// How many of them must have it before it is acknowledged.
@@ -43,27 +55,40 @@ const SETTINGS: [(&str, &str, &str); 5] = [
 const MIN_INSYNC: &str = "min.insync.replicas";
 const MESSAGE_BYTES: &str = "max.message.bytes";
 const AUTO_CREATE: &str = "auto.create.topics.enable";
-/// How often it is looked whether new topics are there.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked at most whether new topics are there, within the time that a request may take.
+const LOOKS: u32 = 50;
 
 /// The topics of an open log.
 pub(super) struct Topics {
     pub(super) generation: Generation,
     directory: String,
     pool: String,
+    /// Of no partition of the log.
+    pub(super) dlq: String,
     pool_partitions: u16,
+    /// By their numbers.
+    dedicated: Vec<String>,
 }
 
 impl Topics {
-    /// Partitions in all.
-    pub(super) fn partitions(&self) -> u16 {
-        1 + self.pool_partitions
+    /// The partitions of all.
+    pub(super) fn partitions(&self) -> Partitions {
+        let dedicated = u16::try_from(self.dedicated.len()).expect("their numbers are below 2^15");
+        Partitions { shared: 1 + self.pool_partitions, dedicated }
+    }
+
+    /// The names of those that have partitions of the log.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.directory, &self.pool].into_iter().chain(&self.dedicated).map(String::as_str)
     }
 
     /// Topic and number of a partition that there is.
     pub(super) fn place(&self, partition: Partition) -> (&str, i32) {
         match partition {
             Partition::DIRECTORY => (&self.directory, 0),
+            dedicated if dedicated.is_dedicated() => {
+                (&self.dedicated[usize::from(dedicated.0 - Partition::DEDICATED.0)], 0)
+            }
             Partition(number) => (&self.pool, i32::from(number) - 1),
         }
     }
@@ -73,14 +98,19 @@ impl Topics {
         if topic == self.directory {
             return (number == 0).then_some(Partition::DIRECTORY);
         }
-        let partition = u16::try_from(number).ok()?.checked_add(1)?;
-        (topic == self.pool && partition <= self.pool_partitions).then_some(Partition(partition))
+        if topic == self.pool {
+            let partition = u16::try_from(number).ok()?.checked_add(1)?;
+            return (partition <= self.pool_partitions).then_some(Partition(partition));
+        }
+        let dedicated = names::dedicated_number(topic)?;
+        let is_ours = number == 0 && self.dedicated.get(usize::from(dedicated)).is_some_and(|ours| ours == topic);
+        is_ours.then_some(Partition(Partition::DEDICATED.0 + dedicated))
     }
 }
 
 /// What there is of a topic.
 #[derive(Clone, Default)]
-struct Seen {
+pub(super) struct Seen {
     partitions: usize,
     /// Those that have a leader.
     led: usize,
@@ -90,10 +120,12 @@ struct Seen {
 
 /// The topics of one generation, by name.
 type Found = BTreeMap<String, Seen>;
+/// Those of all.
+pub(super) type Generations = BTreeMap<Generation, Found>;
 
 /// What metadata say of the topics under a prefix, by generation.
-fn found(metadata: &Metadata, prefix: &str) -> BTreeMap<Generation, Found> {
-    let mut found: BTreeMap<Generation, Found> = BTreeMap::new();
+pub(super) fn found(metadata: &Metadata, prefix: &str) -> Generations {
+    let mut found = Generations::new();
     for topic in metadata.topics() {
         if let Some(generation) = names::topic_generation(prefix, topic.name()) {
             let partitions = topic.partitions();
@@ -109,7 +141,7 @@ fn found(metadata: &Metadata, prefix: &str) -> BTreeMap<Generation, Found> {
 }
 
 /// The one generation there is.
-fn only(prefix: &str, mut found: BTreeMap<Generation, Found>) -> Result<Option<(Generation, Found)>, OpenError> {
+fn only(prefix: &str, mut found: Generations) -> Result<Option<(Generation, Found)>, OpenError> {
     if found.len() > 1 {
         let generations = found.keys().map(|generation| format!("{:08x}", generation.0)).collect::<Vec<_>>().join(", ");
         return Err(OpenError::SeveralGenerations { prefix: prefix.to_owned(), generations });
@@ -117,19 +149,56 @@ fn only(prefix: &str, mut found: BTreeMap<Generation, Found>) -> Result<Option<(
     Ok(found.pop_first())
 }
 
+/// How many topics there are that one fleet each has to itself: up to the last of them.
+fn dedicated(found: &Found) -> u16 {
+    found.keys().filter_map(|topic| names::dedicated_number(topic)).max().map_or(0, |last| last + 1)
+}
+
+/// The topics that are asked for, with their partitions.
+fn wanted(prefix: &str, generation: Generation, shape: Shape) -> Vec<(String, u16)> {
+    let shared = [
+        (names::directory_topic(prefix, generation), 1),
+        (names::pool_topic(prefix, generation), shape.pool_partitions),
+        (names::dlq_topic(prefix, generation), 1),
+    ];
+    let dedicated = (0..shape.dedicated).map(|number| (names::dedicated_topic(prefix, generation, number), 1));
+    shared.into_iter().chain(dedicated).collect()
+}
+
+/// What there is, once it is all that is wanted, or has been looked for that long: a broker hears later than others of topics that
+/// were just made.
+pub(super) async fn settled<Looking: Future<Output = Result<Generations, OpenError>>>(
+    patience: Duration,
+    look: impl Fn() -> Looking,
+    is_all: impl Fn(&Generations) -> bool,
+) -> Result<Generations, OpenError> {
+    for _ in 1..LOOKS {
+        let found = look().await?;
+        // Several generations are wrong, and stay.
+        if is_all(&found) || found.len() > 1 {
+            return Ok(found);
+        }
+        tokio::time::sleep(patience / LOOKS).await;
+    }
+    look().await
+}
+
 /// The topics of the one generation under a prefix.
-pub(super) fn find(metadata: &Metadata, prefix: &str) -> Result<Topics, OpenError> {
+pub(super) fn find(found: Generations, prefix: &str) -> Result<Topics, OpenError> {
     let none = || OpenError::NoTopics { prefix: prefix.to_owned() };
-    let (generation, found) = only(prefix, found(metadata, prefix))?.ok_or_else(none)?;
-    let (directory, pool) = (names::directory_topic(prefix, generation), names::pool_topic(prefix, generation));
-    for topic in [&directory, &pool] {
+    let (generation, found) = only(prefix, found)?.ok_or_else(none)?;
+    let [directory, pool, dlq] =
+        [names::directory_topic, names::pool_topic, names::dlq_topic].map(|name| name(prefix, generation));
+    let dedicated: Vec<String> =
+        (0..dedicated(&found)).map(|number| names::dedicated_topic(prefix, generation, number)).collect();
+    for topic in [&directory, &pool, &dlq].into_iter().chain(&dedicated) {
         if found.get(topic).is_none_or(|seen| seen.partitions == 0) {
             return Err(OpenError::NoTopic { topic: topic.clone() });
         }
     }
     // More than a `Partition` can count are not used.
-    let pool_partitions = u16::try_from(found[&pool].partitions).unwrap_or(u16::MAX).min(u16::MAX - 1);
-    Ok(Topics { generation, directory, pool, pool_partitions })
+    let pool_partitions = u16::try_from(found[&pool].partitions).unwrap_or(u16::MAX).min(Partition::DEDICATED.0 - 1);
+    Ok(Topics { generation, directory, pool, dlq, pool_partitions, dedicated })
 }
 
 /// Makes what is missing of the topics: a log that is there keeps its generation, a new one gets `drawn`. A pool may grow.
@@ -139,30 +208,29 @@ pub(super) fn find(metadata: &Metadata, prefix: &str) -> Result<Topics, OpenErro
 pub async fn create(cluster: &Cluster, shape: Shape, drawn: Generation) -> Result<Generation, OpenError> {
     let admin = Admin::connect(cluster)?;
     let (generation, found) = only(&cluster.prefix, admin.found().await?)?.unwrap_or((drawn, Found::new()));
-    let directory = names::directory_topic(&cluster.prefix, generation);
-    let pool = names::pool_topic(&cluster.prefix, generation);
-    let wanted = [(&directory, 1), (&pool, shape.pool_partitions)];
-    for (topic, partitions) in wanted {
+    // What is missing between others is made as well.
+    let shape = Shape { dedicated: shape.dedicated.max(dedicated(&found)), ..shape };
+    let wanted = wanted(&cluster.prefix, generation, shape);
+    for (topic, partitions) in &wanted {
         match found.get(topic).map(|seen| seen.partitions) {
-            None => admin.create(topic, partitions, shape).await?,
-            Some(have) if have < usize::from(partitions) => admin.grow(topic, partitions).await?,
+            None => admin.create(topic, *partitions, shape).await?,
+            Some(have) if have < usize::from(*partitions) => admin.grow(topic, *partitions).await?,
             Some(_) => {}
         }
     }
-    let there = |found: &BTreeMap<Generation, Found>| {
-        let found = found.get(&generation);
-        wanted.iter().all(|(topic, partitions)| {
-            found.and_then(|found| found.get(*topic)).is_some_and(|seen| seen.led >= usize::from(*partitions))
-        })
-    };
-    let wait = async {
-        while !there(&admin.found().await?) {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(generation)
-    };
-    let late = |_| OpenError::Refused { what: "make the topics: they are not there yet, though they were made".into() };
-    tokio::time::timeout(cluster.request_timeout, wait).await.map_err(late)?
+    let are_led = |found: &Generations| has_all(found.get(&generation), &wanted, |seen| seen.led);
+    if !are_led(&settled(cluster.request_timeout, || admin.found(), are_led).await?) {
+        return Err(OpenError::Refused {
+            what: "make the topics: they are not there yet, though they were made".into(),
+        });
+    }
+    Ok(generation)
+}
+
+/// Whether each topic that is wanted is there with as many partitions, of those that `count`.
+fn has_all(found: Option<&Found>, wanted: &[(String, u16)], count: impl Fn(&Seen) -> usize) -> bool {
+    let has = |topic, partitions| found?.get(topic).map(|seen| count(seen) >= usize::from(partitions));
+    wanted.iter().all(|(topic, partitions)| has(topic, *partitions) == Some(true))
 }
 
 /// What is wrong with the topics and the brokers' settings, one sentence each that names the setting and the fix.
@@ -171,15 +239,21 @@ pub async fn create(cluster: &Cluster, shape: Shape, drawn: Generation) -> Resul
 /// The cluster is away or does not tell.
 pub async fn check(cluster: &Cluster, shape: Shape) -> Result<Vec<String>, OpenError> {
     let admin = Admin::connect(cluster)?;
-    let (generation, found) = match only(&cluster.prefix, admin.found().await?) {
+    let are_there = |found: &Generations| {
+        found.iter().any(|(&generation, found)| {
+            has_all(Some(found), &wanted(&cluster.prefix, generation, shape), |seen| seen.partitions)
+        })
+    };
+    let found = settled(cluster.request_timeout, || admin.found(), are_there).await?;
+    let (generation, found) = match only(&cluster.prefix, found) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(vec![OpenError::NoTopics { prefix: cluster.prefix.clone() }.to_string()]),
         Err(several) => return Ok(vec![several.to_string()]),
     };
     let mut wrong = Vec::new();
-    let directory = names::directory_topic(&cluster.prefix, generation);
-    let pool = names::pool_topic(&cluster.prefix, generation);
-    for (topic, partitions) in [(directory, 1), (pool, shape.pool_partitions)] {
+    // Also those of which nobody was reminded.
+    let shape = Shape { dedicated: shape.dedicated.max(dedicated(&found)), ..shape };
+    for (topic, partitions) in wanted(&cluster.prefix, generation, shape) {
         let Some(seen) = found.get(&topic) else {
             wrong.push(OpenError::NoTopic { topic }.to_string());
             continue;
@@ -188,13 +262,40 @@ pub async fn check(cluster: &Cluster, shape: Shape) -> Result<Vec<String>, OpenE
         let settings = admin.settings(&ResourceSpecifier::Topic(&topic)).await?;
         wrong.extend(check_settings(&topic, &settings, shape));
     }
-    let broker = admin.settings(&ResourceSpecifier::Broker(admin.broker().await?)).await?;
-    if value(&broker, AUTO_CREATE) == "true" {
-        wrong.push(format!(
-            "The brokers have {AUTO_CREATE}=true: a name that was mistyped would become an empty log. Set it to false."
-        ));
-    }
+    wrong.extend(check_brokers(&admin).await?);
     Ok(wrong)
+}
+
+/// What of the topics that are there, and of the brokers, may lose what was acknowledged: for whoever is about to use them, and
+/// knows nothing of how they were asked to be.
+///
+/// # Errors
+/// The cluster is away or does not tell, or there are no topics.
+pub async fn risks(cluster: &Cluster) -> Result<Risks, OpenError> {
+    let admin = Admin::connect(cluster)?;
+    let none = || OpenError::NoTopics { prefix: cluster.prefix.clone() };
+    let is_log = |found: &Generations| find(found.clone(), &cluster.prefix).is_ok();
+    let found = settled(cluster.request_timeout, || admin.found(), is_log).await?;
+    let (_, found) = only(&cluster.prefix, found)?.ok_or_else(none)?;
+    let mut wrong = Vec::new();
+    for (topic, seen) in &found {
+        let settings = admin.settings(&ResourceSpecifier::Topic(topic)).await?;
+        let insync = value(&settings, MIN_INSYNC).parse().unwrap_or_default();
+        wrong.extend(too_soon(topic, seen.replication, insync));
+        wrong.extend(check_fixed(topic, &settings));
+    }
+    wrong.extend(check_brokers(&admin).await?);
+    let replication = found.values().map(|seen| seen.replication).min().unwrap_or_default();
+    Ok(Risks { replication, wrong })
+}
+
+async fn check_brokers(admin: &Admin) -> Result<Option<String>, OpenError> {
+    let broker = admin.settings(&ResourceSpecifier::Broker(admin.broker().await?)).await?;
+    Ok((value(&broker, AUTO_CREATE) == "true").then(|| {
+        format!(
+            "The brokers have {AUTO_CREATE}=true: a name that was mistyped would become an empty log. Set it to false."
+        )
+    }))
 }
 
 fn check_partitions(topic: &str, seen: &Seen, partitions: u16, shape: Shape) -> Vec<String> {
@@ -226,33 +327,41 @@ fn check_partitions(topic: &str, seen: &Seen, partitions: u16, shape: Shape) -> 
             fewest - 1
         ));
     }
-    if fewest > 2 && insync < 2 {
-        wrong.push(format!(
-            "{MIN_INSYNC}={insync} on {topic} acknowledges what only one of {fewest} brokers may have. Set it to 2."
-        ));
-    }
+    wrong.extend(too_soon(topic, fewest, insync));
     wrong
 }
 
+/// What is wrong where one broker is enough to acknowledge what several keep.
+fn too_soon(topic: &str, fewest: usize, insync: usize) -> Option<String> {
+    (fewest > 2 && insync < 2).then(|| {
+        format!(
+            "{MIN_INSYNC}={insync} on {topic} acknowledges what only one of {fewest} brokers may have. Set it to 2."
+        )
+    })
+}
+
+/// What every topic must have.
+fn check_fixed(topic: &str, settings: &ConfigResource) -> Vec<String> {
+    let wrong = SETTINGS.into_iter().filter(|(name, want, _)| value(settings, name) != *want);
+    wrong.map(|(name, want, why)| is(topic, name, value(settings, name), want, why)).collect()
+}
+
+/// Says what a setting is and how it should be.
+fn is(topic: &str, name: &str, have: &str, want: &str, why: &str) -> String {
+    format!("The topic {topic} has {name}={have}: {why}. Set it to {want}.")
+}
+
 fn check_settings(topic: &str, settings: &ConfigResource, shape: Shape) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut is = |name: &str, have: &str, want: &str, why: &str| {
-        wrong.push(format!("The topic {topic} has {name}={have}: {why}. Set it to {want}."));
-    };
-    for (name, want, why) in SETTINGS {
-        let have = value(settings, name);
-        if have != want {
-            is(name, have, want, why);
-        }
-    }
+    let mut wrong = check_fixed(topic, settings);
     let insync = shape.min_insync_replicas.to_string();
     if value(settings, MIN_INSYNC) != insync {
         let why = "an acknowledged record would be on another number of brokers than was asked for";
-        is(MIN_INSYNC, value(settings, MIN_INSYNC), &insync, why);
+        wrong.push(is(topic, MIN_INSYNC, value(settings, MIN_INSYNC), &insync, why));
     }
     let bytes = value(settings, MESSAGE_BYTES);
     if bytes.parse::<usize>().is_ok_and(|bytes| bytes < limits::KAFKA_MESSAGE_BYTES_MAX) {
-        is(MESSAGE_BYTES, bytes, &limits::KAFKA_MESSAGE_BYTES_MAX.to_string(), "the largest appends would be refused");
+        let why = "the largest appends would be refused";
+        wrong.push(is(topic, MESSAGE_BYTES, bytes, &limits::KAFKA_MESSAGE_BYTES_MAX.to_string(), why));
     }
     wrong
 }
@@ -269,7 +378,7 @@ pub(super) struct Admin {
 
 impl Admin {
     pub(super) fn connect(cluster: &Cluster) -> Result<Self, OpenError> {
-        let client = AdminClient::from_config_and_context(&cluster.client(), Quiet);
+        let client = AdminClient::from_config_and_context(&cluster.client(), Quiet::default());
         let client = client.map_err(|error| OpenError::Refused { what: format!("set up a client: {error}") })?;
         Ok(Self { client: Arc::new(Detached::new(client)), cluster: cluster.clone() })
     }
@@ -286,12 +395,13 @@ impl Admin {
         let (client, cluster) = (Arc::clone(&self.client), self.cluster.clone());
         let asked = tokio::task::spawn_blocking(move || {
             let metadata = client.inner().fetch_metadata(None, cluster.request_timeout);
-            metadata.map(|metadata| read(&metadata)).map_err(|error| OpenError::unreachable(&cluster, &error))
+            let failed = |error| client.inner().context().complaint.explain(&cluster, &error);
+            metadata.map(|metadata| read(&metadata)).map_err(failed)
         });
         asked.await.map_err(|error| OpenError::Refused { what: format!("ask for the topics: {error}") })?
     }
 
-    async fn found(&self) -> Result<BTreeMap<Generation, Found>, OpenError> {
+    async fn found(&self) -> Result<Generations, OpenError> {
         let prefix = self.cluster.prefix.clone();
         self.metadata(move |metadata| found(metadata, &prefix)).await
     }
@@ -303,10 +413,18 @@ impl Admin {
 
     async fn settings(&self, of: &ResourceSpecifier<'_>) -> Result<ConfigResource, OpenError> {
         let refused = |what: String| OpenError::Refused { what: format!("describe {of:?}: {what}") };
-        let described = self.client.describe_configs([of], &self.options()).await;
-        let described = described.map_err(|error| refused(error.to_string()))?;
-        let one = described.into_iter().next().ok_or_else(|| refused("no answer".into()))?;
-        one.map_err(|code| refused(code.to_string()))
+        let mut again = 1..LOOKS;
+        loop {
+            let described = self.client.describe_configs([of], &self.options()).await;
+            let described = described.map_err(|error| refused(error.to_string()))?;
+            match described.into_iter().next().ok_or_else(|| refused("no answer".into()))? {
+                // By a broker that has not heard of it yet.
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) if again.next().is_some() => {
+                    tokio::time::sleep(self.cluster.request_timeout / LOOKS).await;
+                }
+                one => return one.map_err(|code| refused(code.to_string())),
+            }
+        }
     }
 
     async fn create(&self, topic: &str, partitions: u16, shape: Shape) -> Result<(), OpenError> {
@@ -356,7 +474,12 @@ mod tests {
     fn replicas_in_sync_are_weighed_against_replicas() {
         let said = |replication: u16, min_insync_replicas| {
             let seen = Seen { partitions: 2, led: 2, replication: usize::from(replication) };
-            check_partitions("pool", &seen, 2, Shape { pool_partitions: 2, replication, min_insync_replicas })
+            check_partitions(
+                "pool",
+                &seen,
+                2,
+                Shape { pool_partitions: 2, dedicated: 0, replication, min_insync_replicas },
+            )
         };
         for (replication, insync) in [(1, 1), (2, 1), (3, 2), (5, 3)] {
             assert_eq!(said(replication, insync), [""; 0], "{replication} {insync}");
@@ -372,7 +495,7 @@ mod tests {
     #[test]
     fn a_partition_without_a_leader_is_named() {
         let seen = Seen { partitions: 4, led: 3, replication: 1 };
-        let shape = Shape { pool_partitions: 4, replication: 1, min_insync_replicas: 1 };
+        let shape = Shape { pool_partitions: 4, dedicated: 0, replication: 1, min_insync_replicas: 1 };
         let wrong = check_partitions("pool", &seen, 4, shape);
         assert_eq!(wrong, ["1 partitions of the topic pool have no leader. Start the brokers that keep them."]);
     }

@@ -14,7 +14,7 @@ use ringforge_ports::{
     reads::{Applied, Found, Verdicts},
 };
 use serde::de::DeserializeOwned;
-use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow, raw_sql};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, postgres::PgRow, raw_sql};
 use tokio::time::timeout;
 
 use super::{failure::failed, server::Server};
@@ -37,19 +37,7 @@ pub enum Whose {
 impl Server {
     /// The rows that `named` finds.
     pub async fn rows(&self, whose: Whose, partition: Partition, named: Sql, room: usize) -> Result<Found, Error> {
-        let lines = self.ask(whose, &bodies::with_rows(named, partition, room)).await?;
-        let mut found = Found::default();
-        for line in &lines {
-            found.applied = applied(line)?;
-            found.total = column::<i64>(line, "counted")?.unsigned_abs();
-            match body_of(line)? {
-                Body::Here(row) => found.rows.push(row),
-                Body::Elsewhere => found.rest.push(name(line)?),
-                Body::Nowhere => {}
-            }
-        }
-        found.total = found.total.max((found.rows.len() + found.rest.len()) as u64);
-        Ok(found)
+        found(&self.ask(whose, &bodies::with_rows(named, partition, room)).await?)
     }
 
     /// The verdicts that `named` finds. If they are not `counted` there are as many as come.
@@ -80,8 +68,7 @@ impl Server {
                 Whose::Everyone => self.project().await?,
                 Whose::Tenant(tenant) => self.query(tenant).await?,
             };
-            let query = sql.values.iter().fold(sqlx::query(AssertSqlSafe(sql.text.as_str())), bind);
-            let lines = query.fetch_all(&mut *lent).await.map_err(failed)?;
+            let lines = ask_now(&mut lent, sql).await.map_err(failed)?;
             if let Whose::Tenant(_) = whose {
                 raw_sql("COMMIT").execute(&mut *lent).await.map_err(failed)?;
             }
@@ -91,6 +78,35 @@ impl Server {
         let answer = timeout(Duration::from_millis(limits::STATEMENT_MS), asked).await;
         answer.unwrap_or_else(|_| Err(Error::Unavailable("read the read models: no answer in time".to_owned())))
     }
+}
+
+/// Asks on a connection, in whatever transaction it is.
+async fn ask_now(connection: &mut PgConnection, sql: &Sql) -> sqlx::Result<Vec<PgRow>> {
+    let query = sql.values.iter().fold(sqlx::query(AssertSqlSafe(sql.text.as_str())), bind);
+    query.fetch_all(connection).await
+}
+
+/// The rows that `named` finds, likewise.
+pub async fn rows_now(connection: &mut PgConnection, partition: Partition, named: Sql) -> Result<Found, Error> {
+    let question = bodies::with_rows(named, partition, limits::ANSWER_BYTES_MAX);
+    let answer = timeout(Duration::from_millis(limits::STATEMENT_MS), ask_now(connection, &question)).await;
+    let lines = answer.map_err(|_| Error::Unavailable("read the read models: no answer in time".to_owned()))?;
+    found(&lines.map_err(|error| failed("read", &error))?)
+}
+
+fn found(lines: &[PgRow]) -> Result<Found, Error> {
+    let mut found = Found::default();
+    for line in lines {
+        found.applied = applied(line)?;
+        found.total = column::<i64>(line, "counted")?.unsigned_abs();
+        match body_of(line)? {
+            Body::Here(row) => found.rows.push(row),
+            Body::Elsewhere => found.rest.push(name(line)?),
+            Body::Nowhere => {}
+        }
+    }
+    found.total = found.total.max((found.rows.len() + found.rest.len()) as u64);
+    Ok(found)
 }
 
 pub type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

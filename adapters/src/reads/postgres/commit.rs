@@ -70,7 +70,14 @@ impl Server {
     /// Writes all of it or nothing. `Unavailable`: it may have been written.
     pub async fn commit(&self, batches: &[Batch]) -> Result<(), Error> {
         let written = timeout(Duration::from_millis(limits::STATEMENT_MS), self.write(batches)).await;
-        written.unwrap_or_else(|_| Err(Error::Unavailable("write the read models: no answer in time".to_owned())))
+        let late = |_| Err(Error::Unavailable("write the read models: no answer in time".to_owned()));
+        let written = written.unwrap_or_else(late);
+        if written.is_err() {
+            // A server that crashed may have lost the commits that made it, before it refuses this one.
+            let mut room = self.room.lock().expect("no panic while the lock is held");
+            room.retain(|partition, _| batches.iter().all(|batch| batch.partition != *partition));
+        }
+        written
     }
 
     async fn write(&self, batches: &[Batch]) -> Result<(), Error> {

@@ -26,6 +26,9 @@ pub fn opening(place: &str, error: &sqlx::Error) -> Error {
             "this user may not: run migrations/postgres/roles.sql as a user who may, and grant it the three roles"
         }
         "53300" => "the server has no connection left: raise its max_connections",
+        _ if error.to_string().contains("certificate") => {
+            "set SSL_CERT_FILE, or sslrootcert in the address, to a file of the authorities that signed it"
+        }
         _ => "is the server there, and the address right?",
     };
     Error::Unavailable(format!("open the read models at {place}: {error} ({fix})"))

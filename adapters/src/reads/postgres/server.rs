@@ -10,16 +10,21 @@ use std::{
     time::Duration,
 };
 
-use ringforge_domain::{ids::TenantId, limits};
+use ringforge_domain::{
+    ids::TenantId,
+    limits,
+    position::{Generation, Partition, Partitions},
+};
 use ringforge_ports::Error;
 use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
     raw_sql,
 };
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::{
     failure::{failed, migrating, opening},
@@ -55,15 +60,55 @@ impl Server {
             return Err(wrong(&"it begins with something else"));
         }
         let options: PgConnectOptions = address.parse().map_err(|error: sqlx::Error| wrong(&error))?;
+        if address.contains("sslrootcert=")
+            && !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull)
+        {
+            return Err(wrong(&"it names authorities that nobody would ask: say sslmode=verify-full as well"));
+        }
         let options = options.application_name("ringforge").log_statements(tracing::log::LevelFilter::Off);
         let database = options.get_database().unwrap_or(options.get_username());
         let place = format!("postgres://{}:{}/{database}", options.get_host(), options.get_port());
         migrate(&place, &options).await?;
         let project = pool(&options, PROJECT, limits::PROJECT_CONNECTIONS_MAX, limits::STATEMENT_MS);
         let query = pool(&options, QUERY, limits::QUERY_CONNECTIONS_MAX, limits::SEARCH_MS);
-        let secret = sqlx::query_scalar("SELECT secret FROM seal").fetch_one(&project).await;
-        let secret = secret.map_err(|error| opening(&place, &error))?;
+        let known = "SELECT secret, (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) FROM seal";
+        let known = sqlx::query_as(known).fetch_one(&project).await;
+        let (secret, superuser): (String, bool) = known.map_err(|error| opening(&place, &error))?;
+        if superuser {
+            warn!(
+                place,
+                "the login of the read models is a superuser, whom no policy keeps from anything: take one that is a member of \
+                 the roles in migrations/postgres/roles.sql and no more"
+            );
+        }
         Ok(Self { place, project, query, secret, searches: Searches::new(), room: Mutex::default() })
+    }
+
+    /// Sees to it that what is here is of the log of this generation, and of none of its partitions that is not there.
+    pub async fn belong(&self, generation: Generation, partitions: Partitions) -> Result<(), Error> {
+        let failed = |error: sqlx::Error| opening(&self.place, &error);
+        let put = sqlx::query("INSERT INTO log VALUES ($1) ON CONFLICT DO NOTHING").bind(i64::from(generation.0));
+        put.execute(&self.project).await.map_err(failed)?;
+        let known = "SELECT generation, ARRAY(SELECT partition FROM partitions ORDER BY partition) FROM log";
+        let known = sqlx::query_as(known).fetch_one(&self.project).await;
+        let (known, have): (i64, Vec<i64>) = known.map_err(failed)?;
+        if known != i64::from(generation.0) {
+            return Err(Error::Corrupt(format!(
+                "{} has the read models of a log of generation {known:08x}, and this one is of generation {:08x}: name the \
+                 log that they were made of, or an empty database, which is filled anew",
+                self.place, generation.0
+            )));
+        }
+        let is_there =
+            |number: &i64| u16::try_from(*number).is_ok_and(|one| partitions.index(Partition(one)).is_some());
+        match have.iter().rfind(|number| !is_there(number)) {
+            Some(missing) => Err(Error::Corrupt(format!(
+                "{} has read models of partition {missing}, which the log does not have: its topics were made anew with \
+                 fewer partitions. Restore them, or make a new log under another prefix",
+                self.place
+            ))),
+            None => Ok(()),
+        }
     }
 
     pub async fn close(&self) {
@@ -123,10 +168,12 @@ fn pool(options: &PgConnectOptions, first: &str, connections: u32, statement_ms:
         .test_before_acquire(false)
         .before_acquire(|connection, idle| {
             Box::pin(async move {
-                if idle.idle_for > IDLE {
-                    connection.ping().await?;
+                if idle.idle_for <= IDLE {
+                    return Ok(true);
                 }
-                Ok(true)
+                // One that is half open would be waited for as long as for an answer, and the next one again.
+                let stands = timeout(Duration::from_millis(limits::PING_MS), connection.ping()).await;
+                Ok(matches!(stands, Ok(Ok(()))))
             })
         })
         .after_connect(move |connection, _| {

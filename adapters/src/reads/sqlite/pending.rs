@@ -49,6 +49,8 @@ struct State {
     /// What waits could not be written: it is tried again when somebody waits for it.
     failed: bool,
     ended: bool,
+    /// Verdicts that are not needed: from these places on, before these.
+    forgotten: BTreeMap<i64, i64>,
 }
 
 /// How far the thread that writes has come.
@@ -64,6 +66,8 @@ struct Progress {
 pub(super) enum Next {
     /// Write these.
     Write(Vec<Numbered>),
+    /// There is time to forget something.
+    Forget,
     /// Nobody commits anything for a while.
     Quiet,
     End,
@@ -163,6 +167,25 @@ impl Pending {
         clear.then(|| state.stands.get(&partition).copied().unwrap_or_default())
     }
 
+    /// The verdicts at these places are not needed any more.
+    pub fn forget(&self, from: i64, before: i64) {
+        self.state().forgotten.insert(from, before);
+        self.wanted.notify_one();
+    }
+
+    /// What is to be forgotten next, if anything is.
+    pub fn forgetting(&self) -> Option<(i64, i64)> {
+        self.state().forgotten.first_key_value().map(|(from, before)| (*from, *before))
+    }
+
+    /// That is done, or given up until somebody asks again.
+    pub fn forgot(&self, from: i64, before: i64) {
+        let mut state = self.state();
+        if state.forgotten.get(&from) == Some(&before) {
+            state.forgotten.remove(&from);
+        }
+    }
+
     /// Nothing more is accepted; what waits is still written.
     pub fn end(&self) {
         self.state().ended = true;
@@ -183,6 +206,7 @@ impl Pending {
                     Some(TOGETHER)
                 }
                 None if state.ended => return Next::End,
+                None if !state.forgotten.is_empty() => return Next::Forget,
                 None if waited => return Next::Quiet,
                 None => quiet,
             };
@@ -232,7 +256,8 @@ impl Pending {
     pub fn dropped(&self, stands: BTreeMap<Partition, Applied>, error: Error) {
         let mut state = self.state();
         let State { accepted, ended, .. } = *state;
-        *state = State { stands, accepted, ended, ..State::default() };
+        let forgotten = std::mem::take(&mut state.forgotten);
+        *state = State { stands, accepted, ended, forgotten, ..State::default() };
         self.tell(error);
     }
 

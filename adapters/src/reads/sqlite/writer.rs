@@ -14,7 +14,7 @@ use std::{
 
 use ringforge_domain::{
     ids::Scope,
-    limits::{UNREAD_AT_ONCE, UNREAD_MAX, WAL_PAGES_MAX},
+    limits::{FORGOTTEN_AT_ONCE, UNREAD_AT_ONCE, UNREAD_MAX, WAL_PAGES_MAX},
     position::Partition,
     row::Table,
 };
@@ -118,12 +118,18 @@ fn run(mut pen: Pen, pending: &Pending, mut checkpoints: Checkpoints) {
                     Err(error) => pending.failed(error),
                 }
             }
+            Next::Forget => {}
             Next::Quiet => {
                 if let Err(error) = pen.transaction(Pen::read_up) {
                     tracing::warn!(%error, "entries could not be made searchable yet");
                 }
             }
             Next::End => break,
+        }
+        if let Some((from, before)) = pending.forgetting()
+            && pen.forget_some(from, before)
+        {
+            pending.forgot(from, before);
         }
         pen.shorten();
     }
@@ -346,6 +352,43 @@ impl Pen {
             self.unread = 0;
         }
         Ok(())
+    }
+
+    /// Forgets some verdicts of a range of places; says whether that were all, or it goes wrong.
+    fn forget_some(&mut self, from: i64, before: i64) -> bool {
+        let mut last = false;
+        let forget = |pen: &mut Self| {
+            last = pen.forget(from, before)?;
+            Ok(())
+        };
+        match self.transaction(forget) {
+            Ok(()) => last,
+            Err(error) => {
+                tracing::warn!(%error, "old verdicts could not be forgotten");
+                true
+            }
+        }
+    }
+
+    fn forget(&mut self, from: i64, before: i64) -> Result<bool, Undone> {
+        let old: Vec<(i64, String)> = {
+            let mut old = self.connection.prepare_cached(sql::OLD_VERDICTS)?;
+            let old = old.query_map(params![from, before, FORGOTTEN_AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            old.collect::<rusqlite::Result<_>>()?
+        };
+        for (place, body) in &old {
+            let line = serde_json::from_str(body).ok().and_then(|verdict| VerdictLine::of(*place, &verdict).ok());
+            // By what it is found stands in it: what cannot be read is found no more.
+            if let Some(line) = line {
+                let scope = self.scope(line.scope)?;
+                self.connection.prepare_cached(sql::REMOVE_HISTORY)?.execute([scope, *place])?;
+                for (tag, ..) in &line.tags {
+                    self.connection.prepare_cached(sql::REMOVE_TAG)?.execute(params![scope, tag, place])?;
+                }
+            }
+            self.connection.prepare_cached(sql::REMOVE_VERDICT)?.execute([place])?;
+        }
+        Ok(old.len() < FORGOTTEN_AT_ONCE as usize)
     }
 
     /// Keeps the write-ahead log short: only while nobody writes can all of it be moved, and only then does it start over.

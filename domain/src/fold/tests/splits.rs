@@ -9,8 +9,9 @@ use crate::{
     catalog::{CommandKind, Effect},
     direct, fleet,
     ids::{AgentId, CommandId, KeyId, MessageId, SessionId, TenantId},
+    position::Partition,
     presence::{self, Started},
-    tenant,
+    projector, tenant,
     verdict::Verdict,
     world::{Folded, Member, Store},
 };
@@ -156,9 +157,22 @@ fn house(world: &mut World, actors: &mut Actors, by: &Member, step: Step) {
             let id = FleetId::from_bits(u128::from(step.dice % 3));
             let hash = format!("{:064x}", step.dice % 5);
             let slug = format!("s{}", step.dice % 2);
-            match step.dice % 3 {
+            match step.dice % 5 {
                 0 => drop(world.timer(tenant::Created { name: slug })),
-                1 => drop(world.timer(fleet::Created { id, slug, partition: 1 })),
+                1 => {
+                    let (partition, retention_s) = home_of(step.dice);
+                    drop(world.timer(fleet::Created { id, slug, partition, retention_s }));
+                }
+                2 => {
+                    let (partition, schemas) = (i32::from(step.dice & 8 == 0), i32::from(step.dice & 16 == 0));
+                    drop(world.timer(projector::Declared { partition, schemas }));
+                }
+                3 => {
+                    let print = |dice: u32| format!("f{}", dice % 2);
+                    let previous = Some(print(step.dice / 8)).filter(|_| step.dice & 16 == 16);
+                    let (name, fingerprint) = ("seal".to_owned(), print(step.dice / 4));
+                    drop(world.timer(tenant::SecretDeclared { name, fingerprint, previous }));
+                }
                 _ => {
                     let key_type = tenant::KeyType::Test;
                     drop(world.timer(tenant::KeyCreated { id: KeyId::from_bits(1), hash, key_type, fleet: Some(id) }));
@@ -167,6 +181,11 @@ fn house(world: &mut World, actors: &mut Actors, by: &Member, step: Step) {
             world.scope = scope;
         }
     }
+}
+
+/// Where a fleet is to live: in the pool, or alone, where another may live already.
+fn home_of(dice: u32) -> (i32, Option<i64>) {
+    if dice & 32 == 0 { (1, None) } else { (i32::from(Partition::DEDICATED.0), (dice & 64 == 0).then_some(60)) }
 }
 
 fn asked(actors: &Actors, step: Step) -> Command {

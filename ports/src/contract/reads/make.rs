@@ -22,6 +22,8 @@ use crate::{
 
 pub const ONE: Partition = Partition(1);
 pub const TWO: Partition = Partition(2);
+/// Nothing is ever applied of it.
+pub const ONE_MORE: Partition = Partition(3);
 
 /// The fleet most promises are about.
 pub const FLEET: Scope = Scope { tenant: TenantId::from_bits(7), fleet: FleetId::from_bits(70) };
