@@ -94,14 +94,16 @@ fn tag(key: &[u8; 32], scope: &Scope, life: u64, wire: u64) -> u64 {
     input[16..32].copy_from_slice(&scope.fleet.bits().to_be_bytes());
     input[32..40].copy_from_slice(&life.to_be_bytes());
     input[40..].copy_from_slice(&wire.to_be_bytes());
-    let hash = blake3::keyed_hash(key, &input);
-    hash.as_bytes()[..8].iter().fold(0, |word, byte| (word << 8) | u64::from(*byte))
+    word(blake3::keyed_hash(key, &input).as_bytes())
 }
 
 fn fingerprint(key: &[u8; 32]) -> String {
-    let derived = blake3::derive_key("RingForge 2026 fingerprint of a secret", key);
-    let bits = derived[..8].iter().fold(0, |bits: u64, byte| (bits << 8) | u64::from(*byte));
-    format!("{bits:016x}")
+    format!("{:016x}", word(&blake3::derive_key("RingForge 2026 fingerprint of a secret", key)))
+}
+
+/// The first 64 bits.
+fn word(hash: &[u8; 32]) -> u64 {
+    u64::from_be_bytes(*hash.first_chunk().expect("8 of 32 bytes"))
 }
 
 #[cfg(test)]
@@ -132,6 +134,7 @@ mod tests {
         assert_eq!(next.open(&scope, stream, &id), Some(cursor), "what the last key sealed");
         let newer = next.event_id(&scope, stream, cursor);
         assert_eq!((seal.open(&scope, stream, &newer), next.open(&scope, stream, &newer)), (None, Some(cursor)));
+        assert_eq!(seal.fingerprint(), "b8398386e1ed1990", "the same everywhere and for ever");
         assert!(next.knows(&seal.fingerprint()) && !seal.knows(&next.fingerprint()));
         for at in 4..id.len() {
             let mut forged = id.clone().into_bytes();

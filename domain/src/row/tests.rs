@@ -59,6 +59,7 @@ fn a_row_has_one_name_and_one_kind() {
     let mut kinds = BTreeSet::new();
     for (key, row) in &world.store.rows {
         assert_eq!((row.key(), read_as(row)), (key.clone(), vec![key.table]), "{key:?}");
+        assert_eq!(serde_json::from_slice::<Row>(&row.text()).expect("a row"), *row, "{key:?}");
         kinds.insert(key.table);
     }
     assert!(kinds.into_iter().eq(Table::ALL), "a kind without a row");
